@@ -1,0 +1,163 @@
+"""Compiles one cell of a genotype to a module."""
+from dataclasses import dataclass
+from typing import List, Mapping, Optional, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .genotype import Cell as CellGenotype
+from .ops import COMBINES, OPS, LayerArgs, Rectified, conv_1x1_bn, factorized_reduction
+
+__all__ = ['CellInput', 'Cell', 'drop_path']
+
+
+@dataclass(frozen=True)
+class CellInput:
+    """What a cell knows of a hidden state that it is given."""
+    channels: int
+    stride: int = 1  # pixels of it to one of h0, along a side
+    missing: bool = False  # the history does not reach so far back: the raw stem stands in
+
+
+def drop_path(x: torch.Tensor, drop_prob: torch.Tensor) -> torch.Tensor:
+    """Zero whole examples of `x` [B, C, H, W] with probability `drop_prob` (a scalar) and scale the others up."""
+    keep_prob = 1. - drop_prob.float()
+    kept = torch.rand_like(x[:, :1, :1, :1], dtype=torch.float32) < keep_prob
+    return x * (kept / keep_prob).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Two operations on two hidden states, combined."""
+
+    def __init__(self, left: nn.Module, right: nn.Module, combine: nn.Module, sources: Sequence[int],
+                 drops: Sequence[bool]) -> None:
+        super().__init__()
+        self.left = left
+        self.right = right
+        self.combine = combine
+        self.left_source, self.right_source = sources
+        self.left_drops, self.right_drops = drops
+        self.left_rectified, self.right_rectified = (isinstance(op, Rectified) for op in (left, right))
+
+    def forward(
+            self, states: List[torch.Tensor], rectified: List[torch.Tensor], drop_prob: Optional[torch.Tensor],
+    ) -> torch.Tensor:
+        left = self.left((rectified if self.left_rectified else states)[self.left_source])
+        right = self.right((rectified if self.right_rectified else states)[self.right_source])
+        if drop_prob is not None:
+            if self.left_drops:
+                left = drop_path(left, drop_prob)
+            if self.right_drops:
+                right = drop_path(right, drop_prob)
+        return self.combine(left, right)
+
+
+class Output(nn.Module):
+    """Hidden states side by side in depth; those of another shape than F at the cell's resolution are projected first."""
+
+    def __init__(self, sources: Sequence[int], projections: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.sources: List[int] = list(sources)
+        self.projections = nn.ModuleList(projections)
+
+    def forward(self, states: List[torch.Tensor]) -> torch.Tensor:
+        parts: List[torch.Tensor] = []
+        for i, project in enumerate(self.projections):
+            parts.append(project(states[self.sources[i]]))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+class Cell(nn.Module):
+    """One cell, with the states that `outputs` depend on and no others.
+
+    Google's rules (nasnet_utils.py) for fitting inputs and for projecting inputs that are listed as outputs.
+
+    Args:
+        genotype: The cell to compile.
+        inputs: Those of the cell inputs h0, h1, … that `outputs` depend on, in this order.
+        outputs: The concatenations to hand on, each a list of states.
+        filters: The cell's filters F.
+        stride: Stride of the operations on cell inputs: 2 in a reduction cell.
+        fit_all: True to fit every input to F, False for h0 and those whose shape differs.
+        args: What layers are built with.
+        drop_scale: The share of the network's drop path probability that this cell takes.
+    """
+
+    def __init__(
+            self,
+            genotype: CellGenotype,
+            inputs: Mapping[str, CellInput],
+            outputs: Sequence[Sequence[str]],
+            filters: int,
+            stride: int,
+            fit_all: bool,
+            args: LayerArgs,
+            drop_scale: float = 1.,
+    ) -> None:
+        super().__init__()
+        self.drop_scale = drop_scale
+        needed = genotype.needed([state for output in outputs for state in output])
+        channels, index = {}, {}  # of every compiled state
+
+        self.fits = nn.ModuleList()
+        for name, given in inputs.items():
+            index[name] = len(index)
+            changed = name == 'h0' or given.stride > 1 or (given.channels != filters and not given.missing)
+            if changed or fit_all:
+                self.fits.append(Rectified(factorized_reduction(given.channels, filters, given.stride, args)))
+            else:
+                self.fits.append(nn.Identity())
+            channels[name] = filters if changed or fit_all else given.channels
+        self.fit_rectified: List[bool] = [isinstance(fit, Rectified) for fit in self.fits]
+
+        self.blocks = nn.ModuleList()
+        for i, block in enumerate(genotype.blocks):
+            name = f'b{i}'
+            if name in needed:
+                index[name] = len(index)
+                combine = COMBINES[block.combine](filters, args)
+                ops = [OPS[op](channels[source], filters, stride if source[0] == 'h' else 1, args)
+                       for op, source in block.edges]
+                self.blocks.append(Block(
+                    *ops, combine,
+                    sources=[index[source] for _, source in block.edges],
+                    drops=[op != 'identity' for op, _ in block.edges],
+                ))
+                channels[name] = filters * genotype.width([name])
+        # A state is rectified once, for all its readers, if any wants it.
+        wanted = {source for block in self.blocks for source, rectified in (
+            (block.left_source, block.left_rectified), (block.right_source, block.right_rectified)) if rectified}
+        self.rectify: List[bool] = [i in wanted for i in range(len(index))]
+
+        self.outputs = nn.ModuleList()
+        self.out_channels: List[int] = []
+        for output in outputs:
+            projections = [
+                nn.Sequential(factorized_reduction(channels[state], filters, stride, args))
+                if state[0] == 'h' and (stride > 1 or channels[state] != filters) else nn.Identity()
+                for state in output
+            ]
+            self.outputs.append(Output([index[state] for state in output], projections))
+            self.out_channels.append(filters * genotype.width(output))
+
+    def forward(self, inputs: List[torch.Tensor], drop_prob: Optional[torch.Tensor] = None) -> List[torch.Tensor]:
+        """Hidden states in, hidden states out.
+
+        Args:
+            inputs: The cell's inputs, [B, C, H, W] each, in the order of the constructor's.
+            drop_prob: The network's drop path probability, a scalar; None for no drop path.
+        """
+        states: List[torch.Tensor] = []
+        rectified: List[torch.Tensor] = []
+        if drop_prob is not None:
+            drop_prob = drop_prob * self.drop_scale
+        for i, fit in enumerate(self.fits):
+            x = fit(F.relu(inputs[i]) if self.fit_rectified[i] else inputs[i])
+            rectified.append(F.relu(x) if self.rectify[len(states)] else x)
+            states.append(x)
+        for block in self.blocks:
+            x = block(states, rectified, drop_prob)
+            rectified.append(F.relu(x) if self.rectify[len(states)] else x)
+            states.append(x)
+        return [output(states) for output in self.outputs]

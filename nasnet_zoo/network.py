@@ -1,0 +1,546 @@
+"""The network around the cells: everything that is not cell as data, and the stacked cells as a timm model."""
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+from torch.nn import functional as F
+
+from timm.layers import ClassifierHead
+from timm.models import checkpoint
+from timm.models._features import feature_take_indices
+
+from .cell import Cell, CellInput
+from .genotype import Genotype, load_genotype
+from .ops import LayerArgs
+
+__all__ = ['Skeleton', 'NASNet', 'compile_genotype']
+
+_Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Checked(BaseModel):
+    """Arguments that may come from somebody else's configuration: typed, bounded, and nothing else taken."""
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+
+
+class Skeleton(_Checked):
+    """All of a network that is not cell. The defaults are the ImageNet stem's; see :meth:`create` for both.
+
+    The figures are Google's (nasnet.py in tensorflow/models, slim).
+    """
+    stem: Literal['imagenet', 'cifar'] = 'imagenet'
+    num_cells: Annotated[int, Field(ge=1, le=64, description="normal cells a stage, the paper's N")] = 4
+    cell_filters: Annotated[int, Field(ge=1, le=2048, description="filters F of the first stage's cells")] = 44
+    stem_filters: Annotated[Optional[int], Field(ge=1, le=4096, description='default: 32, CIFAR 3 F')] = None
+    reductions: Annotated[Literal['extra', 'replace'], Field(description=(
+        'a reduction cell stands before the normal cells of a stage (NASNet) or for the first of them (PNASNet)'))
+    ] = 'extra'
+    skip_reduction_layer_input: Annotated[bool, Field(description=(
+        "the cell after a reduction reads the reduction's h1 as its own h1, not its h0"))] = False
+    bn_eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    pool_padding: Annotated[Literal['tf', 'timm', 'keras'], Field(description=(
+        'what pools of stride 2 see beyond the border: see ops.pool'))] = 'tf'
+    drop_path_by_depth: Annotated[bool, Field(description=(
+        'drop path grows with the depth of the cell (NASNet, "v3"), or is the same in all (AmoebaNet, "v1")'))] = True
+    img_size: Annotated[
+        Union[_Side, Annotated[Tuple[_Side, _Side], Field(strict=False)]],
+        Field(description='the usual input; others work too. It sizes the auxiliary head'),
+    ] = 224
+
+    @classmethod
+    def create(cls, **fields: Any) -> 'Skeleton':
+        """A skeleton with its stem's defaults: the batch norm of Google's CIFAR models differs from the ImageNet ones.
+
+        Raises:
+            TypeError: For an argument that a network does not have.
+            ValueError: For a value of the wrong type or out of bounds.
+        """
+        defaults = dict(bn_eps=1e-5, bn_momentum=0.1, img_size=32) if fields.get('stem') == 'cifar' else {}
+        return _check(cls, {**defaults, **fields})
+
+    @property
+    def stem_cells(self) -> int:
+        return 2 if self.stem == 'imagenet' else 0
+
+    @property
+    def stem_width(self) -> int:
+        return self.stem_filters or (32 if self.stem == 'imagenet' else 3 * self.cell_filters)
+
+    @property
+    def stem_stride(self) -> int:
+        return 2 if self.stem == 'imagenet' else 1
+
+    @property
+    def output_stride(self) -> int:
+        return self.stem_stride * 2 ** (self.stem_cells + 2)
+
+    def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
+        """Height and width of the feature map at `reduction`, the last one's by default, for ``img_size`` input."""
+        size = self.img_size if isinstance(self.img_size, tuple) else (self.img_size, self.img_size)
+        if self.stem == 'imagenet':
+            size = tuple((side - 1) // 2 for side in size)  # a VALID 3x3 convolution of stride 2, the others are SAME
+        steps = (reduction or self.output_stride) // self.stem_stride
+        return tuple(math.ceil(side / steps) for side in size)
+
+    def positions(self) -> List['_Position']:
+        """The cells from stem to classifier."""
+        positions = [
+            _Position('reduction', max(1, self.cell_filters // 2 ** (self.stem_cells - i)), stage=0, in_stem=True)
+            for i in range(self.stem_cells)
+        ]
+        for stage in range(3):
+            kinds = ['normal'] * self.num_cells
+            if stage:
+                kinds[:1 if self.reductions == 'replace' else 0] = ['reduction']
+            positions += [_Position(kind, self.cell_filters * 2 ** stage, stage) for kind in kinds]
+        return positions
+
+
+CheckedT = TypeVar('CheckedT', bound=_Checked)
+
+
+def _check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
+    """`cls` of `fields`, with Python's own exceptions for what is wrong with them."""
+    unknown = [name for name in fields if name not in cls.model_fields]
+    if unknown:
+        raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        raise ValueError('; '.join(
+            f'{e["loc"][0]}: {e["msg"][0].lower()}{e["msg"][1:]}, not {str(e["input"])[:60]!r}'
+            for e in error.errors(include_url=False))) from None
+
+
+class _HeadArgs(_Checked):
+    num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
+    in_chans: Annotated[int, Field(ge=1, le=1024)]
+    global_pool: Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax',
+                         'fastcatavgmax']
+    drop_rate: Annotated[float, Field(ge=0, lt=1)]
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)]
+    aux_head: bool
+
+
+@dataclass
+class _Position:
+    """A place for a cell in the network."""
+    kind: str
+    filters: int
+    stage: int
+    in_stem: bool = False
+
+    @property
+    def stride(self) -> int:
+        return 2 if self.kind == 'reduction' else 1
+
+
+_Ref = Tuple[int, int]  # position and output of a hidden state; the stem is (-1, 0)
+_STEM: _Ref = (-1, 0)
+
+
+def _wire(genotype: Genotype, skeleton: Skeleton) -> List[List[_Ref]]:
+    """For each position, where its cell inputs h0, h1, … come from; shorter than ``inputs`` where the history is.
+
+    The history is the newest cell's outputs, then the older cells'. It begins with the stem, as often as a cell has
+    outputs.
+    """
+    outputs = len(genotype.normal.outputs)
+    history: List[List[_Ref]] = [[_STEM] * outputs]  # a list a cell, newest first
+    positions = skeleton.positions()
+    wires = []
+    for p in range(len(positions)):
+        after_reduction = p > 0 and positions[p - 1].kind == 'reduction' and not positions[p - 1].in_stem
+        seen = history
+        if after_reduction and skeleton.skip_reduction_layer_input:
+            seen = history[:1] + history[2:]
+        wires.append([ref for cell in seen for ref in cell][:genotype.inputs])
+        history.insert(0, [(p, k) for k in range(outputs)])
+    return wires
+
+
+def _live_outputs(genotype: Genotype, skeleton: Skeleton, wires: Sequence[Sequence[_Ref]]) -> List[List[int]]:
+    """For each position, the outputs that the classifier depends on, from the last cell back.
+
+    The last cell's only output is its head, with index 0.
+    """
+    positions = skeleton.positions()
+    live = [set() for _ in positions]
+    live[-1] = {0}
+    for p in reversed(range(len(positions))):
+        cell = genotype.cells[positions[p].kind]
+        for state in cell.needed(_states(cell, live[p], p == len(positions) - 1)):
+            if state[0] == 'h':
+                source, k = wires[p][int(state[1:])] if int(state[1:]) < len(wires[p]) else _STEM
+                if source >= 0:
+                    live[source].add(k)
+    return [sorted(outputs) for outputs in live]
+
+
+def _states(cell, outputs, is_last: bool) -> List[str]:
+    return list(cell.head_states) if is_last else [state for k in outputs for state in cell.outputs[k]]
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Where features are read: the states in `sources`, after `num_cells` cells."""
+    num_cells: int
+    sources: Tuple[int, ...]
+    num_chs: int
+    reduction: int
+    module: str
+
+
+class AuxHead(nn.Module):
+    """The paper's auxiliary classifier, in Google's form, at any input size.
+
+    Google pools the map of the published input size (14x14 at 224) and convolves all that remains. For other sizes the
+    map is first pooled to that one.
+    """
+
+    def __init__(self, in_chs: int, map_size: Tuple[int, int], num_classes: int, args: LayerArgs) -> None:
+        super().__init__()
+        map_size = tuple(max(5, side) for side in map_size)
+        self.resize = nn.AdaptiveAvgPool2d(map_size)  # does nothing to a map of this size
+        self.pool = nn.AvgPool2d(5, 3)
+        self.conv1 = nn.Conv2d(in_chs, 128, 1, bias=False, **args.dd)
+        self.bn1 = args.norm(128)
+        self.conv2 = nn.Conv2d(128, 768, tuple((side - 5) // 3 + 1 for side in map_size), bias=False, **args.dd)
+        self.bn2 = args.norm(768)
+        self.head = ClassifierHead(768, num_classes, **args.dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Rectified features [B, C, H, W] to logits [B, num_classes]."""
+        x = F.relu(self.bn1(self.conv1(self.pool(self.resize(x)))))
+        return self.head(F.relu(self.bn2(self.conv2(x))))
+
+
+class NASNet(nn.Module):
+    """Cells of a genotype on a skeleton, with timm's model interface.
+
+    Made by :func:`compile_genotype` or ``timm.create_model``. Input is [B, in_chans, H, W] of any size that the stem and
+    the reductions leave a pixel of. With an auxiliary head, training mode returns (logits, auxiliary logits).
+
+    Attributes:
+        genotype, skeleton: What the network was made of; :attr:`config` has both as data.
+        drop_path_progress: Scalar buffer in [0, 1], set by :meth:`set_drop_path_progress`.
+    """
+    sources: List[List[int]]
+    __jit_unused_properties__ = ['config']
+
+    def __init__(
+            self,
+            genotype: Genotype,
+            skeleton: Skeleton,
+            num_classes: int = 1000,
+            in_chans: int = 3,
+            global_pool: str = 'avg',
+            drop_rate: float = 0.,
+            drop_path_rate: float = 0.,
+            aux_head: bool = False,
+            device=None,
+            dtype=None,
+    ) -> None:
+        super().__init__()
+        self.genotype = genotype
+        self.skeleton = skeleton
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.drop_path_rate = drop_path_rate
+        self.grad_checkpointing = False
+        self.layer_args = args = LayerArgs(
+            skeleton.bn_eps, skeleton.bn_momentum, skeleton.pool_padding, dict(device=device, dtype=dtype))
+        self.register_buffer('drop_path_progress', torch.ones((), device=device), persistent=False)
+
+        self.stem = nn.Sequential(OrderedDict(
+            conv=nn.Conv2d(in_chans, skeleton.stem_width, 3, stride=skeleton.stem_stride,
+                           padding=0 if skeleton.stem == 'imagenet' else 1, bias=False, **args.dd),
+            bn=args.norm(skeleton.stem_width),
+        ))
+        self._build_cells()
+        self.num_features = self.feature_info[-1]['num_chs']
+        self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **args.dd)
+        self.head_hidden_size = self.head.num_features
+        self.aux_head = None
+        if aux_head:
+            tap = self.taps[-2]
+            self.aux_head = AuxHead(tap.num_chs, skeleton.feature_size(tap.reduction), num_classes, args)
+        self.init_weights()
+
+    def _build_cells(self) -> None:
+        """Compile the cells that the classifier depends on, and note where features can be read."""
+        genotype, skeleton = self.genotype, self.skeleton
+        positions = skeleton.positions()
+        wires = _wire(genotype, skeleton)
+        live = _live_outputs(genotype, skeleton, wires)
+
+        self.cells = nn.ModuleList()
+        self.sources = []  # of each cell, as indices into the list of states that `_forward_states` grows
+        self.stages: List[int] = []  # of each cell
+        self.taps: List[_Tap] = []
+        index = {_STEM: 0}
+        shapes = [(skeleton.stem_width, skeleton.stem_stride)]  # channels and reduction of each state
+        newest = _Tap(0, (0,), *shapes[0], 'stem')
+        reduction = skeleton.stem_stride
+        for p, position in enumerate(positions):
+            if position.stride > 1:
+                if newest.reduction == reduction:  # else this resolution has no live cell to tap
+                    self.taps.append(newest)
+                reduction *= position.stride
+            if not live[p]:
+                continue
+            cell = genotype.cells[position.kind]
+            is_last = p == len(positions) - 1
+            outputs = [cell.head_states] if is_last else [cell.outputs[k] for k in live[p]]
+            needed = cell.needed([state for output in outputs for state in output])
+            inputs, sources = {}, []
+            for i in range(genotype.inputs):
+                if f'h{i}' in needed:
+                    missing = i >= len(wires[p])
+                    sources.append(index[_STEM if missing else wires[p][i]])
+                    channels, given = shapes[sources[-1]]
+                    inputs[f'h{i}'] = CellInput(channels, reduction // position.stride // given, missing)
+            self.cells.append(Cell(
+                cell, inputs, outputs, position.filters, position.stride, genotype.fit == 'all', self.layer_args,
+                drop_scale=(p + 1) / len(positions) if skeleton.drop_path_by_depth else 1.,
+            ))
+            self.sources.append(sources)
+            self.stages.append(position.stage)
+            index.update(((p, k), len(shapes) + n) for n, k in enumerate(live[p]))
+            shapes += [(channels, reduction) for channels in self.cells[-1].out_channels]
+            newest = _Tap(
+                len(self.cells), tuple(range(len(shapes) - len(outputs), len(shapes))),
+                sum(self.cells[-1].out_channels), reduction, f'cells.{len(self.cells) - 1}')
+        self.taps.append(newest)
+        self.feature_info = [
+            dict(num_chs=tap.num_chs, reduction=tap.reduction, module=tap.module) for tap in self.taps]
+        self._end_at(len(self.taps) - 1)
+
+    def _end_at(self, tap: int) -> None:
+        """Let `forward_features` return what is read at the tap."""
+        self.final_sources: List[int] = list(self.taps[tap].sources)
+        self.final_rectified = self.taps[tap].num_cells > 0
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """He normal by fan-out, Google's choice; the classifiers keep PyTorch's own."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2. / fan_out))
+
+    @property
+    def config(self) -> Dict[str, Any]:
+        """Arguments of ``timm.create_model('nasnet', …)`` and of :func:`compile_genotype` that rebuild this network."""
+        return dict(
+            genotype=self.genotype.to_dict(),
+            **self.skeleton.model_dump(mode='json'),
+            num_classes=self.num_classes,
+            in_chans=self.in_chans,
+            global_pool=self.head.global_pool.pool_type,
+            drop_rate=self.drop_rate,
+            drop_path_rate=self.drop_path_rate,
+            aux_head=self.aux_head is not None,
+        )
+
+    @torch.jit.ignore
+    def set_drop_path_progress(self, progress: float) -> None:
+        """Scale drop path by the part of training that is done, in [0, 1]: Google's "v3" schedule.
+
+        It begins at 1, the full ``drop_path_rate``. A compiled model is not recompiled by the change.
+        """
+        self.drop_path_progress.fill_(min(max(progress, 0.), 1.))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        if not coarse:
+            return dict(stem=r'^stem', blocks=r'^cells\.(\d+)')
+        stages = {}
+        for i, stage in enumerate(self.stages):
+            stages.setdefault(stage, []).append(str(i))
+        return dict(stem=r'^stem', blocks=[
+            (rf'^cells\.(?:{"|".join(cells)})\.', (stage,)) for stage, cells in stages.items()])
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self.head_hidden_size = self.head.num_features
+        if self.aux_head is not None:
+            self.aux_head.head.reset(num_classes)
+
+    def _forward_states(self, x: torch.Tensor, num_cells: int) -> List[torch.Tensor]:
+        """The stem's hidden state and those of the first `num_cells` cells, in order."""
+        drop_prob: Optional[torch.Tensor] = None
+        if self.training and self.drop_path_rate > 0.:
+            drop_prob = self.drop_path_progress * self.drop_path_rate
+        states = [self.stem(x)]
+        for i, cell in enumerate(self.cells):
+            if i < num_cells:
+                inputs = [states[k] for k in self.sources[i]]
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    states.extend(checkpoint(cell, inputs, drop_prob, use_reentrant=False))
+                else:
+                    states.extend(cell(inputs, drop_prob))
+        return states
+
+    def _gather(self, states: List[torch.Tensor], sources: List[int], rectify: bool) -> torch.Tensor:
+        """Features: states side by side, rectified but for the stem's (as timm's nasnetalarge has them)."""
+        x = torch.cat([states[k] for k in sources], dim=1) if len(sources) > 1 else states[sources[0]]
+        return F.relu(x) if rectify else x
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [B, in_chans, H, W] to features [B, num_features, H / 32, W / 32] (/ 4 with the CIFAR stem)."""
+        return self._gather(self._forward_states(x, len(self.cells)), self.final_sources, self.final_rectified)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features to logits [B, num_classes], or to what the classifier would read, [B, head_hidden_size]."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor):
+        states = self._forward_states(x, len(self.cells))
+        x = self.forward_head(self._gather(states, self.final_sources, self.final_rectified))
+        if self.aux_head is not None and self.training and not torch.jit.is_scripting():
+            return x, self.aux_head(self._gather(states, list(self.taps[-2].sources), True))
+        return x
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Features at the resolutions of ``feature_info``.
+
+        Args:
+            x: Images [B, in_chans, H, W].
+            indices: The last n if int, all if None, the ones listed otherwise. With the ImageNet stem 0 is its
+                convolution, 1 its first cell, 2 to 4 the ends of the stages; with the CIFAR stem 0 to 2 are those ends.
+            norm: No effect, there is no final norm.
+            stop_early: Leave out the cells after the last index wanted.
+            output_fmt: Must be 'NCHW'.
+            intermediates_only: Return the intermediates only.
+
+        Returns:
+            The final features and the list of intermediates, or the list.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+        take_indices, max_index = feature_take_indices(len(self.taps), indices)
+        states = self._forward_states(x, self.taps[max_index].num_cells if stop_early else len(self.cells))
+        features = [self._gather(states, list(tap.sources), tap.num_cells > 0) for tap in (
+            self.taps[i] for i in take_indices)]
+        if intermediates_only:
+            return features
+        if stop_early:
+            last = self.taps[max_index]
+            return self._gather(states, list(last.sources), last.num_cells > 0), features
+        return self._gather(states, self.final_sources, self.final_rectified), features
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Drop the cells that the features at `indices` do not need. Returns the indices kept, as a list."""
+        take_indices, max_index = feature_take_indices(len(self.taps), indices)
+        shorter = self.taps[max_index].num_cells < len(self.cells)
+        if shorter:
+            self.cells = self.cells[:self.taps[max_index].num_cells]
+            self.sources = self.sources[:len(self.cells)]
+            self.stages = self.stages[:len(self.cells)]
+            self._end_at(max_index)
+            self.num_features = self.taps[max_index].num_chs
+        if prune_head or shorter:  # a head is made for the last features
+            self.aux_head = None
+            self.head.in_features = self.num_features
+            self.reset_classifier(0, '')
+        return take_indices
+
+
+def _first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
+    """The first stage's F that makes the penultimate layer `filters` wide."""
+    if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
+        raise ValueError(f'filters: must be a positive whole number, not {str(filters)[:60]!r}')
+    last = skeleton.positions()[-1]
+    head = genotype.cells[last.kind]
+    unit = head.width(head.head_states) * 2 ** last.stage
+    if filters % unit:
+        near = [f for f in (filters // unit, filters // unit + 1) if f]
+        raise ValueError(
+            f'filters: {genotype.name} ends {unit} F wide, so {filters} gives no whole F; the nearest that work are '
+            + ' and '.join(f'{unit * f} (cell_filters={f})' for f in near))
+    return filters // unit
+
+
+def compile_genotype(
+        genotype: Union[str, Mapping[str, Any], Genotype] = 'nasnet_a',
+        num_cells: int = 4,
+        cell_filters: Optional[int] = None,
+        filters: Optional[int] = None,
+        stem: str = 'imagenet',
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.,
+        drop_path_rate: float = 0.,
+        aux_head: bool = False,
+        output_stride: Optional[int] = None,
+        device=None,
+        dtype=None,
+        **skeleton: Any,
+) -> NASNet:
+    """Compile a genotype to a network.
+
+    Args:
+        genotype: What :func:`load_genotype` takes.
+        num_cells: Normal cells in each of the three stages, the paper's N.
+        cell_filters: Filters F of the first stage's cells, 44 by default. Exactly one of this and `filters`.
+        filters: Width of the penultimate layer, the F in the paper's "N @ F".
+        stem: 'imagenet' (stride 8 before the first stage) or 'cifar' (stride 1).
+        num_classes: Width of the logits; 0 for no classifier.
+        in_chans: Channels of the images.
+        global_pool: timm's name of a pooling, '' for none.
+        drop_rate: Probability of dropout before the classifier.
+        drop_path_rate: Probability of drop path in the last cell when training ends; see
+            :meth:`NASNet.set_drop_path_progress`.
+        aux_head: Add the auxiliary classifier.
+        output_stride: Only for timm's interface: the network is not dilated.
+        **skeleton: Other fields of :class:`Skeleton`.
+
+    Raises:
+        GenotypeError: For a genotype that cannot be compiled.
+        ValueError: For an argument out of bounds, or a width that gives no whole F.
+        TypeError: For an unknown argument.
+    """
+    genotype = load_genotype(genotype)
+    head = _check(_HeadArgs, dict(
+        num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=float(drop_rate),
+        drop_path_rate=float(drop_path_rate), aux_head=aux_head))
+    if cell_filters is not None and filters is not None:
+        raise ValueError("pass cell_filters (the first stage's F) or filters (the penultimate width), not both")
+    fields = dict(skeleton, stem=stem, num_cells=num_cells)
+    if filters is not None:
+        cell_filters = _first_filters(genotype, Skeleton.create(**fields), filters)
+    structure = Skeleton.create(**fields, **({} if cell_filters is None else dict(cell_filters=cell_filters)))
+    if output_stride not in (None, 32, structure.output_stride):
+        raise ValueError(f'output_stride {output_stride} is not available: NASNets are not dilated, this one has '
+                         f'output stride {structure.output_stride}')
+    return NASNet(genotype, structure, **head.model_dump(), device=device, dtype=dtype)

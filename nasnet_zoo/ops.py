@@ -1,0 +1,223 @@
+"""The operations and combines of the genotype language, one table each.
+
+Sources: the paper's section 3.1 and appendix A.1 for what exists, Google's nasnet_utils.py (tensorflow/models, slim) for
+how each behaves: TensorFlow SAME padding, ReLU-conv-BN order, bottlenecks, when an identity becomes a convolution.
+"""
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Callable, Dict, Tuple, Union
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from timm.layers import create_conv2d, create_pool2d, pad_same, to_2tuple
+from timm.models import register_notrace_module
+
+__all__ = ['OPS', 'COMBINES', 'LayerArgs', 'Rectified', 'conv_1x1_bn', 'factorized_reduction']
+
+
+@dataclass(frozen=True)
+class LayerArgs:
+    """What every layer of a network is built with."""
+    bn_eps: float = 1e-3
+    bn_momentum: float = 0.1
+    pool_padding: str = 'tf'  # 'tf', 'timm' or 'keras': see `pool`
+    dd: Dict[str, Any] = field(default_factory=dict)  # device and dtype, as timm calls them
+
+    def norm(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, eps=self.bn_eps, momentum=self.bn_momentum, **self.dd)
+
+    def conv(self, in_chs: int, out_chs: int, kernel_size: Union[int, Tuple[int, int]], **kwargs) -> nn.Conv2d:
+        padding = 0 if to_2tuple(kernel_size) == (1, 1) else 'same'  # 'same' would pad a strided 1x1 by nothing
+        return create_conv2d(in_chs, out_chs, kernel_size, padding=padding, bias=False, **kwargs, **self.dd)
+
+
+class Rectified(nn.Sequential):
+    """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
+
+
+@register_notrace_module
+class AvgPool2dSame(nn.AvgPool2d):
+    """Average pooling with TensorFlow SAME padding, which the average leaves out (timm's counts it)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+        inside = pad_same(torch.ones_like(x[:1, :1]), self.kernel_size, self.stride)
+        return pooled / F.avg_pool2d(inside, self.kernel_size, self.stride)
+
+
+@register_notrace_module
+class MaxPool2dZeroPad(nn.MaxPool2d):
+    """Max pooling with SAME padding by zeros, as Keras' NASNet has it where the stride is 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+
+
+@register_notrace_module
+class ShiftedConv2d(nn.Conv2d):
+    """A strided 1x1 convolution over the input shifted by one pixel: path 2 of the factorized reduction."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(x, (-1, 1, -1, 1)))
+
+
+class FactorizedReduction(nn.Module):
+    """Two strided 1x1 convolutions, one a pixel off, side by side, and BN: [B, C, H, W] to [B, F, H / s, W / s]."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> None:
+        super().__init__()
+        # A 1x1 average pool of stride s followed by a 1x1 convolution is a 1x1 convolution of stride s.
+        kwargs = dict(kernel_size=1, stride=stride, bias=False, **args.dd)
+        self.path_1 = nn.Conv2d(in_chs, out_chs // 2, **kwargs) if out_chs > 1 else None
+        self.path_2 = ShiftedConv2d(in_chs, out_chs - out_chs // 2, **kwargs)
+        self.bn = args.norm(out_chs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shifted = self.path_2(x)
+        if self.path_1 is not None:
+            shifted = torch.cat([self.path_1(x), shifted], dim=1)
+        return self.bn(shifted)
+
+
+def conv_1x1_bn(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:
+    """Layers of a 1x1 convolution and its batch norm, by name."""
+    return OrderedDict(conv=args.conv(in_chs, out_chs, 1, stride=stride), bn=args.norm(out_chs))
+
+
+def factorized_reduction(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:
+    """The same with half the outputs a pixel off, where the stride is not 1 (Google's factorized_reduction)."""
+    if stride == 1:
+        return conv_1x1_bn(in_chs, out_chs, stride, args)
+    return OrderedDict(reduce=FactorizedReduction(in_chs, out_chs, stride, args))
+
+
+def identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs, project: Callable = conv_1x1_bn) -> nn.Module:
+    """The state as it is, or ReLU and `project` where its shape must change."""
+    if stride == 1 and in_chs == out_chs:
+        return nn.Identity()
+    return Rectified(project(in_chs, out_chs, stride, args))
+
+
+def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> Rectified:
+    """Twice ReLU, depthwise, pointwise, BN; stride and change of width in the first."""
+    return Rectified(OrderedDict(
+        dw1=args.conv(in_chs, in_chs, kernel_size, stride=stride, groups=in_chs),
+        pw1=args.conv(in_chs, out_chs, 1),
+        bn1=args.norm(out_chs),
+        act=nn.ReLU(inplace=True),
+        dw2=args.conv(out_chs, out_chs, kernel_size, groups=out_chs),
+        pw2=args.conv(out_chs, out_chs, 1),
+        bn2=args.norm(out_chs),
+    ))
+
+
+def dil_sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> Rectified:
+    """Once ReLU, depthwise of dilation 2, pointwise, BN (DARTS)."""
+    return Rectified(OrderedDict(
+        dw=args.conv(in_chs, in_chs, kernel_size, stride=stride, dilation=2, groups=in_chs),
+        pw=args.conv(in_chs, out_chs, 1),
+        bn=args.norm(out_chs),
+    ))
+
+
+def full_conv(
+        in_chs: int, out_chs: int, stride: int, args: LayerArgs,
+        kernels: Tuple[Tuple[int, int], ...],
+        bottleneck: float = 1 / 4,
+        dilation: int = 1,
+) -> Rectified:
+    """ReLU-conv-BN for each kernel, between ReLU-1x1-BN down to int(bottleneck · F) filters and back up to F.
+
+    A square kernel takes the whole stride, the kernels of a pair each that of their own direction. Where there are too
+    few filters for a bottleneck there is none.
+    """
+    width = int(out_chs * bottleneck) or out_chs
+    convs = [(kernel, dict(stride=tuple(stride if k == max(kernel) else 1 for k in kernel), dilation=dilation))
+             for kernel in kernels]
+    if width < out_chs:
+        convs = [((1, 1), {}), *convs, ((1, 1), {})]
+    widths = [in_chs, *[width] * (len(convs) - 1), out_chs]
+    layers = OrderedDict()
+    for i, (kernel, kwargs) in enumerate(convs):
+        if i:
+            layers[f'act{i}'] = nn.ReLU(inplace=True)
+        layers[f'conv{i}'] = args.conv(widths[i], widths[i + 1], kernel, **kwargs)
+        layers[f'bn{i}'] = args.norm(widths[i + 1])
+    return Rectified(layers)
+
+
+def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, kernel_size: int) -> nn.Module:
+    """Pooling, then 1x1-BN without a ReLU where the width must change.
+
+    ``args.pool_padding`` says what a pool of stride 2 sees beyond the border: ``'tf'`` nothing (Google), ``'timm'``
+    zeros that count in an average, ``'keras'`` zeros in averages and maxima.
+    """
+    if stride > 1 and mode == 'avg' and args.pool_padding == 'tf':
+        layer = AvgPool2dSame(to_2tuple(kernel_size), to_2tuple(stride))
+    elif stride > 1 and mode == 'max' and args.pool_padding == 'keras':
+        layer = MaxPool2dZeroPad(to_2tuple(kernel_size), to_2tuple(stride))
+    else:
+        count = {'count_include_pad': False} if mode == 'avg' else {}
+        layer = create_pool2d(mode, kernel_size, stride, padding='same', **count)
+    if in_chs == out_chs:
+        return layer
+    return nn.Sequential(OrderedDict(pool=layer, **conv_1x1_bn(in_chs, out_chs, 1, args)))
+
+
+# name: builder(in_chs, out_chs, stride, args) of a module [B, in_chs, H, W] -> [B, out_chs, H / stride, W / stride]
+OPS: Dict[str, Callable[..., nn.Module]] = {
+    'identity': identity,
+    'factorized_identity': partial(identity, project=factorized_reduction),
+    'conv_1x1': partial(full_conv, kernels=((1, 1),), bottleneck=1),
+    'conv_3x3': partial(full_conv, kernels=((3, 3),)),
+    'conv_1x3_3x1': partial(full_conv, kernels=((1, 3), (3, 1)), bottleneck=3 / 8),
+    'conv_1x7_7x1': partial(full_conv, kernels=((1, 7), (7, 1))),
+    'dil_conv_3x3': partial(full_conv, kernels=((3, 3),), dilation=2),
+    **{f'sep_conv_{k}x{k}': partial(sep_conv, kernel_size=k) for k in (3, 5, 7)},
+    **{f'dil_sep_conv_{k}x{k}': partial(dil_sep_conv, kernel_size=k) for k in (3, 5)},
+    'avg_pool_3x3': partial(pool, mode='avg', kernel_size=3),
+    **{f'max_pool_{k}x{k}': partial(pool, mode='max', kernel_size=k) for k in (2, 3, 5, 7)},
+}
+
+
+@register_notrace_module
+class ExampleNorm(nn.GroupNorm):
+    """Layer norm over C, H, W (1 group) or instance norm over H, W (a group a channel), with per-channel scale and shift.
+
+    Where a group is a single number there is nothing to normalise: scale and shift only.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] // self.num_groups * x.shape[2] * x.shape[3] == 1:
+            return x * self.weight[:, None, None] + self.bias[:, None, None]
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class Add(nn.Module):
+    """The sum of two states, then a norm."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.norm(left + right)
+
+
+class Concat(nn.Module):
+    """Two states side by side in depth, left first."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.cat([left, right], dim=1)
+
+
+# name: builder(channels, args) of a module of two [B, channels, H, W]; a concatenation is twice as deep, the rest is not
+COMBINES: Dict[str, Callable[..., nn.Module]] = {
+    'add': lambda channels, args: Add(nn.Identity()),
+    'concat': lambda channels, args: Concat(),
+    'add_layer_norm': lambda channels, args: Add(ExampleNorm(1, channels, **args.dd)),
+    'add_instance_norm': lambda channels, args: Add(ExampleNorm(channels, channels, **args.dd)),
+}

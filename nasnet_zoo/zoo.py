@@ -1,0 +1,234 @@
+"""The named models, registered with timm by ``import nasnet_zoo``."""
+import re
+from typing import Any, Dict, Mapping, Optional, Union
+
+from timm import list_pretrained
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models._hub import download_cached_file
+
+from .genotype import load_genotype
+from .network import NASNet, Skeleton, compile_genotype
+
+__all__ = []  # timm's registry adds the models
+
+_HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
+
+
+def _cfg(url: str = '', size: int = 224, pool: int = 7, **kwargs: Any) -> Dict[str, Any]:
+    return {
+        'url': url, 'input_size': (3, size, size), 'pool_size': (pool, pool), 'num_classes': 1000,
+        'crop_pct': 0.875, 'interpolation': 'bicubic', 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5),
+        'first_conv': 'stem.conv', 'classifier': 'head.fc', 'license': 'apache-2.0',
+        'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
+        'paper_ids': 'arXiv:1707.07012', **kwargs,
+    }
+
+
+def _cfg_large(**kwargs: Any) -> Dict[str, Any]:
+    return _cfg(**{'size': 331, 'pool': 11, 'crop_pct': 0.911, **kwargs})
+
+
+def _cfg_cifar(**kwargs: Any) -> Dict[str, Any]:
+    return _cfg(size=32, pool=8, num_classes=10, crop_pct=1.0, mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2470, 0.2435, 0.2616), **kwargs)
+
+
+_PNASNET = {'paper_name': 'Progressive Neural Architecture Search', 'paper_ids': 'arXiv:1712.00559'}
+_AMOEBANET = {'paper_name': 'Regularized Evolution for Image Classifier Architecture Search',
+              'paper_ids': 'arXiv:1802.01548'}
+
+default_cfgs = generate_default_cfgs({
+    'nasnet': _cfg(),
+    'nasnet_a_mobile.tf_in1k': _cfg(
+        url='http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth',
+        origin_url='https://github.com/Cadene/pretrained-models.pytorch', license='bsd-3-clause'),
+    'nasnet_a_5x1536': _cfg(size=299, pool=10),
+    'nasnet_a_7x1920': _cfg(size=299, pool=10),
+    'nasnet_a_large.tf_in1k': _cfg_large(hf_hub_id='timm/nasnetalarge.tf_in1k'),
+    'nasnet_a_cifar': _cfg_cifar(),
+    'nasnet_a_cifar_wide': _cfg_cifar(),
+    'nasnet_b_mobile': _cfg(),
+    'nasnet_b_cifar': _cfg_cifar(),
+    'nasnet_c_mobile': _cfg(),
+    'nasnet_c_cifar': _cfg_cifar(),
+    'pnasnet5_mobile': _cfg(**_PNASNET),
+    'pnasnet5_large.tf_in1k': _cfg_large(hf_hub_id='timm/pnasnet5large.tf_in1k', **_PNASNET),
+    'amoebanet_a_mobile': _cfg(**_AMOEBANET),
+    'amoebanet_b_mobile': _cfg(**_AMOEBANET),
+    'amoebanet_c_mobile': _cfg(**_AMOEBANET),
+    'amoebanet_a_large': _cfg_large(**_AMOEBANET),
+})
+
+
+def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str, Any]:
+    from .checkpoints import convert_state_dict
+    return convert_state_dict(state_dict, model)
+
+
+def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[str, Any]], cache_dir: Any):
+    """The overlay with what timm needs to know of the weights, or an error that says what weights there are."""
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
+    if not (cfg.has_weights or cfg.state_dict):
+        published = [name for name in list_pretrained() if name.split('.')[0] in default_cfgs]
+        raise RuntimeError(f'{variant} has no published weights; use pretrained=False for random ones. '
+                           f'Weights exist for: {", ".join(published)}')
+    if cfg.source is None and not (cfg.file or cfg.state_dict or cfg.hf_hub_id) and cfg.url.startswith('http://'):
+        # Nothing but the hash in its name vouches for a file that comes by plain HTTP; timm would not check it.
+        if not _HASH.search(cfg.url):
+            raise RuntimeError(f'{cfg.url} has no hash in its name, and plain HTTP is not to be trusted without')
+        return dict(overlay or {}, file=download_cached_file(cfg.url, check_hash=True, cache_dir=cache_dir))
+    return overlay
+
+
+def _create(variant: str, pretrained: bool = False, pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
+            **kwargs: Any) -> NASNet:
+    if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
+        raise ValueError(f'feature_cls {kwargs["feature_cls"]!r} is not available: a cell hands on a list, which hooks '
+                         "and graphs cannot tap; leave it at 'getter'")
+    if pretrained:
+        pretrained_cfg_overlay = _with_source(
+            variant, kwargs.get('pretrained_cfg'), pretrained_cfg_overlay, kwargs.get('cache_dir'))
+    stem = kwargs.get('stem', 'imagenet')
+    return build_model_with_cfg(
+        compile_genotype, variant, pretrained,
+        pretrained_cfg_overlay=pretrained_cfg_overlay,
+        pretrained_filter_fn=_checkpoint_filter_fn,
+        pretrained_strict=not kwargs.get('aux_head', False),  # no published file has an auxiliary head
+        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(3 if stem == 'cifar' else 5))),
+        **kwargs,
+    )
+
+
+@register_model
+def nasnet(
+        pretrained: bool = False,
+        genotype: Union[str, Mapping[str, Any]] = 'nasnet_a',
+        pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
+        **kwargs: Any,
+) -> NASNet:
+    """Any genotype, a shipped name or a dict, at any size; see `compile_genotype` for the other arguments."""
+    if not isinstance(genotype, (str, Mapping)):
+        raise TypeError(f'genotype: must be a shipped name or a dict, not a {type(genotype).__name__}; '
+                        'a Genotype gives its dict by to_dict()')
+    fields = {name: kwargs[name] for name in ('stem', 'img_size') if name in kwargs}
+    skeleton = Skeleton.create(**fields)
+    size = skeleton.img_size if isinstance(skeleton.img_size, tuple) else (skeleton.img_size,) * 2
+    cfg = _cfg_cifar() if skeleton.stem == 'cifar' else _cfg()
+    overlay = {**cfg, 'input_size': (kwargs.get('in_chans', 3), *size), 'pool_size': skeleton.feature_size()}
+    del overlay['url']
+    return _create('nasnet', pretrained, genotype=load_genotype(genotype, allow_path=False),
+                   pretrained_cfg_overlay={**overlay, **(pretrained_cfg_overlay or {})}, **kwargs)
+
+
+@register_model
+def nasnet_a_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (4 @ 1056) for 224x224 images."""
+    args = dict(genotype='nasnet_a', num_cells=4, cell_filters=44)
+    return _create('nasnet_a_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_a_5x1536(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (5 @ 1536) for 299x299 images, the paper's (5 @ 1538)."""
+    args = dict(genotype='nasnet_a', num_cells=5, cell_filters=64, img_size=299)
+    return _create('nasnet_a_5x1536', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_a_7x1920(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (7 @ 1920) for 299x299 images."""
+    args = dict(genotype='nasnet_a', num_cells=7, cell_filters=80, img_size=299)
+    return _create('nasnet_a_7x1920', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_a_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (6 @ 4032) for 331x331 images."""
+    args = dict(
+        genotype='nasnet_a', num_cells=6, cell_filters=168, stem_filters=96, skip_reduction_layer_input=True, img_size=331)
+    return _create('nasnet_a_large', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_a_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (6 @ 768) for CIFAR."""
+    args = dict(genotype='nasnet_a', num_cells=6, cell_filters=32, stem='cifar')
+    return _create('nasnet_a_cifar', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_a_cifar_wide(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (7 @ 2304) for CIFAR."""
+    args = dict(genotype='nasnet_a', num_cells=7, cell_filters=96, stem='cifar')
+    return _create('nasnet_a_cifar_wide', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_b_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-B (4 @ 1536) for 224x224 images."""
+    args = dict(genotype='nasnet_b', num_cells=4, cell_filters=48)
+    return _create('nasnet_b_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_b_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-B (4 @ 1152) for CIFAR."""
+    args = dict(genotype='nasnet_b', num_cells=4, cell_filters=36, stem='cifar')
+    return _create('nasnet_b_cifar', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_c_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-C (3 @ 960) for 224x224 images."""
+    args = dict(genotype='nasnet_c', num_cells=3, cell_filters=48)
+    return _create('nasnet_c_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def nasnet_c_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-C (4 @ 640) for CIFAR."""
+    args = dict(genotype='nasnet_c', num_cells=4, cell_filters=32, stem='cifar')
+    return _create('nasnet_c_cifar', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def pnasnet5_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """PNASNet-5 (N = 3, F = 54) for 224x224 images."""
+    args = dict(genotype='pnasnet5', num_cells=3, cell_filters=54, reductions='replace')
+    return _create('pnasnet5_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def pnasnet5_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """PNASNet-5 (N = 4, F = 216) for 331x331 images."""
+    args = dict(
+        genotype='pnasnet5', num_cells=4, cell_filters=216, reductions='replace', stem_filters=96, img_size=331)
+    return _create('pnasnet5_large', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def amoebanet_a_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """AmoebaNet-A (N = 4, F = 50) for 224x224 images."""
+    args = dict(genotype='amoebanet_a', num_cells=4, cell_filters=50, drop_path_by_depth=False)
+    return _create('amoebanet_a_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def amoebanet_b_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """AmoebaNet-B (N = 3, F = 62) for 224x224 images."""
+    args = dict(genotype='amoebanet_b', num_cells=3, cell_filters=62, drop_path_by_depth=False)
+    return _create('amoebanet_b_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def amoebanet_c_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """AmoebaNet-C (N = 4, F = 50) for 224x224 images."""
+    args = dict(genotype='amoebanet_c', num_cells=4, cell_filters=50, drop_path_by_depth=False)
+    return _create('amoebanet_c_mobile', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def amoebanet_a_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """AmoebaNet-A (N = 6, F = 190) for 331x331 images."""
+    args = dict(genotype='amoebanet_a', num_cells=6, cell_filters=190, drop_path_by_depth=False, img_size=331)
+    return _create('amoebanet_a_large', pretrained, **{**args, **kwargs})

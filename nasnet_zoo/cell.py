@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .genotype import Cell as CellGenotype
-from .ops import COMBINES, OPS, LayerArgs, Rectified, conv_1x1_bn, factorized_reduction
+from .ops import COMBINES, OPS, LayerArgs, Rectified, factorized_reduction
 
 __all__ = ['CellInput', 'Cell', 'drop_path']
 

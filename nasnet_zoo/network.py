@@ -6,12 +6,11 @@ from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Seque
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
-from torch.nn import functional as F
-
-from timm.layers import ClassifierHead
+from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
+from torch import nn
+from torch.nn import functional as F
 
 from .cell import Cell, CellInput
 from .genotype import Genotype, load_genotype
@@ -377,10 +376,11 @@ class NASNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        dd = get_device_dtype(self)
+        self.head.reset(num_classes, global_pool, **dd)
         self.head_hidden_size = self.head.num_features
         if self.aux_head is not None:
-            self.aux_head.head.reset(num_classes)
+            self.aux_head.head.reset(num_classes, **dd)
 
     def _forward_states(self, x: torch.Tensor, num_cells: int) -> List[torch.Tensor]:
         """The stem's hidden state and those of the first `num_cells` cells, in order."""

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any, Callable, Dict, Tuple, Union
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from timm.layers import create_conv2d, create_pool2d, pad_same, to_2tuple
 from timm.models import register_notrace_module
+from torch import nn
+from torch.nn import functional as F
 
 __all__ = ['OPS', 'COMBINES', 'LayerArgs', 'Rectified', 'conv_1x1_bn', 'factorized_reduction']
 
@@ -61,7 +60,7 @@ class ShiftedConv2d(nn.Conv2d):
     """A strided 1x1 convolution over the input shifted by one pixel: path 2 of the factorized reduction."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.pad(x, (-1, 1, -1, 1)))
+        return self._conv_forward(F.pad(x, (-1, 1, -1, 1)), self.weight, self.bias)
 
 
 class FactorizedReduction(nn.Module):

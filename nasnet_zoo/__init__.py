@@ -1,9 +1,11 @@
 """nasnet-zoo: JSON genotypes compiled to timm models. ``import nasnet_zoo`` registers the zoo with timm."""
 import importlib
 
-from . import zoo as _zoo  # registers the models
-from .genotype import Genotype, GenotypeError, GenotypeWarning, list_genotypes, load_genotype
-from .network import NASNet, Skeleton, compile_genotype
+from . import zoo as zoo  # registers the models
+from .genotype import Genotype, GenotypeError, GenotypeWarning
+from .loader import list_genotypes, load_genotype
+from .network import NASNet, compile_genotype
+from .skeleton import Skeleton
 
 __version__ = '0.1.0'
 _LAZY = {'load_foreign_weights': '.checkpoints', 'draw': '.drawing'}

@@ -1,11 +1,11 @@
-"""The network around the cells: everything that is not cell as data, and the stacked cells as a timm model."""
+"""The stacked cells as a timm model."""
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
@@ -13,110 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .cell import Cell, CellInput
-from .genotype import Genotype, load_genotype
+from .genotype import Genotype
+from .loader import load_genotype
 from .ops import LayerArgs
+from .skeleton import STEM, Checked, Skeleton, check, live_outputs, wire
 
-__all__ = ['Skeleton', 'NASNet', 'compile_genotype']
+__all__ = ['NASNet', 'compile_genotype']
 
-_Side = Annotated[int, Field(ge=1, le=4096)]
-
-
-class _Checked(BaseModel):
-    """Arguments that may come from somebody else's configuration: typed, bounded, and nothing else taken."""
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
-
-
-class Skeleton(_Checked):
-    """All of a network that is not cell. The defaults are the ImageNet stem's; see :meth:`create` for both.
-
-    The figures are Google's (nasnet.py in tensorflow/models, slim).
-    """
-    stem: Literal['imagenet', 'cifar'] = 'imagenet'
-    num_cells: Annotated[int, Field(ge=1, le=64, description="normal cells a stage, the paper's N")] = 4
-    cell_filters: Annotated[int, Field(ge=1, le=2048, description="filters F of the first stage's cells")] = 44
-    stem_filters: Annotated[Optional[int], Field(ge=1, le=4096, description='default: 32, CIFAR 3 F')] = None
-    reductions: Annotated[Literal['extra', 'replace'], Field(description=(
-        'a reduction cell stands before the normal cells of a stage (NASNet) or for the first of them (PNASNet)'))
-    ] = 'extra'
-    skip_reduction_layer_input: Annotated[bool, Field(description=(
-        "the cell after a reduction reads the reduction's h1 as its own h1, not its h0"))] = False
-    bn_eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 3e-4
-    pool_padding: Annotated[Literal['tf', 'timm', 'keras'], Field(description=(
-        'what pools of stride 2 see beyond the border: see ops.pool'))] = 'tf'
-    drop_path_by_depth: Annotated[bool, Field(description=(
-        'drop path grows with the depth of the cell (NASNet, "v3"), or is the same in all (AmoebaNet, "v1")'))] = True
-    img_size: Annotated[
-        Union[_Side, Annotated[Tuple[_Side, _Side], Field(strict=False)]],
-        Field(description='the usual input; others work too. It sizes the auxiliary head'),
-    ] = 224
-
-    @classmethod
-    def create(cls, **fields: Any) -> 'Skeleton':
-        """A skeleton with its stem's defaults: the batch norm of Google's CIFAR models differs from the ImageNet ones.
-
-        Raises:
-            TypeError: For an argument that a network does not have.
-            ValueError: For a value of the wrong type or out of bounds.
-        """
-        defaults = dict(bn_eps=1e-5, bn_momentum=0.1, img_size=32) if fields.get('stem') == 'cifar' else {}
-        return _check(cls, {**defaults, **fields})
-
-    @property
-    def stem_cells(self) -> int:
-        return 2 if self.stem == 'imagenet' else 0
-
-    @property
-    def stem_width(self) -> int:
-        return self.stem_filters or (32 if self.stem == 'imagenet' else 3 * self.cell_filters)
-
-    @property
-    def stem_stride(self) -> int:
-        return 2 if self.stem == 'imagenet' else 1
-
-    @property
-    def output_stride(self) -> int:
-        return self.stem_stride * 2 ** (self.stem_cells + 2)
-
-    def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
-        """Height and width of the feature map at `reduction`, the last one's by default, for ``img_size`` input."""
-        size = self.img_size if isinstance(self.img_size, tuple) else (self.img_size, self.img_size)
-        if self.stem == 'imagenet':
-            size = tuple((side - 1) // 2 for side in size)  # a VALID 3x3 convolution of stride 2, the others are SAME
-        steps = (reduction or self.output_stride) // self.stem_stride
-        return tuple(math.ceil(side / steps) for side in size)
-
-    def positions(self) -> List['_Position']:
-        """The cells from stem to classifier."""
-        positions = [
-            _Position('reduction', max(1, self.cell_filters // 2 ** (self.stem_cells - i)), stage=0, in_stem=True)
-            for i in range(self.stem_cells)
-        ]
-        for stage in range(3):
-            kinds = ['normal'] * self.num_cells
-            if stage:
-                kinds[:1 if self.reductions == 'replace' else 0] = ['reduction']
-            positions += [_Position(kind, self.cell_filters * 2 ** stage, stage) for kind in kinds]
-        return positions
-
-
-CheckedT = TypeVar('CheckedT', bound=_Checked)
-
-
-def _check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
-    """`cls` of `fields`, with Python's own exceptions for what is wrong with them."""
-    unknown = [name for name in fields if name not in cls.model_fields]
-    if unknown:
-        raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
-    try:
-        return cls(**fields)
-    except ValidationError as error:
-        raise ValueError('; '.join(
-            f'{e["loc"][0]}: {e["msg"][0].lower()}{e["msg"][1:]}, not {str(e["input"])[:60]!r}'
-            for e in error.errors(include_url=False))) from None
-
-
-class _HeadArgs(_Checked):
+class _HeadArgs(Checked):
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
     in_chans: Annotated[int, Field(ge=1, le=1024)]
     global_pool: Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax',
@@ -124,65 +28,6 @@ class _HeadArgs(_Checked):
     drop_rate: Annotated[float, Field(ge=0, lt=1)]
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)]
     aux_head: bool
-
-
-@dataclass
-class _Position:
-    """A place for a cell in the network."""
-    kind: str
-    filters: int
-    stage: int
-    in_stem: bool = False
-
-    @property
-    def stride(self) -> int:
-        return 2 if self.kind == 'reduction' else 1
-
-
-_Ref = Tuple[int, int]  # position and output of a hidden state; the stem is (-1, 0)
-_STEM: _Ref = (-1, 0)
-
-
-def _wire(genotype: Genotype, skeleton: Skeleton) -> List[List[_Ref]]:
-    """For each position, where its cell inputs h0, h1, … come from; shorter than ``inputs`` where the history is.
-
-    The history is the newest cell's outputs, then the older cells'. It begins with the stem, as often as a cell has
-    outputs.
-    """
-    outputs = len(genotype.normal.outputs)
-    history: List[List[_Ref]] = [[_STEM] * outputs]  # a list a cell, newest first
-    positions = skeleton.positions()
-    wires = []
-    for p in range(len(positions)):
-        after_reduction = p > 0 and positions[p - 1].kind == 'reduction' and not positions[p - 1].in_stem
-        seen = history
-        if after_reduction and skeleton.skip_reduction_layer_input:
-            seen = history[:1] + history[2:]
-        wires.append([ref for cell in seen for ref in cell][:genotype.inputs])
-        history.insert(0, [(p, k) for k in range(outputs)])
-    return wires
-
-
-def _live_outputs(genotype: Genotype, skeleton: Skeleton, wires: Sequence[Sequence[_Ref]]) -> List[List[int]]:
-    """For each position, the outputs that the classifier depends on, from the last cell back.
-
-    The last cell's only output is its head, with index 0.
-    """
-    positions = skeleton.positions()
-    live = [set() for _ in positions]
-    live[-1] = {0}
-    for p in reversed(range(len(positions))):
-        cell = genotype.cells[positions[p].kind]
-        for state in cell.needed(_states(cell, live[p], p == len(positions) - 1)):
-            if state[0] == 'h':
-                source, k = wires[p][int(state[1:])] if int(state[1:]) < len(wires[p]) else _STEM
-                if source >= 0:
-                    live[source].add(k)
-    return [sorted(outputs) for outputs in live]
-
-
-def _states(cell, outputs, is_last: bool) -> List[str]:
-    return list(cell.head_states) if is_last else [state for k in outputs for state in cell.outputs[k]]
 
 
 @dataclass(frozen=True)
@@ -276,14 +121,14 @@ class NASNet(nn.Module):
         """Compile the cells that the classifier depends on, and note where features can be read."""
         genotype, skeleton = self.genotype, self.skeleton
         positions = skeleton.positions()
-        wires = _wire(genotype, skeleton)
-        live = _live_outputs(genotype, skeleton, wires)
+        wires = wire(genotype, skeleton)
+        live = live_outputs(genotype, skeleton, wires)
 
         self.cells = nn.ModuleList()
         self.sources = []  # of each cell, as indices into the list of states that `_forward_states` grows
         self.stages: List[int] = []  # of each cell
         self.taps: List[_Tap] = []
-        index = {_STEM: 0}
+        index = {STEM: 0}
         shapes = [(skeleton.stem_width, skeleton.stem_stride)]  # channels and reduction of each state
         newest = _Tap(0, (0,), *shapes[0], 'stem')
         reduction = skeleton.stem_stride
@@ -302,7 +147,7 @@ class NASNet(nn.Module):
             for i in range(genotype.inputs):
                 if f'h{i}' in needed:
                     missing = i >= len(wires[p])
-                    sources.append(index[_STEM if missing else wires[p][i]])
+                    sources.append(index[STEM if missing else wires[p][i]])
                     channels, given = shapes[sources[-1]]
                     inputs[f'h{i}'] = CellInput(channels, reduction // position.stride // given, missing)
             self.cells.append(Cell(
@@ -531,7 +376,7 @@ def compile_genotype(
         TypeError: For an unknown argument.
     """
     genotype = load_genotype(genotype)
-    head = _check(_HeadArgs, dict(
+    head = check(_HeadArgs, dict(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=float(drop_rate),
         drop_path_rate=float(drop_path_rate), aux_head=aux_head))
     if cell_filters is not None and filters is not None:

@@ -6,8 +6,9 @@ from timm import list_pretrained
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models._hub import download_cached_file
 
-from .genotype import load_genotype
-from .network import NASNet, Skeleton, compile_genotype
+from .loader import load_genotype
+from .network import NASNet, compile_genotype
+from .skeleton import Skeleton
 
 __all__ = []  # timm's registry adds the models
 

@@ -1,0 +1,166 @@
+"""All of a network that is not cell, as data: where cells stand, how wide they are, what they read."""
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .genotype import Genotype
+
+__all__ = ['Skeleton', 'Position', 'wire', 'live_outputs']
+
+_Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Checked(BaseModel):
+    """Arguments that may come from somebody else's configuration: typed, bounded, and nothing else taken."""
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+
+
+class Skeleton(Checked):
+    """All of a network that is not cell. The defaults are the ImageNet stem's; see :meth:`create` for both.
+
+    The figures are Google's (nasnet.py in tensorflow/models, slim).
+    """
+    stem: Literal['imagenet', 'cifar'] = 'imagenet'
+    num_cells: Annotated[int, Field(ge=1, le=64, description="normal cells a stage, the paper's N")] = 4
+    cell_filters: Annotated[int, Field(ge=1, le=2048, description="filters F of the first stage's cells")] = 44
+    stem_filters: Annotated[Optional[int], Field(ge=1, le=4096, description='default: 32, CIFAR 3 F')] = None
+    reductions: Annotated[Literal['extra', 'replace'], Field(description=(
+        'a reduction cell stands before the normal cells of a stage (NASNet) or for the first of them (PNASNet)'))
+    ] = 'extra'
+    skip_reduction_layer_input: Annotated[bool, Field(description=(
+        "the cell after a reduction reads the reduction's h1 as its own h1, not its h0"))] = False
+    bn_eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    pool_padding: Annotated[Literal['tf', 'timm', 'keras'], Field(description=(
+        'what pools of stride 2 see beyond the border: see ops.pool'))] = 'tf'
+    drop_path_by_depth: Annotated[bool, Field(description=(
+        'drop path grows with the depth of the cell (NASNet, "v3"), or is the same in all (AmoebaNet, "v1")'))] = True
+    img_size: Annotated[
+        Union[_Side, Annotated[Tuple[_Side, _Side], Field(strict=False)]],
+        Field(description='the usual input; others work too. It sizes the auxiliary head'),
+    ] = 224
+
+    @classmethod
+    def create(cls, **fields: Any) -> 'Skeleton':
+        """A skeleton with its stem's defaults: the batch norm of Google's CIFAR models differs from the ImageNet ones.
+
+        Raises:
+            TypeError: For an argument that a network does not have.
+            ValueError: For a value of the wrong type or out of bounds.
+        """
+        defaults = dict(bn_eps=1e-5, bn_momentum=0.1, img_size=32) if fields.get('stem') == 'cifar' else {}
+        return check(cls, {**defaults, **fields})
+
+    @property
+    def stem_cells(self) -> int:
+        return 2 if self.stem == 'imagenet' else 0
+
+    @property
+    def stem_width(self) -> int:
+        return self.stem_filters or (32 if self.stem == 'imagenet' else 3 * self.cell_filters)
+
+    @property
+    def stem_stride(self) -> int:
+        return 2 if self.stem == 'imagenet' else 1
+
+    @property
+    def output_stride(self) -> int:
+        return self.stem_stride * 2 ** (self.stem_cells + 2)
+
+    def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
+        """Height and width of the feature map at `reduction`, the last one's by default, for ``img_size`` input."""
+        size = self.img_size if isinstance(self.img_size, tuple) else (self.img_size, self.img_size)
+        if self.stem == 'imagenet':
+            size = tuple((side - 1) // 2 for side in size)  # a VALID 3x3 convolution of stride 2, the others are SAME
+        steps = (reduction or self.output_stride) // self.stem_stride
+        return tuple(math.ceil(side / steps) for side in size)
+
+    def positions(self) -> List['Position']:
+        """The cells from stem to classifier."""
+        positions = [
+            Position('reduction', max(1, self.cell_filters // 2 ** (self.stem_cells - i)), stage=0, in_stem=True)
+            for i in range(self.stem_cells)
+        ]
+        for stage in range(3):
+            kinds = ['normal'] * self.num_cells
+            if stage:
+                kinds[:1 if self.reductions == 'replace' else 0] = ['reduction']
+            positions += [Position(kind, self.cell_filters * 2 ** stage, stage) for kind in kinds]
+        return positions
+
+
+CheckedT = TypeVar('CheckedT', bound=Checked)
+
+
+def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
+    """`cls` of `fields`, with Python's own exceptions for what is wrong with them."""
+    unknown = [name for name in fields if name not in cls.model_fields]
+    if unknown:
+        raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        raise ValueError('; '.join(
+            f'{e["loc"][0]}: {e["msg"][0].lower()}{e["msg"][1:]}, not {str(e["input"])[:60]!r}'
+            for e in error.errors(include_url=False))) from None
+
+
+@dataclass
+class Position:
+    """A place for a cell in the network."""
+    kind: str
+    filters: int
+    stage: int
+    in_stem: bool = False
+
+    @property
+    def stride(self) -> int:
+        return 2 if self.kind == 'reduction' else 1
+
+
+Ref = Tuple[int, int]  # position and output of a hidden state; the stem is (-1, 0)
+STEM: Ref = (-1, 0)
+
+
+def wire(genotype: Genotype, skeleton: Skeleton) -> List[List[Ref]]:
+    """For each position, where its cell inputs h0, h1, … come from; shorter than ``inputs`` where the history is.
+
+    The history is the newest cell's outputs, then the older cells'. It begins with the stem, as often as a cell has
+    outputs.
+    """
+    outputs = len(genotype.normal.outputs)
+    history: List[List[Ref]] = [[STEM] * outputs]  # a list a cell, newest first
+    positions = skeleton.positions()
+    wires = []
+    for p in range(len(positions)):
+        after_reduction = p > 0 and positions[p - 1].kind == 'reduction' and not positions[p - 1].in_stem
+        seen = history
+        if after_reduction and skeleton.skip_reduction_layer_input:
+            seen = history[:1] + history[2:]
+        wires.append([ref for cell in seen for ref in cell][:genotype.inputs])
+        history.insert(0, [(p, k) for k in range(outputs)])
+    return wires
+
+
+def live_outputs(genotype: Genotype, skeleton: Skeleton, wires: Sequence[Sequence[Ref]]) -> List[List[int]]:
+    """For each position, the outputs that the classifier depends on, from the last cell back.
+
+    The last cell's only output is its head, with index 0.
+    """
+    positions = skeleton.positions()
+    live = [set() for _ in positions]
+    live[-1] = {0}
+    for p in reversed(range(len(positions))):
+        cell = genotype.cells[positions[p].kind]
+        for state in cell.needed(_states(cell, live[p], p == len(positions) - 1)):
+            if state[0] == 'h':
+                source, k = wires[p][int(state[1:])] if int(state[1:]) < len(wires[p]) else STEM
+                if source >= 0:
+                    live[source].add(k)
+    return [sorted(outputs) for outputs in live]
+
+
+def _states(cell, outputs, is_last: bool) -> List[str]:
+    return list(cell.head_states) if is_last else [state for k in outputs for state in cell.outputs[k]]

@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Output(nn.Module):
-    """Hidden states side by side in depth; those of another shape than F at the cell's resolution are projected first."""
+    """Hidden states side by side in depth; those whose shape is not F at the cell's resolution are projected first."""
 
     def __init__(self, sources: Sequence[int], projections: Sequence[nn.Module]) -> None:
         super().__init__()

@@ -67,8 +67,8 @@ class AuxHead(nn.Module):
 class NASNet(nn.Module):
     """Cells of a genotype on a skeleton, with timm's model interface.
 
-    Made by :func:`compile_genotype` or ``timm.create_model``. Input is [B, in_chans, H, W] of any size that the stem and
-    the reductions leave a pixel of. With an auxiliary head, training mode returns (logits, auxiliary logits).
+    Made by :func:`compile_genotype` or ``timm.create_model``. Input is [B, in_chans, H, W] of any size that the stem
+    and the reductions leave a pixel of. With an auxiliary head, training mode returns (logits, auxiliary logits).
 
     Attributes:
         genotype, skeleton: What the network was made of; :attr:`config` has both as data.

@@ -1,7 +1,7 @@
 """The operations and combines of the genotype language, one table each.
 
-Sources: the paper's section 3.1 and appendix A.1 for what exists, Google's nasnet_utils.py (tensorflow/models, slim) for
-how each behaves: TensorFlow SAME padding, ReLU-conv-BN order, bottlenecks, when an identity becomes a convolution.
+Sources: the paper's section 3.1 and appendix A.1 for what exists, Google's nasnet_utils.py (tensorflow/models, slim)
+for how each behaves: TensorFlow SAME padding, ReLU-conv-BN order, bottlenecks, when an identity becomes a convolution.
 """
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class ShiftedConv2d(nn.Conv2d):
 
 
 class FactorizedReduction(nn.Module):
-    """Two strided 1x1 convolutions, one a pixel off, side by side, and BN: [B, C, H, W] to [B, F, H / s, W / s]."""
+    """Two strided 1x1 convolutions, one a pixel off, side by side, then BN: [B, C, H, W] to [B, F, H/s, W/s]."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ OPS: Dict[str, Callable[..., nn.Module]] = {
 
 @register_notrace_module
 class ExampleNorm(nn.GroupNorm):
-    """Layer norm over C, H, W (1 group) or instance norm over H, W (a group a channel), with per-channel scale and shift.
+    """Layer norm over C, H, W (1 group) or instance norm over H, W (a group a channel); scale and shift per channel.
 
     Where a group is a single number there is nothing to normalise: scale and shift only.
     """
@@ -213,7 +213,7 @@ class Concat(nn.Module):
         return torch.cat([left, right], dim=1)
 
 
-# name: builder(channels, args) of a module of two [B, channels, H, W]; a concatenation is twice as deep, the rest is not
+# name: builder(channels, args) of a module of two [B, channels, H, W]; a concatenation alone is twice as deep
 COMBINES: Dict[str, Callable[..., nn.Module]] = {
     'add': lambda channels, args: Add(nn.Identity()),
     'concat': lambda channels, args: Concat(),

@@ -15,11 +15,11 @@ __all__ = []  # timm's registry adds the models
 _HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
 
-def _cfg(url: str = '', size: int = 224, pool: int = 7, **kwargs: Any) -> Dict[str, Any]:
+def _cfg(size: int = 224, pool: int = 7, **kwargs: Any) -> Dict[str, Any]:
     return {
-        'url': url, 'input_size': (3, size, size), 'pool_size': (pool, pool), 'num_classes': 1000,
+        'input_size': (3, size, size), 'pool_size': (pool, pool), 'num_classes': 1000,
         'crop_pct': 0.875, 'interpolation': 'bicubic', 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5),
-        'first_conv': 'stem.conv', 'classifier': 'head.fc', 'license': 'apache-2.0',
+        'first_conv': 'stem.conv', 'classifier': 'head.fc',
         'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
         'paper_ids': 'arXiv:1707.07012', **kwargs,
     }
@@ -45,7 +45,7 @@ default_cfgs = generate_default_cfgs({
         origin_url='https://github.com/Cadene/pretrained-models.pytorch', license='bsd-3-clause'),
     'nasnet_a_5x1536': _cfg(size=299, pool=10),
     'nasnet_a_7x1920': _cfg(size=299, pool=10),
-    'nasnet_a_large.tf_in1k': _cfg_large(hf_hub_id='timm/nasnetalarge.tf_in1k'),
+    'nasnet_a_large.tf_in1k': _cfg_large(hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0'),
     'nasnet_a_cifar': _cfg_cifar(),
     'nasnet_a_cifar_wide': _cfg_cifar(),
     'nasnet_b_mobile': _cfg(),
@@ -53,7 +53,8 @@ default_cfgs = generate_default_cfgs({
     'nasnet_c_mobile': _cfg(),
     'nasnet_c_cifar': _cfg_cifar(),
     'pnasnet5_mobile': _cfg(**_PNASNET),
-    'pnasnet5_large.tf_in1k': _cfg_large(hf_hub_id='timm/pnasnet5large.tf_in1k', **_PNASNET),
+    'pnasnet5_large.tf_in1k': _cfg_large(
+        hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0', **_PNASNET),
     'amoebanet_a_mobile': _cfg(**_AMOEBANET),
     'amoebanet_b_mobile': _cfg(**_AMOEBANET),
     'amoebanet_c_mobile': _cfg(**_AMOEBANET),
@@ -81,21 +82,29 @@ def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[st
     return overlay
 
 
-def _create(variant: str, pretrained: bool = False, pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
-            **kwargs: Any) -> NASNet:
+def _create(
+        variant: str,
+        pretrained: bool,
+        args: Dict[str, Any],
+        pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
+        **kwargs: Any,
+) -> NASNet:
+    """Build a model of `args`, which `kwargs` override, by timm's machinery."""
     if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
         raise ValueError(f'feature_cls {kwargs["feature_cls"]!r} is not available: a cell hands on a list, which hooks '
                          "and graphs cannot tap; leave it at 'getter'")
     if pretrained:
         pretrained_cfg_overlay = _with_source(
             variant, kwargs.get('pretrained_cfg'), pretrained_cfg_overlay, kwargs.get('cache_dir'))
-    stem = kwargs.get('stem', 'imagenet')
+    kwargs = {**args, **kwargs}
+    if kwargs.get('filters') is not None and 'cell_filters' in args:
+        del kwargs['cell_filters']  # the variant's own; a width can be given either way
     return build_model_with_cfg(
         compile_genotype, variant, pretrained,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         pretrained_filter_fn=_checkpoint_filter_fn,
         pretrained_strict=not kwargs.get('aux_head', False),  # no published file has an auxiliary head
-        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(3 if stem == 'cifar' else 5))),
+        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(3 if kwargs.get('stem') == 'cifar' else 5))),
         **kwargs,
     )
 
@@ -111,92 +120,93 @@ def nasnet(
     if not isinstance(genotype, (str, Mapping)):
         raise TypeError(f'genotype: must be a shipped name or a dict, not a {type(genotype).__name__}; '
                         'a Genotype gives its dict by to_dict()')
-    fields = {name: kwargs[name] for name in ('stem', 'img_size') if name in kwargs}
-    skeleton = Skeleton.create(**fields)
-    size = skeleton.img_size if isinstance(skeleton.img_size, tuple) else (skeleton.img_size,) * 2
-    cfg = _cfg_cifar() if skeleton.stem == 'cifar' else _cfg()
-    overlay = {**cfg, 'input_size': (kwargs.get('in_chans', 3), *size), 'pool_size': skeleton.feature_size()}
-    del overlay['url']
-    return _create('nasnet', pretrained, genotype=load_genotype(genotype, allow_path=False),
-                   pretrained_cfg_overlay={**overlay, **(pretrained_cfg_overlay or {})}, **kwargs)
+    if not kwargs.get('pretrained_cfg'):  # what a checkpoint says of itself comes first
+        skeleton = Skeleton.create(**{name: kwargs[name] for name in ('stem', 'img_size') if name in kwargs})
+        size = skeleton.img_size if isinstance(skeleton.img_size, tuple) else (skeleton.img_size,) * 2
+        cfg = _cfg_cifar() if skeleton.stem == 'cifar' else _cfg()
+        cfg.update(input_size=(3, *size), pool_size=skeleton.feature_size())
+        pretrained_cfg_overlay = {**cfg, **(pretrained_cfg_overlay or {})}
+    args = dict(genotype=load_genotype(genotype, allow_path=False))
+    return _create('nasnet', pretrained, args, pretrained_cfg_overlay, **kwargs)
 
 
 @register_model
 def nasnet_a_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (4 @ 1056) for 224x224 images."""
     args = dict(genotype='nasnet_a', num_cells=4, cell_filters=44)
-    return _create('nasnet_a_mobile', pretrained, **{**args, **kwargs})
+    return _create('nasnet_a_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_a_5x1536(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (5 @ 1536) for 299x299 images, the paper's (5 @ 1538)."""
     args = dict(genotype='nasnet_a', num_cells=5, cell_filters=64, img_size=299)
-    return _create('nasnet_a_5x1536', pretrained, **{**args, **kwargs})
+    return _create('nasnet_a_5x1536', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_a_7x1920(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (7 @ 1920) for 299x299 images."""
     args = dict(genotype='nasnet_a', num_cells=7, cell_filters=80, img_size=299)
-    return _create('nasnet_a_7x1920', pretrained, **{**args, **kwargs})
+    return _create('nasnet_a_7x1920', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_a_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (6 @ 4032) for 331x331 images."""
     args = dict(
-        genotype='nasnet_a', num_cells=6, cell_filters=168, stem_filters=96, skip_reduction_layer_input=True, img_size=331)
-    return _create('nasnet_a_large', pretrained, **{**args, **kwargs})
+        genotype='nasnet_a', num_cells=6, cell_filters=168, stem_filters=96, skip_reduction_layer_input=True,
+        img_size=331)
+    return _create('nasnet_a_large', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_a_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (6 @ 768) for CIFAR."""
     args = dict(genotype='nasnet_a', num_cells=6, cell_filters=32, stem='cifar')
-    return _create('nasnet_a_cifar', pretrained, **{**args, **kwargs})
+    return _create('nasnet_a_cifar', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_a_cifar_wide(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-A (7 @ 2304) for CIFAR."""
     args = dict(genotype='nasnet_a', num_cells=7, cell_filters=96, stem='cifar')
-    return _create('nasnet_a_cifar_wide', pretrained, **{**args, **kwargs})
+    return _create('nasnet_a_cifar_wide', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_b_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-B (4 @ 1536) for 224x224 images."""
     args = dict(genotype='nasnet_b', num_cells=4, cell_filters=48)
-    return _create('nasnet_b_mobile', pretrained, **{**args, **kwargs})
+    return _create('nasnet_b_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_b_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-B (4 @ 1152) for CIFAR."""
     args = dict(genotype='nasnet_b', num_cells=4, cell_filters=36, stem='cifar')
-    return _create('nasnet_b_cifar', pretrained, **{**args, **kwargs})
+    return _create('nasnet_b_cifar', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_c_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-C (3 @ 960) for 224x224 images."""
     args = dict(genotype='nasnet_c', num_cells=3, cell_filters=48)
-    return _create('nasnet_c_mobile', pretrained, **{**args, **kwargs})
+    return _create('nasnet_c_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def nasnet_c_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-C (4 @ 640) for CIFAR."""
     args = dict(genotype='nasnet_c', num_cells=4, cell_filters=32, stem='cifar')
-    return _create('nasnet_c_cifar', pretrained, **{**args, **kwargs})
+    return _create('nasnet_c_cifar', pretrained, args, **kwargs)
 
 
 @register_model
 def pnasnet5_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """PNASNet-5 (N = 3, F = 54) for 224x224 images."""
     args = dict(genotype='pnasnet5', num_cells=3, cell_filters=54, reductions='replace')
-    return _create('pnasnet5_mobile', pretrained, **{**args, **kwargs})
+    return _create('pnasnet5_mobile', pretrained, args, **kwargs)
 
 
 @register_model
@@ -204,32 +214,32 @@ def pnasnet5_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """PNASNet-5 (N = 4, F = 216) for 331x331 images."""
     args = dict(
         genotype='pnasnet5', num_cells=4, cell_filters=216, reductions='replace', stem_filters=96, img_size=331)
-    return _create('pnasnet5_large', pretrained, **{**args, **kwargs})
+    return _create('pnasnet5_large', pretrained, args, **kwargs)
 
 
 @register_model
 def amoebanet_a_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """AmoebaNet-A (N = 4, F = 50) for 224x224 images."""
     args = dict(genotype='amoebanet_a', num_cells=4, cell_filters=50, drop_path_by_depth=False)
-    return _create('amoebanet_a_mobile', pretrained, **{**args, **kwargs})
+    return _create('amoebanet_a_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def amoebanet_b_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """AmoebaNet-B (N = 3, F = 62) for 224x224 images."""
     args = dict(genotype='amoebanet_b', num_cells=3, cell_filters=62, drop_path_by_depth=False)
-    return _create('amoebanet_b_mobile', pretrained, **{**args, **kwargs})
+    return _create('amoebanet_b_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def amoebanet_c_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """AmoebaNet-C (N = 4, F = 50) for 224x224 images."""
     args = dict(genotype='amoebanet_c', num_cells=4, cell_filters=50, drop_path_by_depth=False)
-    return _create('amoebanet_c_mobile', pretrained, **{**args, **kwargs})
+    return _create('amoebanet_c_mobile', pretrained, args, **kwargs)
 
 
 @register_model
 def amoebanet_a_large(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """AmoebaNet-A (N = 6, F = 190) for 331x331 images."""
     args = dict(genotype='amoebanet_a', num_cells=6, cell_filters=190, drop_path_by_depth=False, img_size=331)
-    return _create('amoebanet_a_large', pretrained, **{**args, **kwargs})
+    return _create('amoebanet_a_large', pretrained, args, **kwargs)

@@ -1,5 +1,4 @@
 """Each port's own code, with random weights and statistics, against ours with the same weights from its files."""
-import importlib.util
 import io
 import json
 import os
@@ -7,7 +6,6 @@ import pickle
 import sys
 import warnings
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,22 +70,6 @@ def shapes(state_dict):
 @pytest.fixture(scope='module')
 def timm_nasnet():
     return randomise(NASNetALarge(num_features=24 * 8, stem_size=16, num_classes=20, pad_type='same'), SIZES[0])
-
-
-@pytest.fixture(scope='module')
-def cadene():
-    """Cadene's modules by name. The package's own ``__init__`` wants torchvision and more."""
-    spec = importlib.util.find_spec('pretrainedmodels')
-    if spec is None:
-        pytest.skip('pretrainedmodels is not installed')
-
-    def load(name):
-        path = Path(spec.origin).parent / 'models' / f'{name}.py'
-        module_spec = importlib.util.spec_from_file_location(f'cadene_{name}', path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        return module
-    return load
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,76 @@
+"""What a network is and costs, without building it: everything runs on PyTorch's meta device."""
+from typing import Any, List, Mapping, Optional, Union
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .genotype import Cell, Genotype
+from .loader import list_genotypes
+from .network import NASNet, compile_genotype
+
+__all__ = ['describe', 'cell_lines']
+
+
+def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
+    """The network that `source` names, with `kwargs` for it: a model of the zoo, or what ``load_genotype`` takes."""
+    if isinstance(source, str) and source not in list_genotypes() and source.split('.')[0] in timm.list_models(
+            module='zoo'):
+        return timm.create_model(source, **kwargs)
+    return compile_genotype(source, **kwargs)
+
+
+def describe(source: Union[str, Mapping[str, Any], Genotype], img_size: Optional[int] = None, **kwargs: Any) -> Dict[str, Any]:
+    """Parameters, mult-adds and feature shapes as JSON data.
+
+    Args:
+        source: A model of the zoo, a shipped genotype, a path of one, its data or a genotype.
+        img_size: Side of the input in pixels; the network's usual one by default.
+        **kwargs: For ``compile_genotype``.
+
+    Returns:
+        A dict with ``params`` and ``macs`` (multiplications in convolutions and matrix products, for one image) of the
+        whole and of each cell, and shapes [C, H, W] of the features. Batch norms, pools and sums are not counted, as in
+        the papers.
+    """
+    model = build(source, **kwargs, device='meta').eval()
+    size = model.skeleton.img_size if img_size is None else img_size
+    size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    x = torch.zeros(1, model.in_chans, *size, device='meta')
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    cells = []
+    for i, cell in enumerate(model.cells):
+        cells.append(dict(
+            name=f'cells.{i}', stage=model.stages[i], params=_params(cell), macs=flops[f'NASNet.cells.{i}'] // 2,
+            channels=cell.out_channels))
+    features = model.forward_intermediates(x, intermediates_only=True)
+    return dict(
+        genotype=model.genotype.name,
+        architecture_digest=model.genotype.architecture_digest,
+        layout_digest=model.genotype.layout_digest,
+        skeleton=model.skeleton.model_dump(mode='json'),
+        num_classes=model.num_classes,
+        input_size=[model.in_chans, *size],
+        params=_params(model),
+        macs=flops['Global'] // 2,
+        features=[dict(info, shape=list(f.shape[1:])) for info, f in zip(model.feature_info, features)],
+        cells=cells,
+    )
+
+
+def _params(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def cell_lines(cell: Cell) -> List[str]:
+    """A cell as text, a block a line: ``b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)``."""
+    lines = []
+    for i, block in enumerate(cell.blocks):
+        left, right = (f'{op}({state})' for op, state in block.edges)
+        how = block.combine.removeprefix('add_').replace('_', ' ')
+        text = f'concat({left}, {right})' if how == 'concat' else f'{left} + {right}'
+        lines.append(f'b{i} = {text}' + ('' if how in ('add', 'concat') else f', then {how}'))
+    return lines + [f'output {k}: {", ".join(output)}' for k, output in enumerate(cell.outputs)] + (
+        [f'head: {", ".join(cell.head)}'] if cell.head else [])

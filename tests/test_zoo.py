@@ -1,0 +1,231 @@
+"""The named models: what they cost, what they say of themselves, and where their weights come from."""
+import hashlib
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import is_model_pretrained
+
+import nasnet_zoo
+from nasnet_zoo.describe import describe
+
+NAMES = timm.list_models(module='zoo')
+BILLION, MILLION = 1e9, 1e6
+
+# Parameters and mult-adds as published, and how far ours may be off; MODEL_CARD.md says why some cannot be met.
+PUBLISHED = {
+    'nasnet_a_mobile': (5.290 * MILLION, 563.6 * MILLION, 1e-3),
+    'nasnet_a_large': (88.753 * MILLION, 23.80 * BILLION, 1e-3),
+    'nasnet_a_cifar': (3.33 * MILLION, None, 0.01),
+    'nasnet_a_5x1536': (12.25 * MILLION, 2.55 * BILLION, 1e-3),
+    'nasnet_a_7x1920': (24.6 * MILLION, 5.2 * BILLION, 0.01),
+    'nasnet_b_mobile': (5.3 * MILLION, 488 * MILLION, 0.08),
+    'nasnet_c_mobile': (4.9 * MILLION, 558 * MILLION, 0.08),
+    'pnasnet5_mobile': (5.1 * MILLION, 588 * MILLION, 0.02),
+    'pnasnet5_large': (86.1 * MILLION, 25.0 * BILLION, 0.02),
+    'amoebanet_a_mobile': (5.1 * MILLION, 555 * MILLION, 0.01),
+    'amoebanet_b_mobile': (5.3 * MILLION, 555 * MILLION, 0.01),
+    'amoebanet_c_mobile': (6.4 * MILLION, None, 0.01),
+    'amoebanet_a_large': (86.7 * MILLION, 23.1 * BILLION, 0.01),
+}
+
+
+def test_names():
+    assert NAMES == [
+        'amoebanet_a_large', 'amoebanet_a_mobile', 'amoebanet_b_mobile', 'amoebanet_c_mobile', 'nasnet',
+        'nasnet_a_5x1536', 'nasnet_a_7x1920', 'nasnet_a_cifar', 'nasnet_a_cifar_wide', 'nasnet_a_large',
+        'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_mobile', 'nasnet_c_cifar', 'nasnet_c_mobile', 'pnasnet5_large',
+        'pnasnet5_mobile']
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_cost(name):
+    params, macs, tolerance = PUBLISHED[name]
+    report = describe(name)
+    assert report['params'] == pytest.approx(params, rel=tolerance)
+    if macs:
+        assert report['macs'] == pytest.approx(macs, rel=tolerance)
+
+
+@pytest.mark.parametrize('peer, name', [('nasnetalarge', 'nasnet_a_large'), ('pnasnet5large', 'pnasnet5_large')])
+def test_as_many_parameters_as_timm(peer, name):
+    theirs, ours = (sum(p.numel() for p in timm.create_model(n, device='meta').parameters()) for n in (peer, name))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_default_cfg_is_true(name):
+    model = timm.create_model(name, device='meta').eval()
+    cfg, state = model.default_cfg, model.state_dict()
+    assert cfg['architecture'] == name
+    x = torch.zeros(1, *cfg['input_size'], device='meta')
+    assert tuple(model.forward_features(x).shape) == (1, model.num_features, *cfg['pool_size'])
+    assert model(x).shape == (1, cfg['num_classes'])
+    assert model.skeleton.img_size == cfg['input_size'][-1]
+    assert cfg['first_conv'] + '.weight' in state and cfg['classifier'] + '.weight' in state
+    assert bool(cfg.get('license')) == is_model_pretrained(name)
+    assert timm.data.resolve_model_data_config(model)['input_size'] == cfg['input_size']
+    with pytest.raises(TypeError):
+        timm.create_model(name, device='meta', not_an_argument=1)
+    assert (timm.models.model_entrypoint(name).__doc__ or '').strip()
+
+
+def test_generic_cfg_follows_its_stem():
+    cfg = timm.create_model('nasnet', device='meta').default_cfg
+    assert (cfg['input_size'], cfg['pool_size'], cfg['num_classes']) == ((3, 224, 224), (7, 7), 1000)
+    assert timm.create_model('nasnet', device='meta').genotype.name == 'nasnet_a'
+    model = timm.create_model('nasnet', stem='cifar', num_cells=1, cell_filters=4)
+    cfg = model.default_cfg
+    assert (cfg['input_size'], cfg['pool_size'], cfg['num_classes']) == ((3, 32, 32), (8, 8), 10)
+    assert cfg['mean'] != (0.5, 0.5, 0.5) and model.num_classes == 10
+    model = timm.create_model('nasnet', stem='cifar', num_cells=1, cell_filters=4, img_size=20, num_classes=3)
+    assert (model.default_cfg['input_size'], model.default_cfg['pool_size']) == ((3, 20, 20), (5, 5))
+    assert timm.data.resolve_model_data_config(model)['mean'] == cfg['mean']
+    model = timm.create_model('nasnet', stem='cifar', num_cells=1, features_only=True)
+    assert model.feature_info.reduction() == [1, 2, 4]
+
+
+def test_generic_takes_names_and_dicts_but_no_paths(tmp_path):
+    genotype = nasnet_zoo.load_genotype('nasnet_b')
+    genotype.save(tmp_path / 'cell.json')
+    assert timm.create_model('nasnet', genotype=genotype.to_dict(), device='meta').genotype == genotype
+    with pytest.raises(nasnet_zoo.GenotypeError, match='a path is not allowed'):
+        timm.create_model('nasnet', genotype=str(tmp_path / 'cell.json'))
+    with pytest.raises(TypeError, match='to_dict'):
+        timm.create_model('nasnet', genotype=genotype)
+
+
+def test_variants_take_either_width():
+    assert timm.create_model('nasnet_a_mobile', filters=240, device='meta').skeleton.cell_filters == 10
+    assert timm.create_model('nasnet_a_mobile', cell_filters=10, num_cells=1, device='meta').num_features == 240
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if not is_model_pretrained(name)])
+def test_no_published_weights(name):
+    with pytest.raises(RuntimeError, match=f'{name} has no published weights; .* exist for: .*nasnet_a_large.tf_in1k'):
+        timm.create_model(name, pretrained=True)
+
+
+def test_hooks_are_refused():
+    with pytest.raises(ValueError, match="feature_cls 'hook' is not available"):
+        timm.create_model('nasnet', features_only=True, feature_cls='hook')
+
+
+def test_import_is_light():
+    code = ('import sys, nasnet_zoo; heavy = {"matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn", "typer", '
+            '"rich", "h5py", "ray", "optuna"}; print(sorted(heavy & set(sys.modules)))')
+    assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == '[]'
+
+
+# --- weights, from a server on loopback that has the layout of the real ones
+
+class _Files(http.server.BaseHTTPRequestHandler):
+    """Files as the Hugging Face hub and plain web servers give them."""
+
+    def do_GET(self):
+        body = self.server.files.get(self.path)
+        self.send_response(200 if body is not None else 404)
+        if body is None:
+            self.send_header('X-Error-Code', 'EntryNotFound')
+            body = b''
+        self.send_header('Content-Length', str(len(body)))
+        self.send_header('ETag', f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header('X-Repo-Commit', '0' * 40)
+        self.end_headers()
+        if self.command == 'GET':
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        self.server.requests.append(self.path)
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Files) as server:
+        server.files, server.requests = {}, []
+        server.url = f'http://127.0.0.1:{server.server_address[1]}'
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def run_python(code, **environ):
+    """The JSON that `code` prints, run where the hub is `environ`'s; huggingface_hub reads it once, at import."""
+    environ = {k: v for k, v in os.environ.items() if not k.lower().endswith('_proxy')} | environ
+    process = subprocess.run([sys.executable, '-c', code], env=environ, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+CODE = '''
+import json, sys, timm, torch, nasnet_zoo
+torch.set_num_threads(1)
+x = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+with torch.no_grad():
+    model = timm.create_model(NAME, pretrained=True, pool_padding='timm').eval()
+    logits = model(x)[0].tolist()
+    print(json.dumps([logits, model.pretrained_cfg['tag']]))
+'''
+
+
+@pytest.mark.parametrize('peer, name', [('nasnetalarge', 'nasnet_a_large'), ('pnasnet5large', 'pnasnet5_large')])
+def test_pretrained_from_timms_hub_repositories(server, tmp_path, peer, name):
+    torch.manual_seed(0)
+    theirs = timm.create_model(peer).eval()
+    save_file(theirs.state_dict(), tmp_path / 'model.safetensors')
+    server.files[f'/timm/{peer}.tf_in1k/resolve/main/model.safetensors'] = (tmp_path / 'model.safetensors').read_bytes()
+    logits, tag = run_python(
+        CODE.replace('NAME', repr(name)), HF_ENDPOINT=server.url, HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET='1',
+        HF_HUB_OFFLINE='0')
+    with torch.no_grad():
+        expected = theirs(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))[0]
+    assert tag == 'tf_in1k'
+    assert (torch.tensor(logits) - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.fixture
+def cadene_file(cadene):
+    torch.manual_seed(0)
+    peer = cadene('nasnet_mobile').NASNetAMobile(num_classes=1000).eval()
+    buffer = io.BytesIO()
+    torch.save(peer.state_dict(), buffer)
+    return peer, buffer.getvalue()
+
+
+def test_pretrained_from_cadenes_server(server, tmp_path, cadene_file):
+    peer, body = cadene_file
+    path = f'/cadene/pretrainedmodels/nasnetamobile-{hashlib.sha256(body).hexdigest()[:8]}.pth'
+    published = timm.get_pretrained_cfg('nasnet_a_mobile').url
+    assert published.endswith('/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth')
+    server.files[path] = body
+    args = dict(pretrained=True, pretrained_cfg_overlay=dict(url=server.url + path), cache_dir=tmp_path / 'cache')
+    ours = timm.create_model('nasnet_a_mobile', **args).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = peer(x)
+        assert (ours(x) - expected).norm() < 1e-4 * expected.norm()
+    assert timm.create_model('nasnet_a_mobile.tf_in1k', in_chans=1, num_classes=5, **args).num_classes == 5
+    timm.create_model('nasnet_a_mobile', num_classes=0, **args)
+    timm.create_model('nasnet_a_mobile', features_only=True, **args)
+    assert server.requests.count(path) == 1, 'the others come from the cache'
+
+
+def test_a_file_of_another_hash_is_refused(server, tmp_path, cadene_file):
+    path = '/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth'
+    server.files[path] = cadene_file[1]
+    args = dict(pretrained=True, cache_dir=tmp_path)
+    with pytest.raises(RuntimeError, match='invalid hash value'):
+        timm.create_model('nasnet_a_mobile', pretrained_cfg_overlay=dict(url=server.url + path), **args)
+    with pytest.raises(RuntimeError, match='has no hash in its name'):
+        timm.create_model('nasnet_a_mobile', pretrained_cfg_overlay=dict(url=server.url + '/nasnetamobile.pth'), **args)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,5 @@
 """What a network is and costs, without building it: everything runs on PyTorch's meta device."""
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import timm
 import torch
@@ -20,7 +20,11 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
     return compile_genotype(source, **kwargs)
 
 
-def describe(source: Union[str, Mapping[str, Any], Genotype], img_size: Optional[int] = None, **kwargs: Any) -> Dict[str, Any]:
+def describe(
+        source: Union[str, Mapping[str, Any], Genotype],
+        img_size: Optional[int] = None,
+        **kwargs: Any,
+) -> Dict[str, Any]:
     """Parameters, mult-adds and feature shapes as JSON data.
 
     Args:

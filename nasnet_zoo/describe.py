@@ -44,11 +44,10 @@ def describe(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    cells = []
-    for i, cell in enumerate(model.cells):
-        cells.append(dict(
-            name=f'cells.{i}', stage=model.stages[i], params=_params(cell), macs=flops[f'NASNet.cells.{i}'] // 2,
-            channels=cell.out_channels))
+    cells = [
+        dict(name=f'cells.{i}', kind=position.kind, filters=position.filters, params=_params(cell),
+             macs=flops[f'NASNet.cells.{i}'] // 2)
+        for i, (cell, position) in enumerate(zip(model.cells, model.positions))]
     features = model.forward_intermediates(x, intermediates_only=True)
     return dict(
         genotype=model.genotype.name,

@@ -16,7 +16,7 @@ from .cell import Cell, CellInput
 from .genotype import Genotype
 from .loader import load_genotype
 from .ops import LayerArgs
-from .skeleton import STEM, Checked, Skeleton, check, live_outputs, wire
+from .skeleton import STEM, Checked, Position, Skeleton, check, live_outputs, wire
 
 __all__ = ['NASNet', 'compile_genotype']
 
@@ -126,7 +126,7 @@ class NASNet(nn.Module):
 
         self.cells = nn.ModuleList()
         self.sources = []  # of each cell, as indices into the list of states that `_forward_states` grows
-        self.stages: List[int] = []  # of each cell
+        self.positions: List[Position] = []  # of each cell
         self.taps: List[_Tap] = []
         index = {STEM: 0}
         shapes = [(skeleton.stem_width, skeleton.stem_stride)]  # channels and reduction of each state
@@ -155,7 +155,7 @@ class NASNet(nn.Module):
                 drop_scale=(p + 1) / len(positions) if skeleton.drop_path_by_depth else 1.,
             ))
             self.sources.append(sources)
-            self.stages.append(position.stage)
+            self.positions.append(position)
             index.update(((p, k), len(shapes) + n) for n, k in enumerate(live[p]))
             shapes += [(channels, reduction) for channels in self.cells[-1].out_channels]
             newest = _Tap(
@@ -206,8 +206,8 @@ class NASNet(nn.Module):
         if not coarse:
             return dict(stem=r'^stem', blocks=r'^cells\.(\d+)')
         stages = {}
-        for i, stage in enumerate(self.stages):
-            stages.setdefault(stage, []).append(str(i))
+        for i, position in enumerate(self.positions):
+            stages.setdefault(position.stage, []).append(str(i))
         return dict(stem=r'^stem', blocks=[
             (rf'^cells\.(?:{"|".join(cells)})\.', (stage,)) for stage, cells in stages.items()])
 
@@ -310,7 +310,7 @@ class NASNet(nn.Module):
         if shorter:
             self.cells = self.cells[:self.taps[max_index].num_cells]
             self.sources = self.sources[:len(self.cells)]
-            self.stages = self.stages[:len(self.cells)]
+            self.positions = self.positions[:len(self.cells)]
             self._end_at(max_index)
             self.num_features = self.taps[max_index].num_chs
         if prune_head or shorter:  # a head is made for the last features

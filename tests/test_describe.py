@@ -57,8 +57,8 @@ def test_json_and_picture(tmp_path):
 def test_table():
     result = run('nasnet_a_cifar')
     assert result.exit_code == 0
-    for part in ('N = 6, F = 32', 'normal cell', 'b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)', '768 x 8 x 8', '3,346,538'):
-        assert part in result.output
+    parts = 'N = 6, F = 32', 'normal cell', 'b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)', '768 x 8 x 8', '3,346,538'
+    assert all(part in result.output for part in parts), result.output
 
 
 def test_cells_as_text():

@@ -8,7 +8,8 @@ from .network import NASNet, compile_genotype
 from .skeleton import Skeleton
 
 __version__ = '0.1.0'
-_LAZY = {'load_foreign_weights': '.checkpoints', 'draw': '.drawing'}
+_LAZY = {
+    'load_foreign_weights': '.checkpoints', 'draw': '.drawing', 'export_onnx': '.export', 'Classifier': '.runtime'}
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'NASNet', 'Skeleton', 'compile_genotype', 'list_genotypes',
            'load_genotype', *_LAZY]
 

@@ -229,3 +229,15 @@ def test_a_file_of_another_hash_is_refused(server, tmp_path, cadene_file):
     with pytest.raises(RuntimeError, match='has no hash in its name'):
         timm.create_model('nasnet_a_mobile', pretrained_cfg_overlay=dict(url=server.url + '/nasnetamobile.pth'), **args)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_rebuilds_a_searched_model(tmp_path):
+    from timm.models import save_for_hf
+    data = nasnet_zoo.load_genotype('nasnet_b').to_dict() | {'name': 'found', 'search': {'seed': 3}}
+    model = timm.create_model('nasnet', genotype=data, num_cells=1, cell_filters=4, stem='cifar', in_chans=1).eval()
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    assert json.loads((tmp_path / 'config.json').read_text())['model_args']['genotype'] == data
+    x = torch.randn(2, 1, 32, 32)
+    rebuilt = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert torch.equal(rebuilt(x), model(x)) and rebuilt.genotype == model.genotype
+    assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=3)(x).shape == (2, 3)

@@ -16,9 +16,20 @@ from .cell import Cell, CellInput
 from .genotype import Genotype
 from .loader import load_genotype
 from .ops import LayerArgs
-from .skeleton import STEM, Checked, Position, Skeleton, check, live_outputs, wire
+from .skeleton import (
+    STEM,
+    Checked,
+    Position,
+    Skeleton,
+    check,
+    first_filters,
+    live_outputs,
+    refuse_absurd_size,
+    wire,
+)
 
 __all__ = ['NASNet', 'compile_genotype']
+
 
 class _HeadArgs(Checked):
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -98,7 +109,7 @@ class NASNet(nn.Module):
         self.drop_rate = drop_rate
         self.drop_path_rate = drop_path_rate
         self.grad_checkpointing = False
-        self.layer_args = args = LayerArgs(
+        args = LayerArgs(
             skeleton.bn_eps, skeleton.bn_momentum, skeleton.pool_padding, dict(device=device, dtype=dtype))
         self.register_buffer('drop_path_progress', torch.ones((), device=device), persistent=False)
 
@@ -107,7 +118,7 @@ class NASNet(nn.Module):
                            padding=0 if skeleton.stem == 'imagenet' else 1, bias=False, **args.dd),
             bn=args.norm(skeleton.stem_width),
         ))
-        self._build_cells()
+        self._build_cells(args)
         self.num_features = self.feature_info[-1]['num_chs']
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **args.dd)
         self.head_hidden_size = self.head.num_features
@@ -117,7 +128,7 @@ class NASNet(nn.Module):
             self.aux_head = AuxHead(tap.num_chs, skeleton.feature_size(tap.reduction), num_classes, args)
         self.init_weights()
 
-    def _build_cells(self) -> None:
+    def _build_cells(self, args: LayerArgs) -> None:
         """Compile the cells that the classifier depends on, and note where features can be read."""
         genotype, skeleton = self.genotype, self.skeleton
         positions = skeleton.positions()
@@ -151,7 +162,7 @@ class NASNet(nn.Module):
                     channels, given = shapes[sources[-1]]
                     inputs[f'h{i}'] = CellInput(channels, reduction // position.stride // given, missing)
             self.cells.append(Cell(
-                cell, inputs, outputs, position.filters, position.stride, genotype.fit == 'all', self.layer_args,
+                cell, inputs, outputs, position.filters, position.stride, genotype.fit == 'all', args,
                 drop_scale=(p + 1) / len(positions) if skeleton.drop_path_by_depth else 1.,
             ))
             self.sources.append(sources)
@@ -320,21 +331,6 @@ class NASNet(nn.Module):
         return take_indices
 
 
-def _first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
-    """The first stage's F that makes the penultimate layer `filters` wide."""
-    if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
-        raise ValueError(f'filters: must be a positive whole number, not {str(filters)[:60]!r}')
-    last = skeleton.positions()[-1]
-    head = genotype.cells[last.kind]
-    unit = head.width(head.head_states) * 2 ** last.stage
-    if filters % unit:
-        near = [f for f in (filters // unit, filters // unit + 1) if f]
-        raise ValueError(
-            f'filters: {genotype.name} ends {unit} F wide, so {filters} gives no whole F; the nearest that work are '
-            + ' and '.join(f'{unit * f} (cell_filters={f})' for f in near))
-    return filters // unit
-
-
 def compile_genotype(
         genotype: Union[str, Mapping[str, Any], Genotype] = 'nasnet_a',
         num_cells: int = 4,
@@ -377,14 +373,15 @@ def compile_genotype(
     """
     genotype = load_genotype(genotype)
     head = check(_HeadArgs, dict(
-        num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=float(drop_rate),
-        drop_path_rate=float(drop_path_rate), aux_head=aux_head))
+        num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate, aux_head=aux_head))
     if cell_filters is not None and filters is not None:
         raise ValueError("pass cell_filters (the first stage's F) or filters (the penultimate width), not both")
     fields = dict(skeleton, stem=stem, num_cells=num_cells)
     if filters is not None:
-        cell_filters = _first_filters(genotype, Skeleton.create(**fields), filters)
+        cell_filters = first_filters(genotype, Skeleton.create(**fields), filters)
     structure = Skeleton.create(**fields, **({} if cell_filters is None else dict(cell_filters=cell_filters)))
+    refuse_absurd_size(genotype, structure)
     if output_stride not in (None, 32, structure.output_stride):
         raise ValueError(f'output_stride {output_stride} is not available: NASNets are not dilated, this one has '
                          f'output stride {structure.output_stride}')

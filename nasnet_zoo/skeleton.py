@@ -1,13 +1,15 @@
 """All of a network that is not cell, as data: where cells stand, how wide they are, what they read."""
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Annotated, Any, Iterable, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .genotype import Genotype
+from .genotype import Cell, Genotype
 
-__all__ = ['Skeleton', 'Position', 'wire', 'live_outputs']
+__all__ = ['Skeleton', 'Position', 'wire', 'live_outputs', 'first_filters', 'refuse_absurd_size']
+
+MAX_PARAMETERS = 4_000_000_000
 
 _Side = Annotated[int, Field(ge=1, le=4096)]
 
@@ -23,7 +25,7 @@ class Skeleton(Checked):
     The figures are Google's (nasnet.py in tensorflow/models, slim).
     """
     stem: Literal['imagenet', 'cifar'] = 'imagenet'
-    num_cells: Annotated[int, Field(ge=1, le=64, description="normal cells a stage, the paper's N")] = 4
+    num_cells: Annotated[int, Field(ge=1, le=32, description="normal cells a stage, the paper's N")] = 4
     cell_filters: Annotated[int, Field(ge=1, le=2048, description="filters F of the first stage's cells")] = 44
     stem_filters: Annotated[Optional[int], Field(ge=1, le=4096, description='default: 32, CIFAR 3 F')] = None
     reductions: Annotated[Literal['extra', 'replace'], Field(description=(
@@ -162,5 +164,30 @@ def live_outputs(genotype: Genotype, skeleton: Skeleton, wires: Sequence[Sequenc
     return [sorted(outputs) for outputs in live]
 
 
-def _states(cell, outputs, is_last: bool) -> List[str]:
+def _states(cell: Cell, outputs: Iterable[int], is_last: bool) -> List[str]:
+    """The states that a cell must compute for the network to have these outputs of it."""
     return list(cell.head_states) if is_last else [state for k in outputs for state in cell.outputs[k]]
+
+
+def first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
+    """The first stage's F that makes the penultimate layer `filters` wide."""
+    if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
+        raise ValueError(f'filters: must be a positive whole number, not {str(filters)[:60]!r}')
+    last = skeleton.positions()[-1]
+    head = genotype.cells[last.kind]
+    unit = head.width(head.head_states) * 2 ** last.stage
+    if filters % unit:
+        near = [f for f in (filters // unit, filters // unit + 1) if f]
+        raise ValueError(
+            f'filters: {genotype.name} ends {unit} F wide, so {filters} gives no whole F; the nearest that work are '
+            + ' and '.join(f'{unit * f} (cell_filters={f})' for f in near))
+    return filters // unit
+
+
+def refuse_absurd_size(genotype: Genotype, skeleton: Skeleton) -> None:
+    """Raise a ValueError for a network of billions of parameters, before memory is taken for it."""
+    in_squares = max(  # of F, in a cell: two operations of 2 F² a block, a projection of each input
+        4 * len(cell.blocks) + genotype.inputs * max(map(cell.width, cell.outputs)) for cell in genotype.cells.values())
+    if 3 * skeleton.num_cells * in_squares * (4 * skeleton.cell_filters) ** 2 > MAX_PARAMETERS:
+        raise ValueError(f'num_cells, cell_filters: {skeleton.num_cells} and {skeleton.cell_filters} with the cells of '
+                         f'{genotype.name} may give over {MAX_PARAMETERS:,} parameters; choose fewer')

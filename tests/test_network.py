@@ -158,6 +158,7 @@ def test_batch_norm_constants_of_the_stems():
     (dict(aux_head='yes'), ValueError, 'aux_head'),
     (dict(output_stride=16), ValueError, 'output_stride 16 is not available'),
     (dict(output_stride=8, stem='cifar'), ValueError, 'output stride 4'),
+    (dict(num_cells=32, cell_filters=2048), ValueError, 'may give over 4,000,000,000 parameters'),
     (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
 ])
 def test_arguments_are_checked(kwargs, error, message):

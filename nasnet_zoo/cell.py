@@ -111,7 +111,7 @@ class Cell(nn.Module):
             channels[name] = filters if changed or fit_all else given.channels
         self.fit_rectified: List[bool] = [isinstance(fit, Rectified) for fit in self.fits]
 
-        self.blocks = nn.ModuleList()
+        self.blocks = nn.ModuleDict()  # by their numbers in the genotype
         for i, block in enumerate(genotype.blocks):
             name = f'b{i}'
             if name in needed:
@@ -119,14 +119,16 @@ class Cell(nn.Module):
                 combine = COMBINES[block.combine](filters, args)
                 ops = [OPS[op](channels[source], filters, stride if source[0] == 'h' else 1, args)
                        for op, source in block.edges]
-                self.blocks.append(Block(
+                self.blocks[str(i)] = Block(
                     *ops, combine,
                     sources=[index[source] for _, source in block.edges],
-                    drops=[op != 'identity' for op, _ in block.edges],
-                ))
+                    # Google spares an identity even where it is a convolution, DARTS its own only where it is none.
+                    drops=[edge[0] != 'identity' and not isinstance(op, nn.Identity)
+                           for edge, op in zip(block.edges, ops)],
+                )
                 channels[name] = filters * genotype.width([name])
         # A state is rectified once, for all its readers, if any wants it.
-        wanted = {source for block in self.blocks for source, rectified in (
+        wanted = {source for block in self.blocks.values() for source, rectified in (
             (block.left_source, block.left_rectified), (block.right_source, block.right_rectified)) if rectified}
         self.rectify: List[bool] = [i in wanted for i in range(len(index))]
 
@@ -156,7 +158,7 @@ class Cell(nn.Module):
             x = fit(F.relu(inputs[i]) if self.fit_rectified[i] else inputs[i])
             rectified.append(F.relu(x) if self.rectify[len(states)] else x)
             states.append(x)
-        for block in self.blocks:
+        for block in self.blocks.values():
             x = block(states, rectified, drop_prob)
             rectified.append(F.relu(x) if self.rectify[len(states)] else x)
             states.append(x)

@@ -7,9 +7,8 @@ from typing import Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-
-from . import GenotypeError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
 
@@ -33,17 +32,18 @@ def describe(
         draw: Optional[Path] = typer.Option(None, help='Also draw both cells: a .svg, .png or .pdf file.'),
 ) -> None:
     """Cells, parameters, mult-adds and feature shapes of a model or a genotype."""
-    from .describe import build, cell_lines
+    from .describe import cell_lines
     from .describe import describe as measure
+    from .loader import load_genotype
     options = dict(num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
     options = {name: value for name, value in options.items() if value is not None}
     try:
         report = measure(source, img_size, **options)
-        genotype = build(source, **options, device='meta').genotype
+        genotype = load_genotype(report['genotype'])
         if draw:
             from .drawing import draw as draw_cells
             draw_cells(genotype, draw)
-    except (GenotypeError, ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
@@ -51,7 +51,7 @@ def describe(
         return
     console = Console(highlight=False)
     skeleton = report['skeleton']
-    console.print(f'[bold]{source}[/]: genotype {report["genotype"]}, N = {skeleton["num_cells"]}, '
+    console.print(f'[bold]{escape(source)}[/]: genotype {genotype.name}, N = {skeleton["num_cells"]}, '
                   f'F = {skeleton["cell_filters"]}, {skeleton["stem"]} stem, input {_shape(report["input_size"])}')
     for kind, cell in genotype.cells.items():
         console.print(f'\n[bold]{kind} cell[/]')
@@ -67,7 +67,7 @@ def describe(
     table.add_row('all, with stem and head', '', '', f'{report["params"]:,}', f'{report["macs"]:,}', style='bold')
     console.print(table)
     if draw:
-        console.print(f'drawn: {draw}')
+        console.print(f'drawn: {draw}', markup=False)
 
 
 def _shape(sizes) -> str:

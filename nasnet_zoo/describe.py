@@ -37,9 +37,13 @@ def describe(
         whole and of each cell, and shapes [C, H, W] of the features. Batch norms, pools and sums are not counted, as in
         the papers.
     """
-    model = build(source, **kwargs, device='meta').eval()
-    size = model.skeleton.img_size if img_size is None else img_size
-    size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if img_size is not None:
+        kwargs['img_size'] = img_size
+    try:
+        model = build(source, **kwargs, device='meta').eval()
+    except RuntimeError as error:  # timm's, for a tag that a model does not have
+        raise ValueError(f'{source}: {error}') from None
+    size = model.skeleton.size
     x = torch.zeros(1, model.in_chans, *size, device='meta')
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
@@ -50,7 +54,7 @@ def describe(
         for i, (cell, position) in enumerate(zip(model.cells, model.positions))]
     features = model.forward_intermediates(x, intermediates_only=True)
     return dict(
-        genotype=model.genotype.name,
+        genotype=model.genotype.to_dict(),
         architecture_digest=model.genotype.architecture_digest,
         layout_digest=model.genotype.layout_digest,
         skeleton=model.skeleton.model_dump(mode='json'),

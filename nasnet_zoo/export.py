@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Sequence, Tuple, Union
 
 import torch
+from timm.layers import to_2tuple
 
+from .files import written_whole
 from .network import NASNet
+from .runtime import CONTRACT
 
-__all__ = ['export_onnx', 'CONTRACT']
-
-CONTRACT = 'nasnet_zoo.preprocessing'  # the key in the file's metadata of what its input must be
+__all__ = ['export_onnx']
 
 
 def export_onnx(
@@ -36,15 +37,17 @@ def export_onnx(
         opset: ONNX's; the file is checked to have it.
 
     Raises:
-        ValueError: For class names that do not match the network, and for a network in training mode.
+        ValueError: For class names or statistics that do not match the network, for a network in training mode, and for
+            an opset that the exporter cannot keep to.
     """
     import onnx
     if model.training:
         raise ValueError('model: is in training mode; call model.eval() first')
     if len(class_names) != model.num_classes:
         raise ValueError(f'class_names: {len(class_names)} names for {model.num_classes} classes')
-    size = model.skeleton.img_size if img_size is None else img_size
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    if not len(mean) == len(std) == model.in_chans:
+        raise ValueError(f'mean, std: {len(mean)} and {len(std)} numbers for {model.in_chans} channels')
+    size = model.skeleton.size if img_size is None else to_2tuple(img_size)
     image = torch.zeros(2, model.in_chans, *size, device=next(model.parameters()).device)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # the exporter's, about itself
@@ -58,11 +61,6 @@ def export_onnx(
     contract = dict(input_size=[model.in_chans, *size], mean=list(mean), std=list(std), class_names=list(class_names))
     onnx.helper.set_model_props(proto, {CONTRACT: json.dumps(contract)})
     onnx.checker.check_model(proto, full_check=True)
-    path = Path(path)
-    part = path.with_name(path.name + '.part')
-    try:
+    with written_whole(path) as part:
         onnx.save(proto, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return Path(path)

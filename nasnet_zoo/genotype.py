@@ -9,11 +9,12 @@ import json
 import os
 import re
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Optional, Sequence, Tuple, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from .files import written_whole
 
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'Cell', 'Block', 'json_schema', 'OP_NAMES', 'COMBINE_NAMES']
 
@@ -31,6 +32,7 @@ OP_NAMES = (
 )
 COMBINE_NAMES = ('add', 'concat', 'add_layer_norm', 'add_instance_norm')
 KINDS = ('normal', 'reduction')
+_ALIASES = {'skip_connect': 'identity', 'skip': 'identity', 'sum': 'add', 'cat': 'concat'}  # others' words for ours
 
 STATE = re.compile(r'([hb])(0|[1-9][0-9]{0,2})')
 
@@ -59,6 +61,7 @@ class GenotypeWarning(UserWarning):
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """The mend for an unknown word: the nearest known one, or all of them."""
+    word = _ALIASES.get(word.lower(), word.lower())
     def likeness(candidate):  # of equally like words, the one nearest in size: sep_conv_4x4 is no sep_conv_7x7
         size, size_meant = (sum(map(int, re.findall('[0-9]', text))) for text in (candidate, word))
         return difflib.SequenceMatcher(None, word, candidate).ratio(), -abs(size - size_meant), candidate
@@ -77,6 +80,7 @@ def _word(kind: str, known: Sequence[str]):
 
 
 def shorten(text: Any, limit: int = 60) -> str:
+    """`text` for a message, without most of it where it is long."""
     text = str(text)
     return text if len(text) <= limit else text[:limit] + '…'
 
@@ -170,13 +174,8 @@ class Genotype(_Model):
 
     def save(self, path: Union[str, os.PathLike]) -> None:
         """Write :meth:`dumps` to `path`, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f'{path.name}.{os.getpid()}.part')
-        try:
+        with written_whole(path) as part:
             part.write_text(self.dumps(), encoding='utf-8')
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @cached_property
     def layout_digest(self) -> str:

@@ -83,12 +83,16 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
     """What to call the source in messages, and its JSON text."""
     if isinstance(source, Mapping):
         try:
-            text = json.dumps(dict(source))
-        except (TypeError, ValueError, RecursionError) as error:
+            text = ''
+            for chunk in json.JSONEncoder().iterencode(dict(source)):  # shared lists may be endless when written out
+                text += chunk
+                if len(text) > MAX_BYTES:
+                    raise GenotypeError('<dict>', [('', f'too large: over {MAX_BYTES} bytes as JSON')])
+            return '<dict>', text
+        except (TypeError, RecursionError, ValueError) as error:
+            if isinstance(error, GenotypeError):
+                raise
             raise GenotypeError('<dict>', [('', f'not JSON data: {shorten(error, 200)}')]) from None
-        if len(text) > MAX_BYTES:
-            raise GenotypeError('<dict>', [('', f'too large: {len(text)} bytes of JSON, at most {MAX_BYTES}')])
-        return '<dict>', text
     if not isinstance(source, (str, os.PathLike)):
         raise GenotypeError(shorten(repr(source)), [
             ('', f'a genotype is a name, a path or a dict, not a {type(source).__name__}')])
@@ -99,8 +103,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
             ('', 'a path is not allowed here; pass a shipped name or load_genotype(path).to_dict()')])
     if not is_path and name not in list_genotypes():
         raise GenotypeError(shorten(name), [
-            ('', f'no genotype ships under this name; {suggest(name[:100], list_genotypes())} '
-                 'A path must end in .json')])
+            ('', f'no genotype ships under this name; {suggest(name[:100], list_genotypes())}; a path ends in .json')])
     path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
     label = path.name if not is_path else shorten(path, 200)
     try:
@@ -188,6 +191,10 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     if kind == 'missing' and error['loc'][-1] in (0, 1):
         return _path(location), 'must be ["operation", "state"]'
     message = _RENAMED.get(kind)
+    if kind == 'tuple_type' and location[-2:-1] == ['outputs']:
+        message = f'must be a list of states, as in "outputs": [["b0", "b1"]], not {given}'
+    elif kind == 'string_type' and location[-1] in ('left', 'right'):
+        message = f'must be ["operation", "state"], and {given} is neither'
     if kind == 'extra_forbidden' and isinstance(error['loc'][-1], str):
         model = Genotype if len(location) == 1 else Block if 'blocks' in location else Cell
         message = f'unknown key; {suggest(location[-1][:100], list(model.model_fields))}'
@@ -203,7 +210,7 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
         message = f'{given} is not a hidden state; cell inputs are "h0", "h1", …, blocks "b0", "b1", …'
     elif location == ['format'] and kind != 'missing':
         message = f'this version reads format {FORMAT}, the file says {given}; a newer nasnet-zoo may read it'
-    elif message is None and kind != 'unknown_word':
+    if message is None and kind != 'unknown_word':
         message = f'{error["msg"][0].lower()}{error["msg"][1:]}, not {given}'
     return _path(location), message or error['msg']
 

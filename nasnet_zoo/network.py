@@ -17,6 +17,7 @@ from .genotype import Genotype
 from .loader import load_genotype
 from .ops import LayerArgs
 from .skeleton import (
+    MISSING,
     STEM,
     Checked,
     Position,
@@ -31,13 +32,22 @@ from .skeleton import (
 __all__ = ['NASNet', 'compile_genotype']
 
 
-class _HeadArgs(Checked):
+class _ClassifierArgs(Checked):
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
-    in_chans: Annotated[int, Field(ge=1, le=1024)]
     global_pool: Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax',
                          'fastcatavgmax']
-    drop_rate: Annotated[float, Field(ge=0, lt=1)]
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)]
+
+
+def _check_classifier(num_classes: int, global_pool: str) -> None:
+    check(_ClassifierArgs, dict(num_classes=num_classes, global_pool=global_pool))
+    if num_classes and not global_pool:
+        raise ValueError("global_pool: '' leaves a map, and a classifier needs it pooled; pass num_classes=0 too")
+
+
+class _NetworkArgs(Checked):
+    in_chans: Annotated[int, Field(ge=1, le=1024)]
+    drop_rate: Annotated[float, Field(ge=0, le=0.99)]
+    drop_path_rate: Annotated[float, Field(ge=0, le=0.99)]
     aux_head: bool
 
 
@@ -49,6 +59,11 @@ class _Tap:
     num_chs: int
     reduction: int
     module: str
+
+    @property
+    def rectified(self) -> bool:
+        """Whether features are read through a ReLU: all but the stem's, as timm's nasnetalarge has them."""
+        return self.num_cells > 0
 
 
 class AuxHead(nn.Module):
@@ -79,7 +94,8 @@ class NASNet(nn.Module):
     """Cells of a genotype on a skeleton, with timm's model interface.
 
     Made by :func:`compile_genotype` or ``timm.create_model``. Input is [B, in_chans, H, W] of any size that the stem
-    and the reductions leave a pixel of. With an auxiliary head, training mode returns (logits, auxiliary logits).
+    and the reductions leave a pixel of. With an auxiliary head, training mode returns (logits, auxiliary logits),
+    except in TorchScript, which has one type of result.
 
     Attributes:
         genotype, skeleton: What the network was made of; :attr:`config` has both as data.
@@ -127,6 +143,9 @@ class NASNet(nn.Module):
             tap = self.taps[-2]
             self.aux_head = AuxHead(tap.num_chs, skeleton.feature_size(tap.reduction), num_classes, args)
         self.init_weights()
+        # What timm's factory sets too; a network that did not come from it can so be saved, pushed and resolved.
+        self.pretrained_cfg = self.default_cfg = dict(skeleton.data_cfg, architecture='nasnet', num_classes=num_classes)
+        self._model_args = self.config
 
     def _build_cells(self, args: LayerArgs) -> None:
         """Compile the cells that the classifier depends on, and note where features can be read."""
@@ -139,7 +158,7 @@ class NASNet(nn.Module):
         self.sources = []  # of each cell, as indices into the list of states that `_forward_states` grows
         self.positions: List[Position] = []  # of each cell
         self.taps: List[_Tap] = []
-        index = {STEM: 0}
+        index = {STEM: 0, MISSING: 0}
         shapes = [(skeleton.stem_width, skeleton.stem_stride)]  # channels and reduction of each state
         newest = _Tap(0, (0,), *shapes[0], 'stem')
         reduction = skeleton.stem_stride
@@ -157,10 +176,10 @@ class NASNet(nn.Module):
             inputs, sources = {}, []
             for i in range(genotype.inputs):
                 if f'h{i}' in needed:
-                    missing = i >= len(wires[p])
-                    sources.append(index[STEM if missing else wires[p][i]])
+                    sources.append(index[wires[p][i]])
                     channels, given = shapes[sources[-1]]
-                    inputs[f'h{i}'] = CellInput(channels, reduction // position.stride // given, missing)
+                    inputs[f'h{i}'] = CellInput(
+                        channels, reduction // position.stride // given, missing=wires[p][i] == MISSING)
             self.cells.append(Cell(
                 cell, inputs, outputs, position.filters, position.stride, genotype.fit == 'all', args,
                 drop_scale=(p + 1) / len(positions) if skeleton.drop_path_by_depth else 1.,
@@ -178,9 +197,11 @@ class NASNet(nn.Module):
         self._end_at(len(self.taps) - 1)
 
     def _end_at(self, tap: int) -> None:
-        """Let `forward_features` return what is read at the tap."""
+        """Let the network end at a tap: its features are what `forward_features` returns."""
+        self.taps = self.taps[:tap + 1]
+        self.feature_info = self.feature_info[:tap + 1]
         self.final_sources: List[int] = list(self.taps[tap].sources)
-        self.final_rectified = self.taps[tap].num_cells > 0
+        self.final_rectified = self.taps[tap].rectified
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -189,10 +210,14 @@ class NASNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2. / fan_out))
+        self.drop_path_progress.fill_(1.)
 
     @property
     def config(self) -> Dict[str, Any]:
-        """Arguments of ``timm.create_model('nasnet', …)`` and of :func:`compile_genotype` that rebuild this network."""
+        """Arguments of ``timm.create_model('nasnet', …)`` and of :func:`compile_genotype` that rebuild this network.
+
+        They are JSON data. Of a pruned network they rebuild the whole one.
+        """
         return dict(
             genotype=self.genotype.to_dict(),
             **self.skeleton.model_dump(mode='json'),
@@ -210,10 +235,13 @@ class NASNet(nn.Module):
 
         It begins at 1, the full ``drop_path_rate``. A compiled model is not recompiled by the change.
         """
-        self.drop_path_progress.fill_(min(max(progress, 0.), 1.))
+        if not 0. <= progress <= 1.:
+            raise ValueError(f'progress: must be from 0 to 1, not {progress}')
+        self.drop_path_progress.fill_(progress)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """timm's groups of parameters: stem, each cell (or each stage if `coarse`), the rest."""
         if not coarse:
             return dict(stem=r'^stem', blocks=r'^cells\.(\d+)')
         stages = {}
@@ -224,13 +252,17 @@ class NASNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside cells for the backward pass, compute them again: less memory, same gradients."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
+        """The linear layer, an identity for 0 classes."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Make a new classifier, of 0 classes for none; None keeps the pooling, '' removes it."""
+        _check_classifier(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
         self.num_classes = num_classes
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, **dd)
@@ -254,7 +286,7 @@ class NASNet(nn.Module):
         return states
 
     def _gather(self, states: List[torch.Tensor], sources: List[int], rectify: bool) -> torch.Tensor:
-        """Features: states side by side, rectified but for the stem's (as timm's nasnetalarge has them)."""
+        """Features: states side by side, perhaps rectified."""
         x = torch.cat([states[k] for k in sources], dim=1) if len(sources) > 1 else states[sources[0]]
         return F.relu(x) if rectify else x
 
@@ -297,17 +329,13 @@ class NASNet(nn.Module):
             The final features and the list of intermediates, or the list.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ValueError("output_fmt: must be 'NCHW'")
         take_indices, max_index = feature_take_indices(len(self.taps), indices)
         states = self._forward_states(x, self.taps[max_index].num_cells if stop_early else len(self.cells))
-        features = [self._gather(states, list(tap.sources), tap.num_cells > 0) for tap in (
-            self.taps[i] for i in take_indices)]
-        if intermediates_only:
-            return features
-        if stop_early:
-            last = self.taps[max_index]
-            return self._gather(states, list(last.sources), last.num_cells > 0), features
-        return self._gather(states, self.final_sources, self.final_rectified), features
+        features = [self._gather(states, list(tap.sources), tap.rectified) for tap in (
+            self.taps[i] for i in [*take_indices, max_index if stop_early else -1])]
+        final = features.pop()
+        return features if intermediates_only else (final, features)
 
     def prune_intermediate_layers(
             self,
@@ -353,7 +381,7 @@ def compile_genotype(
     Args:
         genotype: What :func:`load_genotype` takes.
         num_cells: Normal cells in each of the three stages, the paper's N.
-        cell_filters: Filters F of the first stage's cells, 44 by default. Exactly one of this and `filters`.
+        cell_filters: Filters F of the first stage's cells, 44 by default. Pass this or `filters`.
         filters: Width of the penultimate layer, the F in the paper's "N @ F".
         stem: 'imagenet' (stride 8 before the first stage) or 'cifar' (stride 1).
         num_classes: Width of the logits; 0 for no classifier.
@@ -363,7 +391,8 @@ def compile_genotype(
         drop_path_rate: Probability of drop path in the last cell when training ends; see
             :meth:`NASNet.set_drop_path_progress`.
         aux_head: Add the auxiliary classifier.
-        output_stride: Only for timm's interface: the network is not dilated.
+        output_stride: For timm's interface: 32, timm's word for a network that is not dilated, or this one's own.
+        device, dtype: Of the parameters.
         **skeleton: Other fields of :class:`Skeleton`.
 
     Raises:
@@ -372,17 +401,23 @@ def compile_genotype(
         TypeError: For an unknown argument.
     """
     genotype = load_genotype(genotype)
-    head = check(_HeadArgs, dict(
-        num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate, aux_head=aux_head))
-    if cell_filters is not None and filters is not None:
-        raise ValueError("pass cell_filters (the first stage's F) or filters (the penultimate width), not both")
+    args = check(_NetworkArgs, dict(
+        in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate, aux_head=aux_head))
+    _check_classifier(num_classes, global_pool)
     fields = dict(skeleton, stem=stem, num_cells=num_cells)
     if filters is not None:
-        cell_filters = first_filters(genotype, Skeleton.create(**fields), filters)
-    structure = Skeleton.create(**fields, **({} if cell_filters is None else dict(cell_filters=cell_filters)))
-    refuse_absurd_size(genotype, structure)
+        whole = first_filters(genotype, Skeleton.create(**fields), filters)
+        if cell_filters not in (None, whole):
+            raise ValueError(f'cell_filters, filters: {cell_filters} and {filters} are not the same width, which '
+                             f'filters={filters} has with cell_filters={whole}; pass one of them')
+        cell_filters = whole
+    if cell_filters is not None:
+        fields['cell_filters'] = cell_filters
+    structure = Skeleton.create(**fields)
+    refuse_absurd_size(genotype, structure, num_classes, aux_head)
     if output_stride not in (None, 32, structure.output_stride):
-        raise ValueError(f'output_stride {output_stride} is not available: NASNets are not dilated, this one has '
+        raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets are not dilated, this one has '
                          f'output stride {structure.output_stride}')
-    return NASNet(genotype, structure, **head.model_dump(), device=device, dtype=dtype)
+    return NASNet(
+        genotype, structure, num_classes=num_classes, global_pool=global_pool, **args.model_dump(), device=device,
+        dtype=dtype)

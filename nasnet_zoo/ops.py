@@ -6,10 +6,10 @@ for how each behaves: TensorFlow SAME padding, ReLU-conv-BN order, bottlenecks, 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 import torch
-from timm.layers import create_conv2d, create_pool2d, pad_same, to_2tuple
+from timm.layers import to_2tuple
 from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
@@ -28,31 +28,74 @@ class LayerArgs:
     def norm(self, channels: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(channels, eps=self.bn_eps, momentum=self.bn_momentum, **self.dd)
 
-    def conv(self, in_chs: int, out_chs: int, kernel_size: Union[int, Tuple[int, int]], **kwargs) -> nn.Conv2d:
-        padding = 0 if to_2tuple(kernel_size) == (1, 1) else 'same'  # 'same' would pad a strided 1x1 by nothing
-        return create_conv2d(in_chs, out_chs, kernel_size, padding=padding, bias=False, **kwargs, **self.dd)
+    def conv(
+            self,
+            in_chs: int,
+            out_chs: int,
+            kernel_size: Union[int, Tuple[int, int]],
+            stride: Union[int, Tuple[int, int]] = 1,
+            dilation: int = 1,
+            groups: int = 1,
+    ) -> nn.Conv2d:
+        """A convolution with TensorFlow SAME padding, an odd kernel and no bias."""
+        strides, spans = to_2tuple(stride), [dilation * (k - 1) for k in to_2tuple(kernel_size)]
+        kwargs = dict(stride=strides, dilation=dilation, groups=groups, bias=False, **self.dd)
+        if all(s == 1 or span == 0 for s, span in zip(strides, spans)):
+            return nn.Conv2d(in_chs, out_chs, kernel_size, padding=[span // 2 for span in spans], **kwargs)
+        return Conv2dSame(in_chs, out_chs, kernel_size, **kwargs)
 
 
-class Rectified(nn.Sequential):
-    """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
+def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: float = 0.) -> torch.Tensor:
+    """TensorFlow SAME padding, at run time, for strides of 1 and 2 and kernels not smaller than the stride.
+
+    timm has this for any stride. Its rounding makes PyTorch's compiler take minutes over an unknown image size, where
+    a remainder takes seconds.
+    """
+    rows = kernel_size[0] - stride[0] + x.shape[-2] % stride[0]
+    columns = kernel_size[1] - stride[1] + x.shape[-1] % stride[1]
+    return F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2], value=value)
 
 
 @register_notrace_module
-class AvgPool2dSame(nn.AvgPool2d):
-    """Average pooling with TensorFlow SAME padding, which the average leaves out (timm's counts it)."""
+class Conv2dSame(nn.Conv2d):
+    """A convolution with SAME padding that depends on the input's size: it has a stride of 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        span = [self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.dilation[1] * (self.kernel_size[1] - 1) + 1]
+        return self._conv_forward(pad_same(x, span, self.stride), self.weight, self.bias)
+
+
+@register_notrace_module
+class MaxPool2dSame(nn.Module):
+    """Max pooling with SAME padding by `outside`: -inf for TensorFlow's, 0 for Keras' NASNet."""
+
+    def __init__(self, kernel_size: int, stride: int, outside: float) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.outside = to_2tuple(kernel_size), to_2tuple(stride), outside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(pad_same(x, self.kernel_size, self.stride, self.outside), self.kernel_size, self.stride)
+
+
+@register_notrace_module
+class AvgPool2dSame(nn.Module):
+    """Average pooling with SAME padding by zeros, which the average leaves out or counts."""
+
+    def __init__(self, kernel_size: int, stride: int, count_include_pad: bool) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = to_2tuple(kernel_size), to_2tuple(stride)
+        self.count_include_pad = count_include_pad
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+        if self.count_include_pad:
+            return pooled
         inside = pad_same(torch.ones_like(x[:1, :1]), self.kernel_size, self.stride)
         return pooled / F.avg_pool2d(inside, self.kernel_size, self.stride)
 
 
-@register_notrace_module
-class MaxPool2dZeroPad(nn.MaxPool2d):
-    """Max pooling with SAME padding by zeros, as Keras' NASNet has it where the stride is 2."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+class Rectified(nn.Sequential):
+    """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
 
 
 @register_notrace_module
@@ -154,13 +197,15 @@ def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, ker
     ``args.pool_padding`` says what a pool of stride 2 sees beyond the border: ``'tf'`` nothing (Google), ``'timm'``
     zeros that count in an average, ``'keras'`` zeros in averages and maxima.
     """
-    if stride > 1 and mode == 'avg' and args.pool_padding == 'tf':
-        layer = AvgPool2dSame(to_2tuple(kernel_size), to_2tuple(stride))
-    elif stride > 1 and mode == 'max' and args.pool_padding == 'keras':
-        layer = MaxPool2dZeroPad(to_2tuple(kernel_size), to_2tuple(stride))
+    strided = stride > 1
+    if mode == 'avg' and strided:
+        layer = AvgPool2dSame(kernel_size, stride, count_include_pad=args.pool_padding != 'tf')
+    elif mode == 'avg':
+        layer = nn.AvgPool2d(kernel_size, 1, kernel_size // 2, count_include_pad=False)
+    elif strided or kernel_size % 2 == 0:
+        layer = MaxPool2dSame(kernel_size, stride, 0. if strided and args.pool_padding == 'keras' else float('-inf'))
     else:
-        count = {'count_include_pad': False} if mode == 'avg' else {}
-        layer = create_pool2d(mode, kernel_size, stride, padding='same', **count)
+        layer = nn.MaxPool2d(kernel_size, 1, kernel_size // 2)
     if in_chs == out_chs:
         return layer
     return nn.Sequential(OrderedDict(pool=layer, **conv_1x1_bn(in_chs, out_chs, 1, args)))

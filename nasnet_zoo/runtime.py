@@ -1,13 +1,13 @@
 """From an exported ONNX file to labels, with ONNX Runtime alone."""
 import json
 import os
-from typing import Union
+from typing import List, Union
 
 import numpy as np
 
-from .export import CONTRACT
+__all__ = ['Classifier', 'CONTRACT']
 
-__all__ = ['Classifier']
+CONTRACT = 'nasnet_zoo.preprocessing'  # the key in a file's metadata of what its input must be
 
 
 class Classifier:
@@ -40,6 +40,6 @@ class Classifier:
         normalized = (images.astype(np.float32) / 255. - self._mean) / self._std
         return self.session.run(['logits'], {'image': normalized})[0]
 
-    def classify(self, images: np.ndarray) -> list:
+    def classify(self, images: np.ndarray) -> List[str]:
         """The most likely class's name for each of the images."""
         return [self.class_names[i] for i in self.logits(images).argmax(1)]

@@ -1,15 +1,31 @@
 """All of a network that is not cell, as data: where cells stand, how wide they are, what they read."""
 import math
+import reprlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Iterable, List, Literal, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Literal,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .genotype import Cell, Genotype
 
-__all__ = ['Skeleton', 'Position', 'wire', 'live_outputs', 'first_filters', 'refuse_absurd_size']
+__all__ = ['Skeleton', 'Position', 'STEM', 'MISSING', 'wire', 'live_outputs', 'first_filters', 'refuse_absurd_size']
 
 MAX_PARAMETERS = 4_000_000_000
+MAX_CELL_BLOCKS = 2048
 
 _Side = Annotated[int, Field(ge=1, le=4096)]
 
@@ -53,7 +69,25 @@ class Skeleton(Checked):
             ValueError: For a value of the wrong type or out of bounds.
         """
         defaults = dict(bn_eps=1e-5, bn_momentum=0.1, img_size=32) if fields.get('stem') == 'cifar' else {}
-        return check(cls, {**defaults, **fields})
+        skeleton = check(cls, {**defaults, **fields})
+        if 0 in skeleton.feature_size():
+            raise ValueError(f'img_size: the stem leaves nothing of {skeleton.size[0]} x {skeleton.size[1]} pixels')
+        return skeleton
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width of the usual input."""
+        return self.img_size if isinstance(self.img_size, tuple) else (self.img_size, self.img_size)
+
+    @property
+    def data_cfg(self) -> Dict[str, Any]:
+        """What timm's cfg says of the images and of the network: that of the data set that its stem is for."""
+        cfg = dict(
+            input_size=(3, *self.size), pool_size=self.feature_size(), interpolation='bicubic', crop_pct=0.875,
+            mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), num_classes=1000, first_conv='stem.conv', classifier='head.fc')
+        if self.stem == 'cifar':
+            cfg.update(crop_pct=1., mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), num_classes=10)
+        return cfg
 
     @property
     def stem_cells(self) -> int:
@@ -73,7 +107,7 @@ class Skeleton(Checked):
 
     def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
         """Height and width of the feature map at `reduction`, the last one's by default, for ``img_size`` input."""
-        size = self.img_size if isinstance(self.img_size, tuple) else (self.img_size, self.img_size)
+        size = self.size
         if self.stem == 'imagenet':
             size = tuple((side - 1) // 2 for side in size)  # a VALID 3x3 convolution of stride 2, the others are SAME
         steps = (reduction or self.output_stride) // self.stem_stride
@@ -105,7 +139,8 @@ def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
         return cls(**fields)
     except ValidationError as error:
         raise ValueError('; '.join(
-            f'{e["loc"][0]}: {e["msg"][0].lower()}{e["msg"][1:]}, not {str(e["input"])[:60]!r}'
+            f'{e["loc"][0]}: {e["msg"][0].lower()}{e["msg"][1:]}, not {reprlib.repr(e["input"])} '
+            f'of type {type(e["input"]).__name__}'
             for e in error.errors(include_url=False))) from None
 
 
@@ -124,13 +159,14 @@ class Position:
 
 Ref = Tuple[int, int]  # position and output of a hidden state; the stem is (-1, 0)
 STEM: Ref = (-1, 0)
+MISSING: Ref = (-2, 0)
 
 
 def wire(genotype: Genotype, skeleton: Skeleton) -> List[List[Ref]]:
-    """For each position, where its cell inputs h0, h1, … come from; shorter than ``inputs`` where the history is.
+    """For each position, where its cell inputs h0, h1, … come from.
 
     The history is the newest cell's outputs, then the older cells'. It begins with the stem, as often as a cell has
-    outputs.
+    outputs; what it cannot give yet is MISSING, and the raw stem stands in.
     """
     outputs = len(genotype.normal.outputs)
     history: List[List[Ref]] = [[STEM] * outputs]  # a list a cell, newest first
@@ -141,7 +177,8 @@ def wire(genotype: Genotype, skeleton: Skeleton) -> List[List[Ref]]:
         seen = history
         if after_reduction and skeleton.skip_reduction_layer_input:
             seen = history[:1] + history[2:]
-        wires.append([ref for cell in seen for ref in cell][:genotype.inputs])
+        refs = [ref for cell in seen for ref in cell] + [MISSING] * genotype.inputs
+        wires.append(refs[:genotype.inputs])
         history.insert(0, [(p, k) for k in range(outputs)])
     return wires
 
@@ -158,7 +195,7 @@ def live_outputs(genotype: Genotype, skeleton: Skeleton, wires: Sequence[Sequenc
         cell = genotype.cells[positions[p].kind]
         for state in cell.needed(_states(cell, live[p], p == len(positions) - 1)):
             if state[0] == 'h':
-                source, k = wires[p][int(state[1:])] if int(state[1:]) < len(wires[p]) else STEM
+                source, k = wires[p][int(state[1:])]
                 if source >= 0:
                     live[source].add(k)
     return [sorted(outputs) for outputs in live]
@@ -172,7 +209,7 @@ def _states(cell: Cell, outputs: Iterable[int], is_last: bool) -> List[str]:
 def first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
     """The first stage's F that makes the penultimate layer `filters` wide."""
     if isinstance(filters, bool) or not isinstance(filters, int) or filters < 1:
-        raise ValueError(f'filters: must be a positive whole number, not {str(filters)[:60]!r}')
+        raise ValueError(f'filters: must be a positive whole number, not {reprlib.repr(filters)}')
     last = skeleton.positions()[-1]
     head = genotype.cells[last.kind]
     unit = head.width(head.head_states) * 2 ** last.stage
@@ -184,10 +221,26 @@ def first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
     return filters // unit
 
 
-def refuse_absurd_size(genotype: Genotype, skeleton: Skeleton) -> None:
-    """Raise a ValueError for a network of billions of parameters, before memory is taken for it."""
-    in_squares = max(  # of F, in a cell: two operations of 2 F² a block, a projection of each input
+def refuse_absurd_size(genotype: Genotype, skeleton: Skeleton, num_classes: int, aux_head: bool) -> None:
+    """Raise a ValueError for a network of billions of parameters, before memory is taken for it.
+
+    The estimate is from above: each operation at its largest, two of 2 F² a block, a projection of each cell input.
+    """
+    blocks = 3 * skeleton.num_cells * max(len(cell.blocks) for cell in genotype.cells.values())
+    if blocks > MAX_CELL_BLOCKS:
+        raise ValueError(f'num_cells: {genotype.name} has {skeleton.num_cells} times too many blocks: {blocks} in all, '
+                         f'at most {MAX_CELL_BLOCKS}')
+    in_squares = max(
         4 * len(cell.blocks) + genotype.inputs * max(map(cell.width, cell.outputs)) for cell in genotype.cells.values())
-    if 3 * skeleton.num_cells * in_squares * (4 * skeleton.cell_filters) ** 2 > MAX_PARAMETERS:
-        raise ValueError(f'num_cells, cell_filters: {skeleton.num_cells} and {skeleton.cell_filters} with the cells of '
-                         f'{genotype.name} may give over {MAX_PARAMETERS:,} parameters; choose fewer')
+    widest = 4 * skeleton.cell_filters
+    head = max(cell.width(cell.head_states) for cell in genotype.cells.values()) * widest
+    estimates = dict(
+        cell_filters=3 * skeleton.num_cells * in_squares * widest ** 2,
+        stem_filters=genotype.inputs * skeleton.stem_width * widest,
+        num_classes=2 * head * num_classes,
+        img_size=128 * 768 * math.prod(skeleton.feature_size(skeleton.output_stride // 2)) // 9 * aux_head,
+    )
+    for name, estimate in estimates.items():
+        if estimate > MAX_PARAMETERS:
+            raise ValueError(f'{name}: {genotype.name} of this size may have {estimate:,} parameters, over '
+                             f'{MAX_PARAMETERS:,}; choose less')

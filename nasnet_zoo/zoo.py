@@ -1,9 +1,15 @@
 """The named models, registered with timm by ``import nasnet_zoo``."""
 import re
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional
 
 from timm import list_pretrained
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from timm.models._hub import download_cached_file
 
 from .loader import load_genotype
@@ -14,57 +20,53 @@ __all__ = []  # timm's registry adds the models
 
 _HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
-
-def _cfg(size: int = 224, pool: int = 7, **kwargs: Any) -> Dict[str, Any]:
-    return {
-        'input_size': (3, size, size), 'pool_size': (pool, pool), 'num_classes': 1000,
-        'crop_pct': 0.875, 'interpolation': 'bicubic', 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5),
-        'first_conv': 'stem.conv', 'classifier': 'head.fc',
-        'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
-        'paper_ids': 'arXiv:1707.07012', **kwargs,
-    }
-
-
-def _cfg_large(**kwargs: Any) -> Dict[str, Any]:
-    return _cfg(**{'size': 331, 'pool': 11, 'crop_pct': 0.911, **kwargs})
-
-
-def _cfg_cifar(**kwargs: Any) -> Dict[str, Any]:
-    return _cfg(size=32, pool=8, num_classes=10, crop_pct=1.0, mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2470, 0.2435, 0.2616), **kwargs)
-
-
+_NASNET = {'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
+           'paper_ids': 'arXiv:1707.07012'}
 _PNASNET = {'paper_name': 'Progressive Neural Architecture Search', 'paper_ids': 'arXiv:1712.00559'}
 _AMOEBANET = {'paper_name': 'Regularized Evolution for Image Classifier Architecture Search',
               'paper_ids': 'arXiv:1802.01548'}
+
+
+def _cfg(stem: str = 'imagenet', size: int = 224, **kwargs: Any) -> Dict[str, Any]:
+    skeleton = Skeleton.create(stem=stem, img_size=size)
+    return {'url': '', **skeleton.data_cfg, **_NASNET, **({'crop_pct': 0.911} if size == 331 else {}), **kwargs}
+
 
 default_cfgs = generate_default_cfgs({
     'nasnet': _cfg(),
     'nasnet_a_mobile.tf_in1k': _cfg(
         url='http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth',
         origin_url='https://github.com/Cadene/pretrained-models.pytorch', license='bsd-3-clause'),
-    'nasnet_a_5x1536': _cfg(size=299, pool=10),
-    'nasnet_a_7x1920': _cfg(size=299, pool=10),
-    'nasnet_a_large.tf_in1k': _cfg_large(hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0'),
-    'nasnet_a_cifar': _cfg_cifar(),
-    'nasnet_a_cifar_wide': _cfg_cifar(),
+    'nasnet_a_5x1536': _cfg(size=299),
+    'nasnet_a_7x1920': _cfg(size=299),
+    'nasnet_a_large.tf_in1k': _cfg(
+        size=331, hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0'),
+    'nasnet_a_cifar': _cfg('cifar', 32),
+    'nasnet_a_cifar_wide': _cfg('cifar', 32),
     'nasnet_b_mobile': _cfg(),
-    'nasnet_b_cifar': _cfg_cifar(),
+    'nasnet_b_cifar': _cfg('cifar', 32),
     'nasnet_c_mobile': _cfg(),
-    'nasnet_c_cifar': _cfg_cifar(),
+    'nasnet_c_cifar': _cfg('cifar', 32),
     'pnasnet5_mobile': _cfg(**_PNASNET),
-    'pnasnet5_large.tf_in1k': _cfg_large(
-        hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0', **_PNASNET),
+    'pnasnet5_large.tf_in1k': _cfg(
+        size=331, hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0', **_PNASNET),
     'amoebanet_a_mobile': _cfg(**_AMOEBANET),
     'amoebanet_b_mobile': _cfg(**_AMOEBANET),
     'amoebanet_c_mobile': _cfg(**_AMOEBANET),
-    'amoebanet_a_large': _cfg_large(**_AMOEBANET),
+    'amoebanet_a_large': _cfg(size=331, **_AMOEBANET),
 })
 
 
 def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str, Any]:
+    """Other people's names to ours; and the auxiliary head, if the model has one: the file's where it fits."""
     from .checkpoints import convert_state_dict
-    return convert_state_dict(state_dict, model)
+    converted = convert_state_dict(state_dict, model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('aux_head.')}
+    given = {name: converted.pop(name) for name in list(converted) if name.startswith('aux_head.')}
+    if given.keys() == own.keys():  # timm discards the classifier of another number of classes, so do we
+        own.update((name, tensor) for name, tensor in given.items()
+                   if tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.'))
+    return {**converted, **own}
 
 
 def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[str, Any]], cache_dir: Any):
@@ -89,45 +91,52 @@ def _create(
         pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
         **kwargs: Any,
 ) -> NASNet:
-    """Build a model of `args`, which `kwargs` override, by timm's machinery."""
+    """Build a model of `args`, which the caller's `kwargs` override, by timm's machinery.
+
+    A genotype may come from a configuration of somebody else's, so it is a name or data and no path.
+    """
+    genotype = kwargs.get('genotype', args['genotype'])
+    if not isinstance(genotype, (str, Mapping)):
+        raise TypeError(f'genotype: must be a shipped name or a dict, not a {type(genotype).__name__}; '
+                        'a Genotype gives its dict by to_dict()')
     if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
-        raise ValueError(f'feature_cls {kwargs["feature_cls"]!r} is not available: a cell hands on a list, which hooks '
-                         "and graphs cannot tap; leave it at 'getter'")
+        raise ValueError(f'feature_cls: {kwargs["feature_cls"]!r} is not available: a cell hands on a list, which '
+                         "hooks and graphs cannot tap; leave it at 'getter'")
+    overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
-        pretrained_cfg_overlay = _with_source(
-            variant, kwargs.get('pretrained_cfg'), pretrained_cfg_overlay, kwargs.get('cache_dir'))
-    kwargs = {**args, **kwargs}
-    if kwargs.get('filters') is not None and 'cell_filters' in args:
-        del kwargs['cell_filters']  # the variant's own; a width can be given either way
+        overlay = _with_source(variant, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
+    if kwargs.get('filters') is not None:  # a width can be given either way
+        args = {name: value for name, value in args.items() if name != 'cell_filters'}
+    kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
+    levels = 3 if kwargs.get('stem') == 'cifar' else 5
     return build_model_with_cfg(
         compile_genotype, variant, pretrained,
-        pretrained_cfg_overlay=pretrained_cfg_overlay,
+        pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_checkpoint_filter_fn,
-        pretrained_strict=not kwargs.get('aux_head', False),  # no published file has an auxiliary head
-        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(3 if kwargs.get('stem') == 'cifar' else 5))),
+        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(levels))),
         **kwargs,
     )
 
 
+def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str, Any]:
+    """What is no longer true of a variant's cfg when `kwargs` override its `args`."""
+    changes = {}
+    if isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg)):
+        return changes  # what a checkpoint says of itself comes first
+    if kwargs.get('genotype', args['genotype']) != args['genotype']:
+        changes.update(paper_name=None, paper_ids=None)
+    if 'stem' in kwargs or 'img_size' in kwargs:
+        fields = {name: {**args, **kwargs}[name] for name in ('stem', 'img_size') if name in {**args, **kwargs}}
+        cfg = Skeleton.create(**fields).data_cfg
+        same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
+        changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
+    return changes
+
+
 @register_model
-def nasnet(
-        pretrained: bool = False,
-        genotype: Union[str, Mapping[str, Any]] = 'nasnet_a',
-        pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
-        **kwargs: Any,
-) -> NASNet:
-    """Any genotype, a shipped name or a dict, at any size; see `compile_genotype` for the other arguments."""
-    if not isinstance(genotype, (str, Mapping)):
-        raise TypeError(f'genotype: must be a shipped name or a dict, not a {type(genotype).__name__}; '
-                        'a Genotype gives its dict by to_dict()')
-    if not kwargs.get('pretrained_cfg'):  # what a checkpoint says of itself comes first
-        skeleton = Skeleton.create(**{name: kwargs[name] for name in ('stem', 'img_size') if name in kwargs})
-        size = skeleton.img_size if isinstance(skeleton.img_size, tuple) else (skeleton.img_size,) * 2
-        cfg = _cfg_cifar() if skeleton.stem == 'cifar' else _cfg()
-        cfg.update(input_size=(3, *size), pool_size=skeleton.feature_size())
-        pretrained_cfg_overlay = {**cfg, **(pretrained_cfg_overlay or {})}
-    args = dict(genotype=load_genotype(genotype, allow_path=False))
-    return _create('nasnet', pretrained, args, pretrained_cfg_overlay, **kwargs)
+def nasnet(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """Any genotype, a shipped name or a dict, at any size; see `compile_genotype` for the arguments."""
+    return _create('nasnet', pretrained, dict(genotype='nasnet_a'), **kwargs)
 
 
 @register_model

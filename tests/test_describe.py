@@ -75,13 +75,21 @@ def test_cells_as_text():
     (['nasnet_a', '--num-cells', '0'], 'num_cells: '),
     (['nasnet_a', '--stem', 'mnist'], 'stem: '),
     (['nasnet_a', '--draw', 'a.bmp'], '.bmp'),
+    (['nasnet_a', '--img-size', '2'], 'img_size: the stem leaves nothing of 2 x 2 pixels'),
+    (['nasnet_a_mobile.bogus'], 'Invalid pretrained tag'),
+    (['[/x]/a.json'], 'No such file'),
 ])
 def test_errors_are_sentences(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    result = run(*args)
+    assert result.exit_code == 1 and message in result.stderr and not result.stdout
+    assert isinstance(result.exception, SystemExit), 'no traceback'
+
+
+def test_the_tool_is_the_subcommand(tmp_path):
     process = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'describe.py', *args], capture_output=True, text=True)
-    assert process.returncode == 1 and message in process.stderr
-    assert 'Traceback' not in process.stderr and not process.stdout
+        [sys.executable, ROOT / 'tools' / 'describe.py', 'nasnet_d'], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1 and "did you mean 'nasnet_c'" in process.stderr and not process.stdout
 
 
 def test_model_card_figures_are_measured():

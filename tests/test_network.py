@@ -7,10 +7,11 @@ import timm
 import torch
 from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
 from timm.models._manipulate import group_parameters
+from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
-from nasnet_zoo.skeleton import STEM, live_outputs, wire
+from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype, network
+from nasnet_zoo.skeleton import MISSING, STEM, live_outputs, wire
 
 GENOTYPES = list_genotypes()
 STEMS = ('imagenet', 'cifar')
@@ -33,7 +34,7 @@ def images(*size, batch=2):
 def test_wiring_of_two_inputs_and_one_output():
     wires = wire(load_genotype('nasnet_a'), Skeleton.create(num_cells=2))
     # two stem cells, then N, reduction, N, reduction, N; a cell reads the two before it
-    assert wires == [[STEM], [(0, 0), STEM], *([(p - 1, 0), (p - 2, 0)] for p in range(2, 10))]
+    assert wires == [[STEM, MISSING], [(0, 0), STEM], *([(p - 1, 0), (p - 2, 0)] for p in range(2, 10))]
 
 
 def test_skip_reduction_layer_input():
@@ -60,8 +61,8 @@ def test_pnasnet_replaces_normal_cells():
 def test_first_cell_reads_the_raw_stem():
     first = build(stem='cifar').cells[0]
     assert isinstance(first.fits[1], torch.nn.Identity)  # h1 is not fitted,
-    assert first.blocks[0].right.pw1.in_channels == 12  # so the separable convolution takes the stem's 3 F channels,
-    assert first.blocks[0].right.pw1.out_channels == 4
+    assert first.blocks['0'].right.pw1.in_channels == 12  # so the separable convolution takes the stem's 3 F channels,
+    assert first.blocks['0'].right.pw1.out_channels == 4
     assert first.outputs[0].projections[0].conv.in_channels == 12  # and the output projects them, without a ReLU
     second = build(num_cells=2, stem='cifar').cells[1]
     assert second.fits[1].conv.in_channels == 12
@@ -136,13 +137,13 @@ def test_batch_norm_constants_of_the_stems():
 
 
 @pytest.mark.parametrize('kwargs, error, message', [
-    (dict(num_cells=0), ValueError, 'num_cells: input should be greater than or equal to 1, not .0.'),
+    (dict(num_cells=0), ValueError, 'num_cells: input should be greater than or equal to 1, not 0 of type int'),
     (dict(num_cells=10_000), ValueError, 'num_cells'),
     (dict(num_cells='4'), ValueError, 'num_cells: input should be a valid integer'),
     (dict(num_cells=2.0), ValueError, 'num_cells'),
     (dict(num_cells=True), ValueError, 'num_cells'),
     (dict(cell_filters=10 ** 9), ValueError, 'cell_filters'),
-    (dict(cell_filters=4, filters=96), ValueError, 'not both'),
+    (dict(cell_filters=5, filters=96), ValueError, 'are not the same width, which filters=96 has with cell_filters=4'),
     (dict(cell_filters=None, filters='96'), ValueError, 'filters: must be a positive whole number'),
     (dict(cell_filters=None, filters=-24), ValueError, 'filters: must be a positive whole number'),
     (dict(stem='cfiar'), ValueError, "stem: input should be 'imagenet' or 'cifar'"),
@@ -156,9 +157,13 @@ def test_batch_norm_constants_of_the_stems():
     (dict(drop_path_rate=1.0), ValueError, 'drop_path_rate'),
     (dict(drop_rate=-0.1), ValueError, 'drop_rate'),
     (dict(aux_head='yes'), ValueError, 'aux_head'),
-    (dict(output_stride=16), ValueError, 'output_stride 16 is not available'),
+    (dict(output_stride=16), ValueError, 'output_stride: 16 is not available'),
     (dict(output_stride=8, stem='cifar'), ValueError, 'output stride 4'),
-    (dict(num_cells=32, cell_filters=2048), ValueError, 'may give over 4,000,000,000 parameters'),
+    (dict(num_cells=32, cell_filters=2048), ValueError, 'cell_filters: nasnet_a of this size may have'),
+    (dict(num_classes=1_000_000, cell_filters=900), ValueError, 'num_classes: nasnet_a of this size may have'),
+    (dict(aux_head=True, img_size=4096, stem='cifar'), ValueError, 'img_size: nasnet_a of this size may have'),
+    (dict(img_size=2), ValueError, 'img_size: the stem leaves nothing'),
+    (dict(num_classes=3, global_pool=''), ValueError, 'a classifier needs it pooled'),
     (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
 ])
 def test_arguments_are_checked(kwargs, error, message):
@@ -218,7 +223,25 @@ def test_drop_path_is_random_in_training_and_off_in_evaluation():
     model.train()
     assert not torch.equal(model(x), model(x))
     assert 'drop_path_progress' not in model.state_dict()
-    model.set_drop_path_progress(7)
+    for progress in (7, -0.1, float('nan')):
+        with pytest.raises(ValueError, match='progress: must be from 0 to 1'):
+            model.set_drop_path_progress(progress)
+    assert model.drop_path_progress == 1
+
+
+def test_drop_path_spares_what_is_as_it_is():
+    data = load_genotype('nasnet_a').to_dict()
+    data['normal']['blocks'][4]['right'][0] = data['reduction']['blocks'][3]['left'][0] = 'factorized_identity'
+    data['reduction']['blocks'][2]['left'][0] = 'factorized_identity'
+    normal, reduction = build(data, stem='cifar').cells[:2]
+    assert not normal.blocks['4'].right_drops and not reduction.blocks['3'].left_drops
+    assert reduction.blocks['2'].left_drops, "DARTS's at stride 2 is a convolution"
+
+
+def test_weights_materialised_from_the_meta_device():
+    model = build(device='meta', drop_path_rate=0.2).to_empty(device='cpu')
+    model.drop_path_progress.fill_(float('nan'))
+    model.init_weights()
     assert model.drop_path_progress == 1
 
 
@@ -230,6 +253,44 @@ def test_aux_head_is_googles_at_the_published_size():
     torch.testing.assert_close(model.aux_head.resize(x), x)
     assert build(aux_head=True, stem='cifar').aux_head.conv2.kernel_size == (4, 4)
     assert build(aux_head=True, img_size=331).aux_head.conv2.kernel_size == (6, 6)
+
+
+def test_aux_head_is_googles_layers():
+    model = build(aux_head=True, stem='cifar').train()
+    features = torch.randn(3, model.feature_info[-2]['num_chs'], 16, 16)
+    head = model.aux_head.eval()
+    for norm in (head.bn1, head.bn2):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.uniform_(0.5, 1.5)
+
+    def norm(x, bn):
+        shape = 1, -1, 1, 1
+        x = (x - bn.running_mean.view(shape)) / (bn.running_var.view(shape) + 1e-5).sqrt()
+        return x * bn.weight.view(shape) + bn.bias.view(shape)
+
+    x = F.avg_pool2d(features, 5, 3)
+    x = norm(F.conv2d(x, head.conv1.weight), head.bn1).relu()
+    x = norm(F.conv2d(x, head.conv2.weight), head.bn2).relu().flatten(1)
+    torch.testing.assert_close(head(features), x @ head.head.fc.weight.T + head.head.fc.bias, rtol=1e-4, atol=1e-4)
+    seen = []
+    model.aux_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(images())
+    assert (seen[0] >= 0).all() and seen[0].shape[1:] == features.shape[1:], 'it is fed rectified features'
+
+
+def test_dropout_before_the_classifier():
+    model = build(drop_rate=0.5)
+    features = torch.ones(1, model.num_features, 3, 3)
+    assert (model.forward_head(features, pre_logits=True) == 1).all()
+    dropped = model.train().forward_head(features, pre_logits=True)
+    assert set(dropped.flatten().tolist()) == {0., 2.}
+
+
+def test_initial_weights_are_he_normal_by_fan_out():
+    model = compile_genotype('nasnet_a', num_cells=1, cell_filters=64, stem='cifar', num_classes=5)
+    block = model.cells[0].blocks['0'].left
+    for conv, fan_out in ((block.pw1, 64), (block.dw2, 25), (model.cells[1].fits[0].conv, 128)):
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
 @each_stem
@@ -245,7 +306,7 @@ def test_aux_head_at_any_size(stem):
     assert torch.jit.script(model.eval())(images()).shape == (2, 7)
 
 
-# --- timm's interface; timm's own checks run over the registered models in test_zoo.py
+# --- timm's interface; tools/timm_tests.py holds the named models against timm's own tests
 
 @each_genotype
 @each_stem
@@ -296,6 +357,7 @@ def test_prune_keeps_the_head_where_it_can():
     assert model.prune_intermediate_layers([4], prune_head=False) == [4]
     torch.testing.assert_close(model(x), expected)
     model.prune_intermediate_layers([2], prune_head=False)
+    assert len(model.forward_intermediates(x, intermediates_only=True)) == len(model.feature_info) == 3
     assert model.num_classes == 0 and model(x).shape == model.forward_features(x).shape
     model.reset_classifier(3, 'avg')
     assert model(x).shape == (2, 3)
@@ -313,12 +375,19 @@ def test_heads(genotype):
     assert model(x).shape == (2, model.num_features)
     model.reset_classifier(0, '')
     torch.testing.assert_close(model(x), features)
+    for bad in ((5, ''), (-1, None), (3, 'mean')):
+        with pytest.raises(ValueError):
+            model.reset_classifier(*bad)
+    assert model.num_classes == 0
     model.reset_classifier(4, 'catavgmax')
     assert model(x).shape == (2, 4) and model.head_hidden_size == 2 * model.num_features
 
 
 @each_genotype
-def test_grad_checkpointing_changes_nothing(genotype):
+def test_grad_checkpointing_changes_nothing(genotype, monkeypatch):
+    calls = []
+    checkpoint = network.checkpoint
+    monkeypatch.setattr(network, 'checkpoint', lambda *a, **k: calls.append(a) or checkpoint(*a, **k))
     plain = build(genotype, drop_path_rate=0.3).train()
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
@@ -327,6 +396,7 @@ def test_grad_checkpointing_changes_nothing(genotype):
         torch.manual_seed(3)
         outs.append(model(images(64, 64)))
         outs[-1].square().sum().backward()
+    assert len(calls) == len(saving.cells)
     torch.testing.assert_close(outs[0], outs[1])
     for (name, p), q in zip(plain.named_parameters(), saving.parameters()):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4, msg=name)
@@ -379,13 +449,24 @@ def test_torch_export(genotype):
 def test_torch_compile_once_for_the_whole_schedule(genotype):
     torch._dynamo.reset()
     graphs = []
-    model = build(genotype, drop_path_rate=0.4).train()
+    model = build(genotype, drop_path_rate=0.4, aux_head=True, stem='cifar').train()
     compiled = torch.compile(
         model, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     for progress in (0., 0.3, 0.9):
         model.set_drop_path_progress(progress)
-        compiled(images())
+        logits, aux = compiled(images())
+        (logits + aux).sum().backward()
     assert len(graphs) == 1
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_torch_compile_for_any_size():
+    torch._dynamo.reset()
+    model = build(stem='cifar')
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager', dynamic=True)
+    with torch.no_grad():
+        for size in ((32, 40), (33, 47), (64, 31)):
+            torch.testing.assert_close(compiled(images(*size)), model(images(*size)))
 
 
 def test_meta_device_and_dtype():

@@ -96,16 +96,57 @@ def test_generic_cfg_follows_its_stem():
 def test_generic_takes_names_and_dicts_but_no_paths(tmp_path):
     genotype = nasnet_zoo.load_genotype('nasnet_b')
     genotype.save(tmp_path / 'cell.json')
-    assert timm.create_model('nasnet', genotype=genotype.to_dict(), device='meta').genotype == genotype
-    with pytest.raises(nasnet_zoo.GenotypeError, match='a path is not allowed'):
-        timm.create_model('nasnet', genotype=str(tmp_path / 'cell.json'))
-    with pytest.raises(TypeError, match='to_dict'):
-        timm.create_model('nasnet', genotype=genotype)
+    for name in NAMES:
+        with pytest.raises(nasnet_zoo.GenotypeError, match='a path is not allowed'):
+            timm.create_model(name, genotype=str(tmp_path / 'cell.json'))
+        with pytest.raises(TypeError, match='to_dict'):
+            timm.create_model(name, genotype=genotype)
+    for name in ('nasnet', 'nasnet_a_mobile'):
+        model = timm.create_model(name, genotype=genotype.to_dict(), device='meta')
+        assert model.genotype == genotype
+        assert 'paper_ids' not in model.default_cfg, 'the cfg cites no paper that is not about these cells'
 
 
 def test_variants_take_either_width():
     assert timm.create_model('nasnet_a_mobile', filters=240, device='meta').skeleton.cell_filters == 10
     assert timm.create_model('nasnet_a_mobile', cell_filters=10, num_cells=1, device='meta').num_features == 240
+    with pytest.raises(ValueError, match='are not the same width'):
+        timm.create_model('nasnet_a_mobile', filters=240, cell_filters=99)
+
+
+def test_cfg_follows_what_overrides_a_variant():
+    cfg = timm.create_model('nasnet_a_mobile', img_size=331, device='meta').default_cfg
+    assert (cfg['input_size'], cfg['pool_size'], cfg['num_classes']) == ((3, 331, 331), (11, 11), 1000)
+    cfg = timm.create_model('nasnet_a_mobile', stem='cifar', device='meta').default_cfg
+    assert (cfg['input_size'], cfg['num_classes']) == ((3, 32, 32), 10) and cfg['mean'] != (0.5, 0.5, 0.5)
+    cfg = timm.create_model('nasnet_a_cifar', device='meta').default_cfg
+    assert cfg['paper_ids'] == 'arXiv:1707.07012'
+
+
+TINY = dict(num_cells=1, cell_filters=4, stem='cifar')
+
+
+def own_weights(**kwargs):
+    return timm.create_model('nasnet', **TINY, **kwargs).state_dict()
+
+
+def load_own(state_dict, **kwargs):
+    return timm.create_model(
+        'nasnet', pretrained=True, pretrained_cfg_overlay=dict(state_dict=state_dict), **TINY, **kwargs)
+
+
+def test_auxiliary_heads_of_files_and_of_models():
+    plain, with_aux = own_weights(), own_weights(aux_head=True)
+    assert 'aux_head.conv1.weight' not in load_own(with_aux).state_dict(), 'trained with it, used without'
+    load_own(plain, aux_head=True)  # fine-tuned with it, trained without
+    same = load_own(with_aux, aux_head=True).state_dict()
+    assert torch.equal(same['aux_head.head.fc.weight'], with_aux['aux_head.head.fc.weight'])
+    other = load_own(with_aux, aux_head=True, num_classes=3).state_dict()
+    assert torch.equal(other['aux_head.conv2.weight'], with_aux['aux_head.conv2.weight'])
+    assert len(other['aux_head.head.fc.weight']) == 3
+    broken = {name: tensor for name, tensor in with_aux.items() if not name.startswith('cells.3.')}
+    with pytest.raises(RuntimeError, match='Missing key'):
+        load_own(broken, aux_head=True)
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if not is_model_pretrained(name)])
@@ -115,7 +156,7 @@ def test_no_published_weights(name):
 
 
 def test_hooks_are_refused():
-    with pytest.raises(ValueError, match="feature_cls 'hook' is not available"):
+    with pytest.raises(ValueError, match="feature_cls: 'hook' is not available"):
         timm.create_model('nasnet', features_only=True, feature_cls='hook')
 
 
@@ -229,6 +270,20 @@ def test_a_file_of_another_hash_is_refused(server, tmp_path, cadene_file):
     with pytest.raises(RuntimeError, match='has no hash in its name'):
         timm.create_model('nasnet_a_mobile', pretrained_cfg_overlay=dict(url=server.url + '/nasnetamobile.pth'), **args)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_rebuilds_a_compiled_model(tmp_path):
+    """Also one that timm's factory has not made: everything in its skeleton is in config.json."""
+    from timm.models import save_for_hf
+    model = nasnet_zoo.compile_genotype(
+        'nasnet_c', num_cells=2, filters=80, stem='cifar', num_classes=4, reductions='replace', pool_padding='timm',
+        bn_eps=0.01, skip_reduction_layer_input=True, stem_filters=5).eval()
+    assert timm.data.resolve_model_data_config(model)['input_size'] == (3, 32, 32)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    rebuilt = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert rebuilt.skeleton == model.skeleton
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(rebuilt(x), model(x))
 
 
 def test_a_folder_rebuilds_a_searched_model(tmp_path):

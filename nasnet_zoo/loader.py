@@ -14,6 +14,7 @@ from .genotype import (
     MAX_BLOCKS,
     MAX_INPUTS,
     MAX_PROBLEMS,
+    OP_NAMES,
     STATE,
     Block,
     Cell,
@@ -103,7 +104,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
             ('', 'a path is not allowed here; pass a shipped name or load_genotype(path).to_dict()')])
     if not is_path and name not in list_genotypes():
         raise GenotypeError(shorten(name), [
-            ('', f'no genotype ships under this name; {suggest(name[:100], list_genotypes())}; a path ends in .json')])
+            ('', f'no genotype ships under this name (a path ends in .json); {suggest(name[:100], list_genotypes())}')])
     path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
     label = path.name if not is_path else shorten(path, 200)
     try:
@@ -191,6 +192,10 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     if kind == 'missing' and error['loc'][-1] in (0, 1):
         return _path(location), 'must be ["operation", "state"]'
     message = _RENAMED.get(kind)
+    if location[-1:] in (['left'], ['right']) and (
+            kind == 'unknown_word' and STATE.fullmatch(error['input'])
+            or kind == 'string_pattern_mismatch' and error['input'] in OP_NAMES):
+        return _path(location), 'must be ["operation", "state"], in this order'
     if kind == 'tuple_type' and location[-2:-1] == ['outputs']:
         message = f'must be a list of states, as in "outputs": [["b0", "b1"]], not {given}'
     elif kind == 'string_type' and location[-1] in ('left', 'right'):

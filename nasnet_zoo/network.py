@@ -38,13 +38,7 @@ class _ClassifierArgs(Checked):
                          'fastcatavgmax']
 
 
-def _check_classifier(num_classes: int, global_pool: str) -> None:
-    check(_ClassifierArgs, dict(num_classes=num_classes, global_pool=global_pool))
-    if num_classes and not global_pool:
-        raise ValueError("global_pool: '' leaves a map, and a classifier needs it pooled; pass num_classes=0 too")
-
-
-class _NetworkArgs(Checked):
+class _NetworkArgs(_ClassifierArgs):
     in_chans: Annotated[int, Field(ge=1, le=1024)]
     drop_rate: Annotated[float, Field(ge=0, le=0.99)]
     drop_path_rate: Annotated[float, Field(ge=0, le=0.99)]
@@ -262,7 +256,8 @@ class NASNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Make a new classifier, of 0 classes for none; None keeps the pooling, '' removes it."""
-        _check_classifier(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
+        pool = self.head.global_pool.pool_type if global_pool is None else global_pool
+        check(_ClassifierArgs, dict(num_classes=num_classes, global_pool=pool))
         self.num_classes = num_classes
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, **dd)
@@ -386,7 +381,7 @@ def compile_genotype(
         stem: 'imagenet' (stride 8 before the first stage) or 'cifar' (stride 1).
         num_classes: Width of the logits; 0 for no classifier.
         in_chans: Channels of the images.
-        global_pool: timm's name of a pooling, '' for none.
+        global_pool: timm's name of a pooling, '' for none, which suits num_classes=0.
         drop_rate: Probability of dropout before the classifier.
         drop_path_rate: Probability of drop path in the last cell when training ends; see
             :meth:`NASNet.set_drop_path_progress`.
@@ -402,8 +397,8 @@ def compile_genotype(
     """
     genotype = load_genotype(genotype)
     args = check(_NetworkArgs, dict(
-        in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate, aux_head=aux_head))
-    _check_classifier(num_classes, global_pool)
+        num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate, aux_head=aux_head))
     fields = dict(skeleton, stem=stem, num_cells=num_cells)
     if filters is not None:
         whole = first_filters(genotype, Skeleton.create(**fields), filters)
@@ -418,6 +413,4 @@ def compile_genotype(
     if output_stride not in (None, 32, structure.output_stride):
         raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets are not dilated, this one has '
                          f'output stride {structure.output_stride}')
-    return NASNet(
-        genotype, structure, num_classes=num_classes, global_pool=global_pool, **args.model_dump(), device=device,
-        dtype=dtype)
+    return NASNet(genotype, structure, **args.model_dump(), device=device, dtype=dtype)

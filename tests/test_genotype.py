@@ -1,6 +1,7 @@
 """The language: what is refused and how, round trips, digests."""
 import copy
 import json
+import re
 import time
 import warnings
 
@@ -48,6 +49,36 @@ def test_shipped_genotypes():
         assert genotype.dumps() == text, 'a shipped file is written as dumps() writes it'
 
 
+AMOEBANETS = {  # arXiv:1802.01548 by state: 0 and 1 are h0 and h1, then the blocks; behind the bar what is handed on
+    'amoebanet_a': (
+        'avg3(0)+max3(0) sep3(1)+id(1) id(0)+avg3(1) sep3(0)+sep5(2) avg3(5)+sep3(0) | 1 3 4 6',
+        'sep3(1)+avg3(0) max3(0)+sep7(2) max3(1)+max3(0) sep3(4)+1x7(0) avg3(1)+sep7(0) | 2 3 4 5 6'),
+    'amoebanet_b': (
+        '1x1(1)+max3(1) id(1)+sep3(0) 1x1(1)+sep3(0) 1x1(2)+id(2) avg3(1)+1x1(5) | 0 3 4 6',
+        'max2(0)+max3(0) id(2)+3x3(1) sep5(2)+max3(2) id(3)+sep3(1) avg3(4)+1x1(3) | 5 6'),
+    'amoebanet_c': (
+        'avg3(0)+sep3(0) id(0)+sep3(0) avg3(2)+sep3(1) id(0)+sep3(1) avg3(3)+sep3(0) | 1 2 4 5 6',
+        'max3(0)+max3(0) sep7(2)+sep3(0) sep7(0)+max3(1) sep5(4)+sep5(4) max3(1)+sep3(1) | 0 2 3 4 5 6'),
+    'amoebanet_d': (
+        '1x1(1)+max3(1) id(1)+1x7(0) 1x1(0)+1x7(0) max3(2)+id(2) avg3(1)+1x1(5) | 0 3 4 6',
+        'max2(0)+max3(0) id(2)+3x3(1) 1x7(2)+max3(2) id(3)+max2(1) avg3(2)+1x1(3) | 4 5 6'),
+}
+
+
+@pytest.mark.parametrize('name', AMOEBANETS)
+def test_amoebanets_are_the_papers(name):
+    words = {'id': 'identity', '1x1': 'conv_1x1', '3x3': 'conv_3x3', '1x7': 'conv_1x7_7x1', 'avg3': 'avg_pool_3x3',
+             **{f'max{k}': f'max_pool_{k}x{k}' for k in (2, 3)}, **{f'sep{k}': f'sep_conv_{k}x{k}' for k in (3, 5, 7)}}
+    states = ['h0', 'h1', 'b0', 'b1', 'b2', 'b3', 'b4']
+    for text, cell in zip(AMOEBANETS[name], load_genotype(name).cells.values()):
+        blocks, outputs = text.split(' | ')
+        edges = [[(words[op], states[int(i)]) for op, i in re.findall(r'(\w+)\((\d)\)', block)]
+                 for block in blocks.split()]
+        assert [list(block.edges) for block in cell.blocks] == edges
+        assert cell.outputs == (tuple(states[int(i)] for i in outputs.split()),)
+        assert {block.combine for block in cell.blocks} == {'add'}
+
+
 def test_schema_file_is_that_of_the_code():
     text = (genotypes_dir() / 'schema.json').read_text(encoding='utf-8')
     assert text == json.dumps(json_schema(), indent=2) + '\n', 'run: python tools/write_schema.py'
@@ -88,6 +119,11 @@ def test_save_and_load(tmp_path):
     ({'normal__blocks__1__left': ['identity', 'h0', 'h1']}, 'normal.blocks[1].left: must be ["operation", "state"]'),
     ({'normal__blocks__1__left': 'identity'}, 'normal.blocks[1].left: must be a list'),
     ({'normal__blocks__1__left': ...}, 'normal.blocks[1].left: is missing'),
+    ({'normal__blocks__1__left': ['h0', 'identity']}, 'normal.blocks[1].left: must be ["operation", "state"], in this'),
+    ({'normal__blocks__1__left': ['identity', 0]}, 'normal.blocks[1].left: must be ["operation", "state"], and 0 is'),
+    ({'normal__blocks__1__left': ['skip_connect', 'h0']}, "'skip_connect'; did you mean 'identity'?"),
+    ({'normal__blocks__1__left': ['SEP_CONV_3X3', 'h0']}, "did you mean 'sep_conv_3x3'?"),
+    ({'normal__outputs': ['b0', 'b1']}, 'normal.outputs[0]: must be a list of states, as in "outputs": [["b0", "b1"]]'),
     ({'normal__blocks__1': 7}, 'normal.blocks[1]: must be an object'),
     ({'normal__blocks__1__lfet': []}, "normal.blocks[1].lfet: unknown key; did you mean 'left'?"),
     ({'normal__blocks': []}, 'normal.blocks: must have at least 1 entries'),
@@ -152,6 +188,13 @@ def test_bad_sources(tmp_path):
     assert 'cannot be read' in problems(str(tmp_path / '\0.json'))
     with pytest.raises(GenotypeError, match='a path is not allowed'):
         load_genotype(tmp_path / 'latin.json', allow_path=False)
+
+
+def test_shared_lists_are_not_written_out():
+    shared = []
+    for _ in range(14):
+        shared = [shared] * 4
+    assert 'too large' in problems({'search': shared})
 
 
 def test_absurd_sizes_are_refused_fast(tmp_path):
@@ -282,3 +325,8 @@ def test_every_mutant_compiles_or_is_refused(data):
     else:
         assert isinstance(genotype, Genotype)
         compile_small(genotype, device='meta')
+
+
+def test_the_example_that_teaches_the_language():
+    page = (genotypes_dir() / 'README.md').read_text(encoding='utf-8')
+    compile_small(load_genotype(json.loads(page.split('```json\n')[1].split('```')[0])), device='meta')

@@ -143,7 +143,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
     port = next((port for port in (_TORCH, _KERAS) if any(map(port.cell.fullmatch, state_dict))), None)
     if port is None:
         raise ValueError('these are no weights of a NASNet or PNASNet from timm, pretrainedmodels or Keras; '
-                         f'the tensors are {_shorten(list(state_dict)) or "none"}')
+                         f'the tensors are {_first_few(list(state_dict)) or "none"}')
     names = _rename(port, list(state_dict))
     converted = {}
     for name, tensor in state_dict.items():
@@ -215,7 +215,7 @@ def _check(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:
             f'with num_classes=0 and call model.reset_classifier({model.num_classes}) after loading')
     given, needed = ({name: str(tuple(tensor.shape)) for name, tensor in side.items()} for side in (tensors, wanted))
     lines = ['these are not the weights of this model'] + [
-        f'{len(names)} {what}: {_shorten([text.format(name, given.get(name), needed.get(name)) for name in names])}'
+        f'{len(names)} {what}: {_first_few([text.format(name, given.get(name), needed.get(name)) for name in names])}'
         for what, names, text in (
             ('of another shape', other, '{0} is {1}, in the model {2}'),
             ('missing', missing, '{0} {2}'),
@@ -229,7 +229,7 @@ def _check(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:
     raise ValueError('\n  '.join(lines))
 
 
-def _shorten(items: List[str]) -> str:
+def _first_few(items: List[str]) -> str:
     return '; '.join([str(item)[:200] for item in items[:_SHOWN]] + ['…'] * (len(items) > _SHOWN))
 
 

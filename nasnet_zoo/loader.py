@@ -90,9 +90,9 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
                 if len(text) > MAX_BYTES:
                     raise GenotypeError('<dict>', [('', f'too large: over {MAX_BYTES} bytes as JSON')])
             return '<dict>', text
+        except GenotypeError:
+            raise
         except (TypeError, RecursionError, ValueError) as error:
-            if isinstance(error, GenotypeError):
-                raise
             raise GenotypeError('<dict>', [('', f'not JSON data: {shorten(error, 200)}')]) from None
     if not isinstance(source, (str, os.PathLike)):
         raise GenotypeError(shorten(repr(source)), [
@@ -115,9 +115,9 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         return label, raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is wrong')]) from None
+    except GenotypeError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, GenotypeError):
-            raise
         raise GenotypeError(label, [('', f'cannot be read: {getattr(error, "strerror", None) or error}')]) from None
 
 

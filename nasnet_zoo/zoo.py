@@ -126,8 +126,8 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
     if kwargs.get('genotype', args['genotype']) != args['genotype']:
         changes.update(paper_name=None, paper_ids=None)
     if 'stem' in kwargs or 'img_size' in kwargs:
-        fields = {name: {**args, **kwargs}[name] for name in ('stem', 'img_size') if name in {**args, **kwargs}}
-        cfg = Skeleton.create(**fields).data_cfg
+        fields = {**args, **kwargs}
+        cfg = Skeleton.create(**{name: fields[name] for name in ('stem', 'img_size') if name in fields}).data_cfg
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
     return changes

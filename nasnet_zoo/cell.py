@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .backward import concatenate
 from .genotype import Cell as CellGenotype
 from .ops import COMBINES, OPS, LayerArgs, Rectified, factorized_reduction
 
@@ -65,7 +66,7 @@ class Output(nn.Module):
         parts: List[torch.Tensor] = []
         for i, project in enumerate(self.projections):
             parts.append(project(states[self.sources[i]]))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return concatenate(parts, self.training) if len(parts) > 1 else parts[0]
 
 
 class Cell(nn.Module):

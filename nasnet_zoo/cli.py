@@ -1,13 +1,17 @@
 """The ``nasnet-zoo`` command."""
+import inspect
 import json
 import sys
+import typing
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
@@ -17,6 +21,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, a
 def main() -> None:
     """Genotypes, and the networks compiled from them."""
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What is wrong with the input as a sentence, not as a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _given(**options: Any) -> Dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command()
@@ -35,17 +53,14 @@ def describe(
     from .describe import cell_lines
     from .describe import describe as measure
     from .loader import load_genotype
-    options = dict(num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
-    options = {name: value for name, value in options.items() if value is not None}
-    try:
+    options = _given(
+        num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
+    with _sentences():
         report = measure(source, img_size, **options)
         genotype = load_genotype(report['genotype'])
         if draw:
             from .drawing import draw as draw_cells
             draw_cells(genotype, draw)
-    except (ValueError, ImportError, OSError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(report))
         return
@@ -72,3 +87,73 @@ def describe(
 
 def _shape(sizes) -> str:
     return ' x '.join(map(str, sizes))
+
+
+def _with_recipe(command: Callable) -> Callable:
+    """The command with an option for each field of a recipe, handed on as ``recipe``, a dict of those given."""
+    from .training import Recipe
+
+    def run(**options: Any) -> None:
+        recipe = {name: options.pop(name) for name in Recipe.model_fields}
+        if recipe['sizes']:
+            try:
+                recipe['sizes'] = [tuple(map(int, pair.split(':'))) for pair in recipe['sizes'].split(',')]
+            except ValueError:
+                raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
+        command(**options, recipe=_given(**recipe))
+
+    signature = inspect.signature(command)
+    parameters = [p for p in signature.parameters.values() if p.name != 'recipe']
+    for name, field in Recipe.model_fields.items():
+        kind = str if name == 'sizes' or typing.get_origin(field.annotation) else field.annotation
+        flags = f'--{name.replace("_", "-")}' + (f'/--no-{name.replace("_", "-")}' if kind is bool else '')
+        shown = 'none' if field.default == () else field.default
+        parameters.append(inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=Optional[kind],
+            default=typer.Option(None, flags, help=f'{field.description or ""} [{shown}]', rich_help_panel='Recipe')))
+    run.__signature__ = signature.replace(parameters=parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+@app.command()
+@_with_recipe
+def train(
+        source: str = typer.Argument(metavar='NAME_OR_JSON', help='A model, a shipped genotype or a path of one.'),
+        data: str = typer.Option('digits', help='digits, cifar10, cifar100, a folder or archive, or hfds/… and such.'),
+        out: Path = typer.Option(..., help='Folder of the run.'),
+        resume: bool = typer.Option(False, '--resume', help="Go on from the run's last checkpoint."),
+        val_share: float = typer.Option(0., help='Share of the training images held out to watch the run by.'),
+        data_root: Optional[Path] = typer.Option(None, help="Where torchvision's or timm's data set lies."),
+        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download.'),
+        img_size: Optional[int] = typer.Option(None, help='Side of the images.'),
+        num_cells: Optional[int] = typer.Option(None, help='Normal cells in each stage, N.'),
+        cell_filters: Optional[int] = typer.Option(None, help="Filters of the first stage's cells, F."),
+        filters: Optional[int] = typer.Option(None, help='Width of the penultimate layer, the F of "N @ F".'),
+        stem: Optional[str] = typer.Option(None, help='imagenet or cifar.'),
+        drop_path_rate: float = typer.Option(0.4, help='Of the last cell at the end; 1 minus the keep probability.'),
+        aux_head: bool = typer.Option(True, help='Train with the auxiliary classifier.'),
+        pretrained: bool = typer.Option(False, '--pretrained', help='Begin with published weights.'),
+        device: Optional[str] = typer.Option(None, help='cuda if there is one, else cpu.'),
+        recipe: Dict[str, Any] = {},  # noqa: B006
+) -> None:
+    """Train a network; the recipe's defaults are the paper's for CIFAR. Under torchrun, on many GPUs."""
+    from .runs import run_training
+    options = _given(img_size=img_size, num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem)
+    options.update(drop_path_rate=drop_path_rate, aux_head=aux_head)
+    if pretrained:
+        options['pretrained'] = True
+    columns = (TextColumn('epoch {task.fields[epoch]}'), BarColumn(), MofNCompleteColumn(), TextColumn(
+        'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
+        '{task.fields[images_per_second]:.0f} img/s'), TimeRemainingColumn())
+    console = Console(highlight=False, stderr=True)
+    with _sentences(), Progress(*columns, console=console) as progress:
+        task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
+        report = run_training(
+            source, options, data, recipe, out, resume=resume, val_share=val_share, data_root=data_root,
+            download=download, device=device, say=progress.console.print,
+            on_step=lambda s: progress.update(
+                task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
+    if report:
+        print(json.dumps(report))

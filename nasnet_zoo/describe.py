@@ -1,23 +1,13 @@
 """What a network is and costs, without building it: everything runs on PyTorch's meta device."""
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .genotype import Cell, Genotype
-from .loader import list_genotypes
-from .network import NASNet, compile_genotype
+from .zoo import build
 
 __all__ = ['describe', 'cell_lines']
-
-
-def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
-    """The network that `source` names, with `kwargs` for it: a model of the zoo, or what ``load_genotype`` takes."""
-    if isinstance(source, str) and source not in list_genotypes() and source.split('.')[0] in timm.list_models(
-            module='zoo'):
-        return timm.create_model(source, **kwargs)
-    return compile_genotype(source, **kwargs)
 
 
 def describe(

@@ -14,6 +14,8 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
+from .backward import concatenate, depthwise_conv2d, pays, subsample
+
 __all__ = ['OPS', 'COMBINES', 'LayerArgs', 'Rectified', 'conv_1x1_bn', 'factorized_reduction']
 
 
@@ -40,8 +42,10 @@ class LayerArgs:
         """A convolution with TensorFlow SAME padding, an odd kernel and no bias."""
         strides, spans = to_2tuple(stride), [dilation * (k - 1) for k in to_2tuple(kernel_size)]
         kwargs = dict(stride=strides, dilation=dilation, groups=groups, bias=False, **self.dd)
+        if kernel_size == 1 and stride > 1:
+            return StridedConv1x1(in_chs, out_chs, kernel_size, **kwargs)
         if all(s == 1 or span == 0 for s, span in zip(strides, spans)):
-            return nn.Conv2d(in_chs, out_chs, kernel_size, padding=[span // 2 for span in spans], **kwargs)
+            return Conv2d(in_chs, out_chs, kernel_size, padding=[span // 2 for span in spans], **kwargs)
         return Conv2dSame(in_chs, out_chs, kernel_size, **kwargs)
 
 
@@ -57,12 +61,41 @@ def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: 
 
 
 @register_notrace_module
-class Conv2dSame(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """A convolution whose backward pass is quick on a CPU where it is depthwise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            is_depthwise = self.groups == self.in_channels == self.out_channels and self.dilation[1] == 1
+            if is_depthwise and self.kernel_size[1] > 3 and pays(x, self.training):
+                return depthwise_conv2d(x, self.weight, self.stride, self.padding)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+@register_notrace_module
+class Conv2dSame(Conv2d):
     """A convolution with SAME padding that depends on the input's size: it has a stride of 2."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         span = [self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.dilation[1] * (self.kernel_size[1] - 1) + 1]
-        return self._conv_forward(pad_same(x, span, self.stride), self.weight, self.bias)
+        return super().forward(pad_same(x, span, self.stride))
+
+
+@register_notrace_module
+class StridedConv1x1(nn.Conv2d):
+    """A 1x1 convolution with a stride; if `shifted`, over the input shifted by one pixel to the left and up."""
+
+    def __init__(self, *args: Any, shifted: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = int(shifted)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            if pays(x, self.training):
+                return F.conv2d(subsample(x, self.stride[0], self.first), self.weight)
+        if self.first:
+            x = F.pad(x, (-1, 1, -1, 1))
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 @register_notrace_module
@@ -98,14 +131,6 @@ class Rectified(nn.Sequential):
     """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
 
 
-@register_notrace_module
-class ShiftedConv2d(nn.Conv2d):
-    """A strided 1x1 convolution over the input shifted by one pixel: path 2 of the factorized reduction."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(F.pad(x, (-1, 1, -1, 1)), self.weight, self.bias)
-
-
 class FactorizedReduction(nn.Module):
     """Two strided 1x1 convolutions, one a pixel off, side by side, then BN: [B, C, H, W] to [B, F, H/s, W/s]."""
 
@@ -113,14 +138,14 @@ class FactorizedReduction(nn.Module):
         super().__init__()
         # A 1x1 average pool of stride s followed by a 1x1 convolution is a 1x1 convolution of stride s.
         kwargs = dict(kernel_size=1, stride=stride, bias=False, **args.dd)
-        self.path_1 = nn.Conv2d(in_chs, out_chs // 2, **kwargs) if out_chs > 1 else None
-        self.path_2 = ShiftedConv2d(in_chs, out_chs - out_chs // 2, **kwargs)
+        self.path_1 = StridedConv1x1(in_chs, out_chs // 2, **kwargs) if out_chs > 1 else None
+        self.path_2 = StridedConv1x1(in_chs, out_chs - out_chs // 2, shifted=True, **kwargs)
         self.bn = args.norm(out_chs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shifted = self.path_2(x)
         if self.path_1 is not None:
-            shifted = torch.cat([self.path_1(x), shifted], dim=1)
+            shifted = concatenate([self.path_1(x), shifted], self.training)
         return self.bn(shifted)
 
 
@@ -255,7 +280,7 @@ class Concat(nn.Module):
     """Two states side by side in depth, left first."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return torch.cat([left, right], dim=1)
+        return concatenate([left, right], self.training)
 
 
 # name: builder(channels, args) of a module of two [B, channels, H, W]; a concatenation alone is twice as deep

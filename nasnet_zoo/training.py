@@ -1,92 +1,269 @@
-"""Trained weights out: a network and images in memory to a network that classifies them."""
+"""Trained weights out: a network and images to a network that classifies them."""
+import ctypes
 import math
-from typing import Any, Callable, Dict, Optional
+import time
+from contextlib import nullcontext
+from typing import Annotated, Any, Callable, Dict, Iterator, Literal, Optional, Tuple, Union
 
+import numpy as np
 import torch
+from pydantic import Field
+from timm.data import Mixup
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import distributed, nn
 from torch.nn import functional as F
 
-from .data import ImageSet
+from .augment import augmented_batches
+from .data import AnySet, ImageSet
 from .network import NASNet
+from .skeleton import Checked, check
+from .sync_norm import synchronised
 
-__all__ = ['train', 'evaluate']
+__all__ = ['Recipe', 'Trainer', 'train']
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_Whole = Annotated[int, Field(ge=0)]
+
+
+class Recipe(Checked):
+    """How to train. The defaults are the paper's for CIFAR, in Google's code (nasnet.py and image_processing).
+
+    The network's own share of it, ``drop_path_rate`` (Google's 0.4) and ``aux_head``, are arguments of the network.
+    """
+    epochs: Annotated[int, Field(ge=1, description='passes over the images')] = 600
+    batch_size: Annotated[int, Field(ge=1, description='images a step, of all processes together')] = 32
+    opt: Annotated[str, Field(description="timm's name of an optimiser; momentum is SGD with it")] = 'momentum'
+    lr: Annotated[_Positive, Field(description='highest learning rate')] = 0.025
+    momentum: _Share = 0.9
+    weight_decay: Annotated[_Share, Field(description='L2 penalty, but for norms and biases')] = 5e-4
+    sched: Annotated[str, Field(description="timm's name of a schedule")] = 'cosine'
+    warmup_epochs: Annotated[float, Field(ge=0, description='of linear warm-up, from a tenth of lr')] = 1.
+    clip_grad: Annotated[_Positive, Field(description='largest norm of the gradient')] = 5.
+    aux_weight: Annotated[float, Field(ge=0, description="weight of the auxiliary head's loss")] = 0.4
+    label_smoothing: Annotated[_Share, Field(description='share of the target spread over all classes')] = 0.
+    pad: Annotated[_Whole, Field(description='pixels by which small images are shifted at most')] = 4
+    pad_mode: Annotated[Literal['zero', 'edge'], Field(description='what is beyond the border')] = 'zero'
+    flip: Annotated[bool, Field(description='mirror every second image')] = True
+    cutout: Annotated[_Whole, Field(description='side of the blank square in small images; 16 is usual')] = 0
+    mixup: Annotated[float, Field(ge=0, description="timm's alpha; 0 for none")] = 0.
+    cutmix: Annotated[float, Field(ge=0, description="timm's alpha; 0 for none")] = 0.
+    ema: Annotated[_Share, Field(description="decay of the weights' moving average; 0 for none")] = 0.
+    sizes: Annotated[
+        Tuple[Tuple[_Whole, Annotated[int, Field(ge=4)]], ...],
+        Field(strict=False, description='small images are resized: (first epoch, side) pairs; none for their own size'),
+    ] = ()
+    bf16: Annotated[bool, Field(description='mixed precision with bfloat16')] = False
+    channels_last: bool = True
+    compile: Annotated[bool, Field(description='torch.compile')] = False
+    seed: _Whole = 0
+
+    @classmethod
+    def create(cls, **fields: Any) -> 'Recipe':
+        """A checked recipe.
+
+        Raises:
+            TypeError: For an unknown field.
+            ValueError: For a value of the wrong type or out of bounds.
+        """
+        return check(cls, fields)
+
+    def size_at(self, epoch: int) -> int:
+        """Side of small images in this epoch, 0 for their own."""
+        return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
+
+
+class Trainer:
+    """A network in training, epoch after epoch.
+
+    Everything random in an epoch is a function of ``recipe.seed`` and of the epoch's number, so what
+    :meth:`state` returns between two epochs is all that another process needs to go on to the same weights.
+
+    Args:
+        model: The network, trained in place.
+        data: Images to train on.
+        recipe: How.
+        device: Where; the model is moved there.
+
+    Under torchrun each process makes one, and they share each batch: gradients are averaged and batch statistics are
+    those of the whole batch, so the result is one process's.
+    """
+
+    def __init__(
+            self,
+            model: NASNet,
+            data: AnySet,
+            recipe: Recipe,
+            device: Union[str, torch.device] = 'cpu',
+    ) -> None:
+        self.recipe, self.device = recipe, torch.device(device)
+        self.rank, self.world = 0, 1
+        if distributed.is_available() and distributed.is_initialized():
+            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        if recipe.batch_size % self.world:
+            raise ValueError(f'batch_size: {recipe.batch_size} cannot be shared by {self.world} processes')
+        self.steps_per_epoch = data.size() // recipe.batch_size
+        if not self.steps_per_epoch:
+            raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
+        if not recipe.clip_grad or recipe.sizes and recipe.sizes[0][0]:
+            raise ValueError('sizes: must begin with epoch 0')
+        _keep_freed_memory()
+        self.data = data.to(self.device)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=layout)
+        runs = self.model
+        if self.world > 1:
+            runs = nn.parallel.DistributedDataParallel(synchronised(runs), broadcast_buffers=False)
+        self.runs = torch.compile(runs) if recipe.compile else runs
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.optimizer = create_optimizer_v2(
+            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer, recipe.sched, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.lr / 10, step_on_epochs=False, updates_per_epoch=self.steps_per_epoch)
+        self.mixup = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
+                               num_classes=model.num_classes)
+        self.epoch = 0
+
+    @property
+    def result(self) -> NASNet:
+        """The network to keep: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    def _batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + self.epoch
+        torch.manual_seed(seed * 1009 + self.rank)  # drop path, drop-out
+        np.random.seed(seed % 2 ** 32)  # timm's mixup; the same in all processes
+        if isinstance(self.data, ImageSet):
+            return augmented_batches(
+                self.data, recipe.batch_size, seed, recipe.pad, recipe.pad_mode, recipe.flip, recipe.cutout,
+                recipe.size_at(self.epoch), self.rank, self.world)
+        loader = self.data.loader(
+            recipe.batch_size // self.world, self.device, is_training=True, hflip=0.5 * recipe.flip, color_jitter=0.,
+            distributed=self.world > 1)
+        if self.world > 1:
+            loader.sampler.set_epoch(self.epoch)
+        return iter(loader)
+
+    def _loss(self, output: Any, labels: torch.Tensor) -> torch.Tensor:
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        smoothing = 0. if self.mixup else self.recipe.label_smoothing  # mixed targets are smooth
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        for aux in auxiliary:
+            loss = loss + self.recipe.aux_weight * F.cross_entropy(aux.float(), labels, label_smoothing=smoothing)
+        return loss
+
+    def run_epoch(self, on_step: Optional[Callable[[Dict[str, Any]], None]] = None) -> Dict[str, float]:
+        """One pass over the images. Returns its ``epoch``, ``loss``, ``accuracy``, ``lr`` and ``images_per_second``.
+
+        Raises:
+            FloatingPointError: Where the loss is no number any more.
+        """
+        recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
+        precision = torch.autocast(self.device.type, torch.bfloat16) if recipe.bf16 else nullcontext()
+        self.model.train()
+        begun, total_loss, correct, seen = time.perf_counter(), 0., 0, 0
+        for i, (images, labels) in enumerate(self._batches()):
+            step = self.epoch * self.steps_per_epoch + i
+            if i == self.steps_per_epoch:  # a loader may end a batch later
+                break
+            self.model.set_drop_path_progress(step / steps)
+            self.scheduler.step_update(step)
+            targets = labels
+            if self.mixup:
+                images, targets = self.mixup(images, labels)
+            with precision:
+                output = self.runs(images)
+                loss = self._loss(output, targets)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(f'the loss is {value} at step {step}; a lower lr than {recipe.lr} may help')
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update(self.model, step=step)
+            logits = output[0] if isinstance(output, tuple) else output
+            correct += (logits.argmax(1) == labels).sum().item()
+            total_loss += value
+            seen += len(labels)
+            if on_step:
+                on_step(dict(
+                    epoch=self.epoch, step=step + 1, steps=steps, loss=value, accuracy=correct / seen,
+                    lr=self.optimizer.param_groups[0]['lr'],
+                    images_per_second=seen * self.world / (time.perf_counter() - begun)))
+        self.epoch += 1
+        return dict(
+            epoch=self.epoch, loss=total_loss / self.steps_per_epoch, accuracy=correct / seen,
+            lr=self.optimizer.param_groups[0]['lr'],
+            images_per_second=seen * self.world / (time.perf_counter() - begun))
+
+    def state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
+        """Tensors by name, and the rest as JSON data."""
+        tensors = {f'model.{name}': tensor for name, tensor in self.model.state_dict().items()}
+        if self.ema:
+            tensors.update((f'ema.{name}', tensor) for name, tensor in self.ema.module.state_dict().items())
+        numbers: Dict[str, Any] = {}
+        for i, slots in self.optimizer.state_dict()['state'].items():
+            for name, value in slots.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f'optimizer.{i}.{name}'] = value
+                elif value is not None:
+                    numbers[f'{i}.{name}'] = value
+        return tensors, dict(epoch=self.epoch, optimizer=numbers)
+
+    def load_state(self, tensors: Dict[str, torch.Tensor], rest: Dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned, in the same process or in another."""
+        def part(prefix: str) -> Dict[str, torch.Tensor]:
+            return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        self.model.load_state_dict(part('model.'))
+        if self.ema:
+            self.ema.module.load_state_dict(part('ema.'))
+        slots: Dict[int, Dict[str, Any]] = {}
+        for name, value in [*part('optimizer.').items(), *rest['optimizer'].items()]:
+            index, slot = name.split('.', 1)
+            slots.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict(dict(self.optimizer.state_dict(), state=slots))
+        self.epoch = rest['epoch']
 
 
 def train(
         model: NASNet,
-        data: ImageSet,
-        epochs: int = 20,
-        batch_size: int = 64,
-        lr: float = 0.1,
-        weight_decay: float = 5e-4,
-        label_smoothing: float = 0.,
-        shift: int = 1,
-        clip_grad: float = 5.,
-        seed: int = 0,
+        data: AnySet,
+        recipe: Optional[Recipe] = None,
+        device: Union[str, torch.device] = 'cpu',
         on_step: Optional[Callable[[Dict[str, Any]], None]] = None,
 ) -> NASNet:
-    """Train by the paper's recipe for small images: SGD with momentum 0.9, one cosine period, drop path by progress.
+    """Train a network from beginning to end, in memory. `tools/train.py` does it with checkpoints and logs.
 
     Args:
-        model: The network; it is trained in place and returned in evaluation mode.
+        model: The network, trained in place.
         data: Images to train on.
-        epochs: Passes over the images; the last incomplete batch of a pass is left out.
-        batch_size: Images a step.
-        lr: Highest learning rate, reached after the first epoch.
-        weight_decay: L2 penalty, but for norms and biases.
-        label_smoothing: Share of the target that is spread over all classes.
-        shift: Pixels by which an image is shifted at most, each way, at random.
-        clip_grad: Largest norm of the gradient.
-        seed: Of the order and the shifts of images.
-        on_step: Called after each step with ``epoch``, ``step``, ``steps`` (in all), ``loss`` and ``lr``.
+        recipe: How; the paper's by default.
+        device: Where.
+        on_step: Called after each step with ``epoch``, ``step``, ``steps`` (in all), ``loss``, ``accuracy`` (of the
+            epoch so far), ``lr`` and ``images_per_second``.
+
+    Returns:
+        The network, or its moving average, in evaluation mode.
 
     Raises:
         FloatingPointError: Where the loss is no number any more.
     """
-    steps_per_epoch = len(data.images) // batch_size
-    if not steps_per_epoch:
-        raise ValueError(f'batch_size: {batch_size} is more than the {len(data.images)} images')
-    steps = epochs * steps_per_epoch
-    optimizer = create_optimizer_v2(model, opt='nesterov', lr=lr, weight_decay=weight_decay, momentum=0.9)
-    schedule = CosineLRScheduler(
-        optimizer, t_initial=steps, warmup_t=min(steps_per_epoch, steps - 1), warmup_lr_init=lr / 10,
-        warmup_prefix=False, t_in_epochs=False)
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # drop path
-    padded = F.pad(data.normalized(), [shift] * 4, mode='replicate') if shift else data.normalized()
-    height, width = data.images.shape[-2:]
-
-    model.train()
-    step = 0
-    for epoch in range(epochs):
-        order = torch.randperm(len(data.images), generator=generator)
-        for batch in order[:steps_per_epoch * batch_size].split(batch_size):
-            top, left = torch.randint(2 * shift + 1, (2,), generator=generator).tolist()
-            images = padded[batch, :, top:top + height, left:left + width]
-            model.set_drop_path_progress(step / steps)
-            schedule.step_update(step)
-            output = model(images)
-            logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-            loss = F.cross_entropy(logits, data.labels[batch], label_smoothing=label_smoothing)
-            for aux in auxiliary:
-                loss = loss + 0.4 * F.cross_entropy(aux, data.labels[batch], label_smoothing=label_smoothing)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f'the loss is {loss.item()} at step {step}; a lower lr than {lr} may help')
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-            optimizer.step()
-            step += 1
-            if on_step:
-                on_step(dict(epoch=epoch, step=step, steps=steps, loss=loss.item(), lr=optimizer.param_groups[0]['lr']))
-    return model.eval()
+    trainer = Trainer(model, data, recipe or Recipe(), device)
+    while trainer.epoch < trainer.recipe.epochs:
+        trainer.run_epoch(on_step)
+    return trainer.result.eval()
 
 
-@torch.inference_mode()
-def evaluate(model: torch.nn.Module, data: ImageSet, batch_size: int = 256) -> float:
-    """Top-1 accuracy in [0, 1] on all images; `model` should be in evaluation mode."""
-    correct = sum(
-        (model(images).argmax(1) == labels).sum().item()
-        for images, labels in zip(data.normalized().split(batch_size), data.labels.split(batch_size)))
-    return correct / len(data.labels)
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors: asking the kernel for it again takes a quarter of a step's time."""
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if hasattr(ctypes, 'CDLL') else None
+    if mallopt:
+        for parameter, value in ((-1, 2 ** 31 - 1), (-3, 2 ** 30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, value)

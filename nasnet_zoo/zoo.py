@@ -1,8 +1,8 @@
 """The named models, registered with timm by ``import nasnet_zoo``."""
 import re
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Union
 
-from timm import list_pretrained
+from timm import create_model, list_models, list_pretrained
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -12,11 +12,12 @@ from timm.models import (
 )
 from timm.models._hub import download_cached_file
 
-from .loader import load_genotype
+from .genotype import Genotype
+from .loader import list_genotypes, load_genotype
 from .network import NASNet, compile_genotype
 from .skeleton import Skeleton
 
-__all__ = []  # timm's registry adds the models
+__all__ = ['build']  # timm's registry adds the models
 
 _HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
@@ -131,6 +132,17 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
     return changes
+
+
+def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
+    """The network that `source` names, with `kwargs` for it: a model of the zoo, or what ``load_genotype`` takes.
+
+    Also a folder or a hub id in timm's words: ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``.
+    """
+    if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
+            source not in list_genotypes() and source.split('.')[0] in list_models(module='zoo'))):
+        return create_model(source, **kwargs)
+    return compile_genotype(source, **kwargs)
 
 
 @register_model

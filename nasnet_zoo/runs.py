@@ -1,0 +1,253 @@
+"""A training run as a folder: checkpoints to resume from, logs, a curve, and the trained model at the end.
+
+    run.json                what was asked for: model, data, recipe, versions
+    checkpoint.safetensors  all that the next epoch needs, after each epoch
+    log.csv                 a row an epoch; also tensorboard/ where TensorBoard is installed
+    curve.png               the rows as a picture
+    model.safetensors, config.json, report.json   the model in timm's hub layout, and its accuracy
+"""
+import csv
+import json
+import os
+import platform
+import time
+import warnings
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm import list_models
+from torch import distributed
+
+from .data import FileSet, load_data
+from .files import written_whole
+from .training import Recipe, Trainer
+from .validation import evaluate
+from .zoo import build
+
+__all__ = ['Run', 'RunError', 'run_training', 'versions']
+
+_COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
+
+
+class RunError(ValueError):
+    """A run that cannot begin or go on, and why."""
+
+
+def versions() -> Dict[str, str]:
+    """Of what a figure depends on."""
+    packages = ('nasnet-zoo', 'torch', 'timm', 'numpy')
+    return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+class Run:
+    """The folder of a run.
+
+    Args:
+        folder: It is made if need be.
+        settings: What determines the result, as JSON data.
+        resume: Whether to go on from the folder's checkpoint, whose settings must be the same.
+        writes: False for the processes that share another one's run.
+
+    Raises:
+        RunError: For a folder that holds another run.
+    """
+
+    def __init__(self, folder: Path, settings: Dict[str, Any], resume: bool = False, writes: bool = True) -> None:
+        self.folder, self.settings = folder, json.loads(json.dumps(settings))
+        self.rows: List[Dict[str, Any]] = []
+        self._board = None
+        if not writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        known = self._read_settings()
+        if known is not None and not resume:
+            raise RunError(f'{folder}: there is a run already; --resume goes on with it, another --out begins anew')
+        if known is None:
+            self._write_json('run.json', dict(settings=self.settings, versions=versions()))
+        elif known['settings'] != self.settings:
+            changed = [f'{name} was {known["settings"].get(name)!r} and is {self.settings.get(name)!r}'
+                       for name in {**known['settings'], **self.settings}
+                       if known['settings'].get(name) != self.settings.get(name)]
+            raise RunError(f'{folder}: is a run of other settings: {"; ".join(changed)}')
+
+    def _read_settings(self) -> Optional[Dict[str, Any]]:
+        path = self.folder / 'run.json'
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except json.JSONDecodeError as error:
+            raise RunError(f'{path}: is no JSON: {error}') from None
+
+    def _write_json(self, name: str, data: Any) -> None:
+        with written_whole(self.folder / name) as part:
+            part.write_text(json.dumps(data, indent=2) + '\n')
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / 'checkpoint.safetensors'
+
+    def save(self, trainer: Trainer, row: Dict[str, Any]) -> None:
+        """Keep an epoch: its row of the log and the checkpoint, which holds all rows.
+
+        Raises:
+            RunError: Where it cannot be written; the last checkpoint stays.
+        """
+        self.rows.append(row)
+        tensors, rest = trainer.state()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            with written_whole(self.checkpoint) as part:
+                save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
+            with written_whole(self.folder / 'log.csv') as part, part.open('w', newline='') as file:
+                writer = csv.DictWriter(file, _COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            self._to_board(row)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of the '
+                           'epoch before stays; make room and --resume') from None
+
+    def load(self, trainer: Trainer) -> bool:
+        """Bring a trainer to the last checkpoint; False where there is none.
+
+        Raises:
+            RunError: For a checkpoint that does not fit.
+        """
+        if not self.checkpoint.exists():
+            return False
+        try:
+            with safe_open(self.checkpoint, 'pt') as file:
+                facts = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            self.rows = json.loads(facts['rows'])
+            trainer.load_state(tensors, json.loads(facts['state']))
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f'{self.checkpoint}: cannot be resumed from: {error}') from None
+        return True
+
+    def _to_board(self, row: Dict[str, Any]) -> None:
+        """To TensorBoard, with the epochs before this process's own, once."""
+        if find_spec('tensorboard') is None:
+            return
+        rows = [row]
+        if self._board is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                from torch.utils.tensorboard import SummaryWriter
+            folder = self.folder / 'tensorboard'
+            for old in folder.glob('events.*'):
+                old.unlink()
+            self._board, rows = SummaryWriter(str(folder)), self.rows
+        for kept in rows:
+            for name, value in kept.items():
+                if name != 'epoch' and value is not None:
+                    self._board.add_scalar(name, value, kept['epoch'])
+        self._board.flush()
+
+    def draw_curve(self) -> Optional[Path]:
+        """Loss and accuracies by epoch as curve.png; None without matplotlib."""
+        if find_spec('matplotlib') is None or not self.rows:
+            return None
+        from matplotlib.figure import Figure
+        figure = Figure(figsize=(8, 4), layout='constrained')
+        losses = figure.add_subplot()
+        epochs = [row['epoch'] for row in self.rows]
+        losses.plot(epochs, [row['loss'] for row in self.rows], color='tab:gray', label='training loss')
+        losses.set(xlabel='epoch', ylabel='loss')
+        shares = losses.twinx()
+        for name, label in (('accuracy', 'training accuracy (augmented)'), ('val_accuracy', 'validation accuracy')):
+            known = [(row['epoch'], 100 * row[name]) for row in self.rows if row.get(name) is not None]
+            if known:
+                shares.plot(*zip(*known), label=f'{label}, {known[-1][1]:.2f} % at the end')
+        shares.set_ylabel('accuracy, %')
+        figure.legend(loc='outside upper center', ncols=3)
+        with written_whole(self.folder / 'curve.png') as part:
+            figure.savefig(part, dpi=100)
+        return self.folder / 'curve.png'
+
+    def finish(self, model: torch.nn.Module, class_names, mean, std, report: Dict[str, Any]) -> None:
+        """Write the trained model in timm's hub layout, and what it reached."""
+        from .hub import write_weights
+        write_weights(model, self.folder, class_names=class_names, mean=mean, std=std)
+        self._write_json('report.json', report)
+        self.draw_curve()
+
+
+def run_training(
+        source: str,
+        model_args: Dict[str, Any],
+        data: str,
+        recipe: Dict[str, Any],
+        out: Path,
+        resume: bool = False,
+        val_share: float = 0.,
+        data_root: Optional[Path] = None,
+        download: bool = False,
+        device: Optional[str] = None,
+        say: Callable[[str], None] = print,
+        on_step: Optional[Callable[[Dict[str, Any]], None]] = None,
+) -> Optional[Dict[str, Any]]:
+    """Train what `source` names from beginning to end, or from the last checkpoint to the end, in a folder.
+
+    Under torchrun each process calls it; the first one writes.
+
+    Args:
+        source: A model of the zoo, a shipped genotype or a path of one.
+        model_args: For the network.
+        data: What ``load_data`` takes.
+        recipe: Fields of :class:`~nasnet_zoo.training.Recipe`.
+        out: The run's folder.
+        resume: Go on with the run in `out`.
+        val_share: Share of the training images that is held out, to watch the run by.
+        say: Called with each line for people.
+        on_step: See :func:`~nasnet_zoo.training.train`.
+
+    Returns:
+        The report, JSON data; None in all processes but the first.
+    """
+    rank = int(os.environ.get('RANK', 0))
+    if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
+        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+    if device is None:
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    checked = Recipe.create(**recipe)
+    train_set, _ = load_data(data, data_root, model_args.get('img_size'), download)
+    val_set = None
+    if val_share:
+        if isinstance(train_set, FileSet):
+            raise RunError('val_share: a part is held out of images in memory only; give the folder its own')
+        train_set, val_set = train_set.split(val_share)
+    channels, height, width = train_set.input_size
+    torch.manual_seed(checked.seed)
+    sizes = {} if source.split('.')[0] in list_models(module='zoo') and height == width == 32 else dict(
+        img_size=(height, width))
+    model = build(source, **{
+        'num_classes': len(train_set.class_names), 'in_chans': channels, **sizes, **model_args})
+    settings = dict(
+        source=source, model=model.config, data=data, val_share=val_share, train_images=train_set.size(),
+        recipe=checked.model_dump(mode='json'))
+    run = Run(out, settings, resume, writes=rank == 0)
+    trainer = Trainer(model, train_set, checked, device)
+    if resume and run.load(trainer):
+        say(f'resumed after epoch {trainer.epoch} of {checked.epochs}')
+    begun = time.perf_counter() - (run.rows[-1]['seconds'] if run.rows else 0.)
+    while trainer.epoch < checked.epochs:
+        row = trainer.run_epoch(on_step)
+        if rank:
+            continue
+        val = evaluate(trainer.result, val_set, device=device).top1 if val_set else None
+        row.update(val_accuracy=val, seconds=time.perf_counter() - begun)
+        run.save(trainer, row)
+        say(f'epoch {row["epoch"]}: loss {row["loss"]:.3f}, accuracy {row["accuracy"]:.2%}'
+            + (f', on images held out {val:.2%}' if val is not None else ''))
+    if rank:
+        return None
+    report = dict(settings, versions=versions(), log=run.rows[-1])
+    trained = trainer.result.eval()
+    trained.aux_head, trained.drop_path_rate = None, 0.  # they have done their work
+    run.finish(trained, train_set.class_names, train_set.mean, train_set.std, report)
+    return report

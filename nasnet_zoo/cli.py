@@ -6,7 +6,7 @@ import typing
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import typer
 from rich.console import Console
@@ -157,3 +157,60 @@ def train(
                 task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
     if report:
         print(json.dumps(report))
+
+
+@app.command()
+def validate(
+        source: str = typer.Argument(metavar='MODEL', help='A name with weights, a model folder or hf-hub:OWNER/NAME.'),
+        data: str = typer.Option(..., help='digits, cifar10, cifar100, a folder or archive, or hfds/… and such.'),
+        split: str = typer.Option('test', help='test or train.'),
+        data_root: Optional[Path] = typer.Option(None, help="Where torchvision's or timm's data set lies."),
+        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download.'),
+        batch_size: int = typer.Option(256, help='Images at a time.'),
+        device: str = typer.Option('cpu', help='cpu, cuda, …'),
+        record: bool = typer.Option(False, '--record', help='Write the result into the weight file.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+) -> None:
+    """Top-1 and top-5 accuracy of a trained model, with a confidence interval."""
+    from .validation import validate as measure
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with _sentences(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task('images', total=None)
+        result = measure(
+            source, data, split, data_root, download, batch_size, device, record,
+            on_batch=lambda seen, count: progress.update(task, completed=seen, total=count))
+    if as_json:
+        print(json.dumps(result))
+        return
+    low, high = result['interval_95']
+    print(f'{source} on {result["dataset"]} {split}: top-1 {result["top1"]:.2%} (95 % interval {low:.2%} to '
+          f'{high:.2%}), top-5 {result["top5"]:.2%} of {result["count"]:,} images'
+          + (', recorded in the weight file' if record else ''))
+
+
+@app.command()
+def push(
+        source: str = typer.Argument(metavar='FOLDER_OR_MODEL', help='A run, a model folder, or a name with weights.'),
+        repo_id: str = typer.Argument(metavar='OWNER/NAME', help='Repository on the hub; made if need be.'),
+        private: bool = typer.Option(False, '--private', help='Make the repository private.'),
+        revision: Optional[str] = typer.Option(None, help='Branch; made if need be.'),
+        license: str = typer.Option('apache-2.0', help="The hub's word for the licence of the weights."),
+        tag: List[str] = typer.Option([], help='A tag for the model card; may be repeated.'),
+        onnx: bool = typer.Option(False, '--onnx', help='Add model.onnx.'),
+        out: Optional[Path] = typer.Option(None, help="Folder to write a named model to; the hub's name by default."),
+        message: str = typer.Option('Upload a model of nasnet-zoo', help='Of the commit.'),
+        dry_run: bool = typer.Option(False, '--dry-run', help='Write the folder and say what would be pushed.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+) -> None:
+    """Write a model folder and push it to the Hugging Face hub as one commit."""
+    from .hub import prepare
+    from .hub import push as push_folder
+    with _sentences():
+        folder = prepare(source, out or Path(repo_id.split('/')[-1]), repo_id, license, tag, onnx)
+        report = push_folder(folder, repo_id, private, revision, message, dry_run=dry_run)
+    if as_json:
+        print(json.dumps(report))
+        return
+    for name, size in report['files'].items():
+        print(f'{size:>12,}  {folder / name}')
+    print(f'would be pushed to {repo_id}, {report["revision"]}' if dry_run else f'pushed: {report["url"]}')

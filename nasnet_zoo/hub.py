@@ -1,40 +1,292 @@
-"""A model as a folder in timm's hub layout: written, pushed, pulled."""
+"""A model as a folder in timm's hub layout: written, described, pushed.
+
+    model.safetensors  the weights, and in the file's metadata the accuracy that ``nasnet-zoo validate`` measured
+    config.json        timm's, with the genotype and all else that rebuilds the network
+    genotype.json, cells.svg, README.md   for people; model.onnx if wanted
+
+timm reads such a folder (``local-dir:``) and such a repository (``hf-hub:``), once `nasnet_zoo` is imported.
+"""
 import json
 import os
+import re
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 
 from .files import written_whole
 from .network import NASNet
+from .zoo import build
 
-__all__ = ['write_weights']
+__all__ = ['HubError', 'PUBLISHED', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card', 'prepare',
+           'push']
+
+WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
+PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',
+             'curve.png')
 
 
-def write_weights(
+class HubError(RuntimeError):
+    """A folder that is no model, or a push that did not happen, and why."""
+
+
+def write_folder(
         model: NASNet,
         folder: Union[str, os.PathLike],
         class_names: Optional[Sequence[str]] = None,
         mean: Optional[Sequence[float]] = None,
         std: Optional[Sequence[float]] = None,
-) -> None:
-    """Write model.safetensors and config.json, from which ``timm.create_model('local-dir:…', pretrained=True)`` reads.
+        half: bool = False,
+) -> Path:
+    """Write a model folder: weights, configuration, genotype and, with matplotlib, a picture of the cells.
 
-    The genotype is in config.json, so a searched cell needs no other file.
+    Args:
+        model: Its auxiliary head, if any, is written too.
+        folder: It is made if need be.
+        class_names: In the order of the logits.
+        mean, std: Of the channels, over 0 to 1, that input is normalised by; the network's own by default.
+        half: Write float16, half the size.
     """
     folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with written_whole(folder / 'model.safetensors') as part:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()}
+    with written_whole(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata=dict(format='pt'))
-    data_config = {name: list(values) for name, values in (('mean', mean), ('std', std)) if values is not None}
+    data_config = {name: tuple(values) for name, values in (('mean', mean), ('std', std)) if values is not None}
     data_config['input_size'] = (model.in_chans, *model.skeleton.size)
-    with written_whole(folder / 'config.json') as part:
+    with written_whole(folder / CONFIG) as part:
         save_config_for_hf(
             model, part, model_config=dict(label_names=list(class_names)) if class_names else None,
             data_config=data_config)
-        config = json.loads(part.read_text())
-        config['architecture'] = 'nasnet'  # with model_args it rebuilds any of ours
-        config['model_args'] = model.config
+        # With model_args 'nasnet' rebuilds any of our networks, a pruned or a named one alike.
+        config = dict(json.loads(part.read_text()), architecture='nasnet', model_args=model.config)
         part.write_text(json.dumps(config, indent=2) + '\n')
+    with written_whole(folder / 'genotype.json') as part:
+        part.write_text(model.genotype.dumps())
+    try:
+        from .drawing import draw
+        draw(model.genotype, folder / 'cells.svg')
+    except ImportError:
+        pass  # matplotlib is left out by choice
+    return folder
+
+
+def read_accuracy(weights: Union[str, os.PathLike]) -> Optional[Dict[str, Any]]:
+    """What :func:`record_accuracy` wrote into a weight file, None for nothing.
+
+    Raises:
+        HubError: For a file that is no weight file.
+    """
+    try:
+        with safe_open(weights, 'pt') as file:
+            record = (file.metadata() or {}).get('accuracy')
+        return record and json.loads(record)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise HubError(f'{weights}: cannot be read: {error}') from None
+
+
+def record_accuracy(weights: Union[str, os.PathLike], record: Mapping[str, Any]) -> None:
+    """Write `record`, JSON data of ``nasnet-zoo validate``, into a weight file's metadata."""
+    with safe_open(weights, 'pt') as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    with written_whole(weights) as part:
+        save_file(tensors, part, metadata=dict(metadata, accuracy=json.dumps(record)))
+
+
+def write_card(
+        folder: Union[str, os.PathLike],
+        repo_id: str,
+        license: str = 'apache-2.0',
+        tags: Sequence[str] = (),
+) -> Path:
+    """Write README.md: what the model is, what it reaches, how to load it, and the hub's metadata.
+
+    Raises:
+        HubError: For a folder that is no model folder.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    args, record = config['model_args'], read_accuracy(folder / WEIGHTS)
+    genotype = args['genotype']['name']
+    results, datasets, figures = None, [], 'Its accuracy has not been measured.'
+    if record:
+        datasets = [record['dataset']]
+        slug = re.sub(r'[^a-z0-9]+', '-', record['dataset'].lower()).strip('-')
+        results = [EvalResult(
+            task_type='image-classification', dataset_type=slug, dataset_name=record['dataset'],
+            dataset_split=record['split'], metric_type=metric, metric_name=title,
+            metric_value=round(100 * record[name], 2)) for name, metric, title in (
+                ('top1', 'accuracy', 'Top-1 accuracy'), ('top5', 'top_5_accuracy', 'Top-5 accuracy'))]
+        low, high = record['interval_95']
+        figures = (
+            f'| data | images | top-1 | 95 % interval | top-5 |\n|---|---|---|---|---|\n'
+            f'| {record["dataset"]}, {record["split"]} | {record["count"]:,} | {record["top1"]:.2%} | '
+            f'{low:.2%} to {high:.2%} | {record["top5"]:.2%} |\n\nMeasured by `nasnet-zoo validate`.')
+    data = ModelCardData(
+        library_name='timm', license=license, pipeline_tag='image-classification', model_name=repo_id.split('/')[-1],
+        tags=['image-classification', 'timm', 'nasnet', *tags], eval_results=results,
+        **({'datasets': [re.sub(r'[^\w.-]+', '-', name) for name in datasets]} if datasets else {}))
+    picture = '\n![The cells](cells.svg)\n' if (folder / 'cells.svg').exists() else ''
+    text = f'''---
+{data.to_yaml()}
+---
+# {repo_id.split('/')[-1]}
+
+An image classifier of {genotype} cells (N = {args['num_cells']}, F = {args['cell_filters']}, {args['stem']} stem) for \
+images of {' x '.join(map(str, config['pretrained_cfg']['input_size']))} and {config['num_classes']} classes. The \
+genotype is in config.json and, by itself, in genotype.json.
+{picture}
+## Load
+
+```python
+import nasnet_zoo  # pip install nasnet-zoo; it teaches timm the architecture
+import timm
+
+model = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+## Accuracy
+
+{figures}
+'''
+    path = folder / 'README.md'
+    with written_whole(path) as part:
+        part.write_text(text)
+    return path
+
+
+def prepare(
+        source: Union[str, os.PathLike],
+        folder: Union[str, os.PathLike],
+        repo_id: str,
+        license: str = 'apache-2.0',
+        tags: Sequence[str] = (),
+        onnx: bool = False,
+) -> Path:
+    """Make a folder ready to push: card, picture and, if wanted, model.onnx.
+
+    Args:
+        source: A model folder, or a model of the zoo with weights.
+        folder: Where a model of the zoo is written to.
+        repo_id, license, tags: For the card.
+        onnx: Export too, for images as the network's configuration has them.
+
+    Returns:
+        The folder: `source` itself if it is one.
+
+    Raises:
+        HubError: For a source that is neither.
+    """
+    record = None
+    if not Path(source).is_dir():
+        model = build(os.fspath(source), pretrained=True).eval()
+        cfg = model.pretrained_cfg
+        if cfg.get('file'):
+            record = read_accuracy(cfg['file'])
+        source = write_folder(model, folder, cfg.get('label_names'), cfg['mean'], cfg['std'])
+        if record:
+            record_accuracy(source / WEIGHTS, record)
+    folder = Path(source)
+    config = _read_config(folder)
+    if onnx:
+        from .export import export_onnx
+        model = build(f'local-dir:{folder}', pretrained=True).eval()
+        names = config.get('label_names') or [str(i) for i in range(model.num_classes)]
+        export_onnx(model, folder / 'model.onnx', config['pretrained_cfg']['mean'], config['pretrained_cfg']['std'],
+                    names)
+    write_card(folder, repo_id, license, tags)
+    return folder
+
+
+def _read_config(folder: Path) -> Dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        if not (folder / WEIGHTS).exists():
+            raise HubError(f'{folder}: has no {WEIGHTS}')
+        if 'genotype' not in config.get('model_args', {}):
+            raise HubError(f'{folder / CONFIG}: has no model_args with a genotype; is it a model of this package?')
+        return config
+    except (OSError, json.JSONDecodeError) as error:
+        raise HubError(f'{folder}: is no model folder: {error}') from None
+
+
+def push(
+        folder: Union[str, os.PathLike],
+        repo_id: str,
+        private: bool = False,
+        revision: Optional[str] = None,
+        message: str = 'Upload a model of nasnet-zoo',
+        token: Optional[str] = None,
+        dry_run: bool = False,
+) -> Dict[str, Any]:
+    """Push a model folder's files as one commit: all or nothing. What the hub has already is not uploaded again.
+
+    Args:
+        folder: Made by :func:`write_folder`; only :data:`PUBLISHED` files are pushed.
+        repo_id: OWNER/NAME; it is made if need be.
+        private: Make it private. A repository that is public already is refused, not changed.
+        revision: Branch; made if need be.
+        message: Of the commit.
+        token: The hub's; by default that of ``hf auth login`` or ``HF_TOKEN``.
+        dry_run: Say what would be pushed, without the network.
+
+    Returns:
+        JSON data: ``repo_id``, ``revision``, ``files`` with their sizes, and ``url`` and ``commit`` of what the
+        branch has afterwards (None for a dry run).
+
+    Raises:
+        HubError: Where it did not happen.
+    """
+    folder = Path(folder)
+    _read_config(folder)
+    files = {name: (folder / name).stat().st_size for name in PUBLISHED if (folder / name).exists()}
+    report = dict(repo_id=repo_id, revision=revision or 'main', files=files, url=None, commit=None)
+    if dry_run:
+        return report
+    api = HfApi(token=token)
+    # Not upload_folder, which may make several commits and may repeat one whose answer was lost.
+    operations = [CommitOperationAdd(name, str(folder / name)) for name in files]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        is_private = not private or api.repo_info(repo_id).private
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if is_private:
+            commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+            return dict(report, url=str(commit.commit_url), commit=commit.oid)
+    except (HTTPError, RuntimeError, ValueError, OSError) as error:
+        raise HubError(f'{repo_id}: {_explain(error)}') from None
+    raise HubError(f'{repo_id}: is public already; make it private on the hub or choose another name')
+
+
+def _explain(error: BaseException) -> str:
+    """What went wrong with the hub, and the mend."""
+    if type(error) is RuntimeError and error.__cause__:  # the client's, around a failed upload
+        error = error.__cause__
+    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    if isinstance(error, HFValidationError):
+        return f'is no OWNER/NAME: {error}'
+    if isinstance(error, RevisionNotFoundError):
+        return 'has no such revision'
+    if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or status == 401:
+        return ('does not exist, or the hub wants to know who you are: hf auth login, or HF_TOKEN with a token that '
+                'may write')
+    if status == 403:
+        return 'your token may not write here'
+    what = status or f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no answer"}'
+    return (f'the hub did not answer as it should ({what}). A push is one commit, so all of it was published or '
+            'nothing; push again to find out, what is there is not sent again')

@@ -25,6 +25,7 @@ from torch import distributed
 
 from .data import FileSet, load_data
 from .files import written_whole
+from .hub import write_folder
 from .training import Recipe, Trainer
 from .validation import evaluate
 from .zoo import build
@@ -36,6 +37,17 @@ _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_secon
 
 class RunError(ValueError):
     """A run that cannot begin or go on, and why."""
+
+
+def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Settings in one level: 'recipe.lr' and so on."""
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat.update((f'{name}.{inner}', inner_value) for inner, inner_value in _flat(value).items())
+        else:
+            flat[name] = value
+    return flat
 
 
 def versions() -> Dict[str, str]:
@@ -70,9 +82,9 @@ class Run:
         if known is None:
             self._write_json('run.json', dict(settings=self.settings, versions=versions()))
         elif known['settings'] != self.settings:
-            changed = [f'{name} was {known["settings"].get(name)!r} and is {self.settings.get(name)!r}'
-                       for name in {**known['settings'], **self.settings}
-                       if known['settings'].get(name) != self.settings.get(name)]
+            old, new = _flat(known['settings']), _flat(self.settings)
+            changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
+                       for name in {**old, **new} if old.get(name) != new.get(name)]
             raise RunError(f'{folder}: is a run of other settings: {"; ".join(changed)}')
 
     def _read_settings(self) -> Optional[Dict[str, Any]]:
@@ -171,8 +183,7 @@ class Run:
 
     def finish(self, model: torch.nn.Module, class_names, mean, std, report: Dict[str, Any]) -> None:
         """Write the trained model in timm's hub layout, and what it reached."""
-        from .hub import write_weights
-        write_weights(model, self.folder, class_names=class_names, mean=mean, std=std)
+        write_folder(model, self.folder, class_names, mean, std)
         self._write_json('report.json', report)
         self.draw_curve()
 
@@ -230,8 +241,8 @@ def run_training(
     settings = dict(
         source=source, model=model.config, data=data, val_share=val_share, train_images=train_set.size(),
         recipe=checked.model_dump(mode='json'))
-    run = Run(out, settings, resume, writes=rank == 0)
     trainer = Trainer(model, train_set, checked, device)
+    run = Run(out, settings, resume, writes=rank == 0)
     if resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {checked.epochs}')
     begun = time.perf_counter() - (run.rows[-1]['seconds'] if run.rows else 0.)

@@ -53,7 +53,7 @@ class Recipe(Checked):
     ema: Annotated[_Share, Field(description="decay of the weights' moving average; 0 for none")] = 0.
     sizes: Annotated[
         Tuple[Tuple[_Whole, Annotated[int, Field(ge=4)]], ...],
-        Field(strict=False, description='small images are resized: (first epoch, side) pairs; none for their own size'),
+        Field(strict=False, description='small images are resized: pairs of an epoch and the side from it on'),
     ] = ()
     bf16: Annotated[bool, Field(description='mixed precision with bfloat16')] = False
     channels_last: bool = True
@@ -71,7 +71,7 @@ class Recipe(Checked):
         return check(cls, fields)
 
     def size_at(self, epoch: int) -> int:
-        """Side of small images in this epoch, 0 for their own."""
+        """Side of small images in this epoch, counted from 0; 0 for their own."""
         return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
 
 
@@ -107,8 +107,6 @@ class Trainer:
         self.steps_per_epoch = data.size() // recipe.batch_size
         if not self.steps_per_epoch:
             raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
-        if not recipe.clip_grad or recipe.sizes and recipe.sizes[0][0]:
-            raise ValueError('sizes: must begin with epoch 0')
         _keep_freed_memory()
         self.data = data.to(self.device)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -184,7 +182,8 @@ class Trainer:
                 raise FloatingPointError(f'the loss is {value} at step {step}; a lower lr than {recipe.lr} may help')
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+            if not nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad).isfinite():
+                raise FloatingPointError(f'the gradient is infinite at step {step}; a lower lr than {recipe.lr} may help')
             self.optimizer.step()
             if self.ema:
                 self.ema.update(self.model, step=step)

@@ -1,12 +1,17 @@
 """How good a network is, with how far to trust the figure."""
 import math
+import os
+from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
+from timm.data import resolve_model_data_config
 
-from .data import AnySet
+from .data import AnySet, DataError, FileSet, load_data
+from .hub import CONFIG, WEIGHTS, record_accuracy
+from .zoo import build
 
-__all__ = ['Accuracy', 'evaluate']
+__all__ = ['Accuracy', 'evaluate', 'validate']
 
 
 class Accuracy(NamedTuple):
@@ -59,3 +64,74 @@ def evaluate(
             on_batch(len(labels))
     model.train(was_training)
     return Accuracy(hits[0].item() / count, hits[1].item() / count, count)
+
+
+def validate(
+        source: str,
+        data: str,
+        split: str = 'test',
+        data_root: Optional[Union[str, os.PathLike]] = None,
+        download: bool = False,
+        batch_size: int = 256,
+        device: Union[str, torch.device] = 'cpu',
+        record: bool = False,
+        on_batch: Optional[Callable[[int, int], None]] = None,
+) -> Dict[str, Any]:
+    """Accuracy of a trained model on a data set, images prepared as the model's configuration says.
+
+    Args:
+        source: A name of the zoo with weights, a model folder, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``.
+        data: What ``load_data`` takes.
+        split: 'test' or 'train'.
+        data_root, download: See ``load_data``.
+        batch_size: Images at a time.
+        device: Where.
+        record: Write the result into the weight file, whose accuracy it is from then on.
+        on_batch: Called with the number of images seen and of all, after each batch.
+
+    Returns:
+        JSON data: ``model``, ``dataset``, ``split``, ``top1``, ``top5``, ``count`` and
+        ``interval_95`` (Wilson's, of top1).
+
+    Raises:
+        DataError: For data that the model has not been made for.
+    """
+    folder = Path(source.removeprefix('local-dir:'))
+    if (folder / CONFIG).exists():
+        source = f'local-dir:{folder}'
+    model = build(source, pretrained=True).to(device).eval()
+    config = resolve_model_data_config(model)
+    channels, height, width = config['input_size']
+    chosen = load_data(data, data_root, height if height == width else None, download)[('train', 'test').index(split)]
+    _check_fit(source, model, chosen)
+    chosen = chosen._replace(mean=config['mean'], std=config['std'])
+    if isinstance(chosen, FileSet):
+        chosen = chosen._replace(input_size=config['input_size'], crop_pct=config['crop_pct'])
+    seen = 0
+
+    def count(images: int) -> None:
+        nonlocal seen
+        seen += images
+        if on_batch:
+            on_batch(seen, chosen.size())
+    accuracy = evaluate(model, chosen, batch_size, device, count)
+    name = data if data.count('/') == 1 and not Path(data).exists() else Path(data).name.split('.')[0]
+    result = dict(model=source, dataset=name, split=split, **accuracy.to_dict())
+    if record:
+        weights = folder / WEIGHTS if (folder / CONFIG).exists() else model.pretrained_cfg.get('file')
+        if not weights:
+            raise DataError(f'{source}: its weights are not in a file of yours, so nothing can be recorded there')
+        record_accuracy(weights, result)
+    return result
+
+
+def _check_fit(source: str, model: torch.nn.Module, data: AnySet) -> None:
+    """Refuse data of other classes or channels than the model's."""
+    if model.num_classes != len(data.class_names):
+        raise DataError(f'{source}: has {model.num_classes} classes, {data.name} has {len(data.class_names)}')
+    if model.in_chans != data.input_size[0]:
+        raise DataError(f'{source}: takes {model.in_chans} channels, {data.name} has {data.input_size[0]}')
+    known = model.pretrained_cfg.get('label_names')
+    if known and list(known) != list(data.class_names):
+        raise DataError(f'{source}: its classes are {", ".join(map(str, known[:3]))}, …, those of {data.name} '
+                        f'{", ".join(data.class_names[:3])}, …')

@@ -1,104 +1,129 @@
-"""Digits in, a classifier out, in PyTorch and in ONNX Runtime."""
-import json
+"""Digits in, a classifier out."""
+import math
 
-import numpy as np
-import onnx
 import pytest
 import torch
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.export import CONTRACT, export_onnx
-from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.training import evaluate, train
+from nasnet_zoo.training import Recipe, Trainer, train
+from nasnet_zoo.validation import evaluate
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TRAIN, TEST = load_digits()
+DIGITS = dict(batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
 
 
-def small(**kwargs):
+def small(genotype='nasnet_a', **kwargs):
     torch.manual_seed(0)
     return compile_genotype(
-        'nasnet_a', num_cells=1, cell_filters=6, stem='cifar', img_size=8, num_classes=10, in_chans=1, **kwargs)
+        genotype, num_cells=1, cell_filters=6, stem='cifar', img_size=8, num_classes=10, in_chans=1, **kwargs)
 
 
-def test_digits():
-    assert (len(TRAIN.images), len(TEST.images)) == (1347, 450)
-    assert TRAIN.images.shape[1:] == (1, 8, 8) and TRAIN.images.dtype == torch.uint8 and TRAIN.images.max() == 255
-    assert TRAIN.normalized().mean().abs() < 1e-4 and (TRAIN.normalized().std() - 1).abs() < 1e-3
-    assert TEST.labels.bincount().min() >= 43, 'classes in equal parts'
-    assert torch.equal(load_digits()[1].labels, TEST.labels)
-    both = torch.cat([TRAIN.images, TEST.images]).flatten(1)
-    assert len(both) == 1797
+def recipe(**kwargs):
+    return Recipe.create(**{**DIGITS, 'epochs': 1, **kwargs})
+
+
+def same(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
 
 
 def test_trains_on_digits():
     model = small(drop_path_rate=0.1, aux_head=True)
     steps = []
-    train(model, TRAIN, epochs=5, on_step=steps.append)
-    assert not model.training
-    assert evaluate(model, TEST) > 0.9
-    assert len(steps) == 5 * (1347 // 64) == steps[-1]['steps']
+    trained = train(model, TRAIN, recipe(epochs=5), on_step=steps.append)
+    assert trained is model and not model.training
+    assert evaluate(model, TEST).top1 > 0.9
+    assert len(steps) == 5 * (1347 // 64) == steps[-1]['steps'] == steps[-1]['step']
     assert max(s['lr'] for s in steps) == pytest.approx(0.1, rel=0.05) and steps[-1]['lr'] < 0.01
     assert model.drop_path_progress == pytest.approx((len(steps) - 1) / len(steps))
+    assert steps[-1]['accuracy'] > 0.7 and steps[-1]['images_per_second'] > 0
+
+
+@pytest.mark.parametrize('genotype', ['nasnet_b', 'nasnet_c', 'amoebanet_d'])
+def test_other_cells_learn(genotype):
+    assert evaluate(train(small(genotype), TRAIN, recipe(epochs=3)), TEST).top1 > 0.5
+
+
+def test_defaults_are_the_papers():
+    default = Recipe()
+    assert (default.opt, default.momentum, default.lr, default.batch_size, default.epochs) == (
+        'momentum', 0.9, 0.025, 32, 600)
+    assert (default.sched, default.weight_decay, default.clip_grad, default.aux_weight) == ('cosine', 5e-4, 5, 0.4)
+
+
+def test_norms_and_biases_do_not_decay():
+    groups = Trainer(small(), TRAIN, recipe()).optimizer.param_groups
+    assert sorted(group['weight_decay'] for group in groups) == [0, 5e-4]
+    assert all(p.ndim > 1 for group in groups for p in group['params'] if group['weight_decay'])
 
 
 def test_same_seed_same_weights():
-    first, second, other = (
-        train(small(drop_path_rate=0.2), TRAIN, epochs=1, batch_size=256, seed=seed) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
-    assert not torch.equal(first.head.fc.weight, other.head.fc.weight)
+    first, second, other = (train(small(drop_path_rate=0.2), TRAIN, recipe(batch_size=256, seed=seed))
+                            for seed in (1, 1, 2))
+    assert same(first, second) and not same(first, other)
+
+
+@pytest.mark.parametrize('options', [
+    dict(opt='adamw', lr=2e-3, ema=0.9, label_smoothing=0.1), dict(mixup=0.2, cutmix=0.2, cutout=4), dict(bf16=True),
+    dict(sched='poly', channels_last=False, sizes=((0, 8), (1, 10)))],
+    ids=['adamw, average', 'mixup', 'bf16', 'sizes'])
+def test_state_is_all_that_the_next_epoch_needs(options):
+    chosen = recipe(epochs=3, batch_size=256, **options)
+    whole = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    rows = [whole.run_epoch() for _ in range(3)]
+    assert all(math.isfinite(row['loss']) for row in rows) and rows[-1]['epoch'] == 3
+
+    halves = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    halves.run_epoch()
+    tensors, rest = halves.state()
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    torch.manual_seed(77)
+    resumed = Trainer(small(genotype='nasnet_a', drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    resumed.load_state(tensors, rest)
+    for row in rows[1:]:
+        assert resumed.run_epoch()['loss'] == row['loss']
+    assert same(resumed.model, whole.model) and same(resumed.result, whole.result)
+
+
+def test_average_is_the_result():
+    trainer = Trainer(small(), TRAIN, recipe(batch_size=256, ema=0.99))
+    trainer.run_epoch()
+    assert trainer.result is not trainer.model and not same(trainer.result, trainer.model)
+
+
+def test_small_images_may_be_smaller_at_first():
+    sizes = []
+    model = small()
+    model.stem.register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[-1]))
+    train(model, TRAIN, recipe(epochs=3, batch_size=1000, sizes=((0, 4), (2, 6))))
+    assert sizes == [4, 4, 6]
+
+
+def test_auxiliary_loss_is_weighed():
+    losses = {}
+    for weight in (0., 0.4):
+        steps = []
+        train(small(aux_head=True), TRAIN, recipe(batch_size=1000, aux_weight=weight), on_step=steps.append)
+        losses[weight] = steps[0]['loss']
+    assert losses[0.4] > losses[0.] + 0.3
 
 
 def test_what_cannot_be_trained():
     with pytest.raises(FloatingPointError, match='a lower lr than 1e'):
-        train(small(), TRAIN, epochs=1, lr=1e30, batch_size=256)
+        train(small(), TRAIN, recipe(lr=1e30, batch_size=256, warmup_epochs=0))
     with pytest.raises(ValueError, match='batch_size: 2000 is more than the 1347 images'):
-        train(small(), TRAIN, batch_size=2000)
+        train(small(), TRAIN, recipe(batch_size=2000))
+    with pytest.raises(ValueError, match='lr: .* not -1'):
+        Recipe.create(lr=-1.)
+    with pytest.raises(TypeError, match="unexpected argument 'learning_rate'"):
+        Recipe.create(learning_rate=0.1)
+    with pytest.raises(ValueError, match='epochs'):
+        Recipe.create(epochs=0)
 
 
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory):
-    model = train(small(), TRAIN, epochs=1)
-    path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
-    return model, export_onnx(model, path, TEST.mean, TEST.std, TEST.class_names)
-
-
-def test_onnx_runtime_agrees(exported):
-    model, path = exported
-    classifier = Classifier(path)
-    for count in (1, 2, 450):  # any batch
-        logits = classifier.logits(TEST.images[:count].numpy())
-        with torch.no_grad():
-            expected = model(TEST.normalized()[:count]).numpy()
-        assert np.linalg.norm(logits - expected) < 1e-5 * np.linalg.norm(expected)
-    assert classifier.classify(TEST.images[:5].numpy()) == [str(i) for i in expected[:5].argmax(1)]
-
-
-def test_onnx_file_says_what_it_takes(exported):
-    proto = onnx.load(exported[1])
-    onnx.checker.check_model(proto, full_check=True)
-    assert [o.version for o in proto.opset_import if o.domain == ''] == [18]
-    assert [i.name for i in proto.graph.input] == ['image'] and [o.name for o in proto.graph.output] == ['logits']
-    contract = json.loads(next(p.value for p in proto.metadata_props if p.key == CONTRACT))
-    assert contract['input_size'] == [1, 8, 8] and contract['class_names'] == list('0123456789')
-
-
-def test_what_cannot_be_exported(tmp_path):
-    args = (tmp_path / 'm.onnx', TEST.mean, TEST.std)
-    with pytest.raises(ValueError, match='training mode'):
-        export_onnx(small(), *args, TEST.class_names)
-    with pytest.raises(ValueError, match='3 names for 10 classes'):
-        export_onnx(small().eval(), *args, ['a', 'b', 'c'])
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_classified(exported, tmp_path):
-    classifier = Classifier(exported[1])
-    with pytest.raises(ValueError, match=r'must be uint8 \[N, 1, 8, 8\], not float32 \[2, 1, 8, 8\]'):
-        classifier.logits(np.zeros((2, 1, 8, 8), np.float32))
-    proto = onnx.load(exported[1])
-    del proto.metadata_props[:]
-    onnx.save(proto, tmp_path / 'bare.onnx')
-    with pytest.raises(ValueError, match='it is not known how to prepare images'):
-        Classifier(tmp_path / 'bare.onnx')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('compiled', [False, True], ids=['eager', 'compiled'])
+def test_trains_on_a_gpu(compiled):
+    model = train(small(aux_head=True), TRAIN, recipe(epochs=5, bf16=True, compile=compiled), 'cuda')
+    assert evaluate(model, TEST, device='cuda').top1 > 0.9

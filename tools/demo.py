@@ -19,7 +19,8 @@ from nasnet_zoo import compile_genotype, draw, load_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.export import export_onnx
 from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.training import evaluate, train
+from nasnet_zoo.training import Recipe, train
+from nasnet_zoo.validation import evaluate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for what is made (demo)')
@@ -47,10 +48,12 @@ start = time.perf_counter()
 columns = TextColumn('   loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 with Progress(*columns, console=console) as progress:
     task = progress.add_task('', total=None, loss=float('nan'))
-    train(model, train_set, epochs=args.epochs, seed=args.seed, on_step=lambda s: progress.update(
+    recipe = Recipe(epochs=args.epochs, batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False,
+                    seed=args.seed)
+    train(model, train_set, recipe, on_step=lambda s: progress.update(
         task, completed=s['step'], total=s['steps'], loss=s['loss']))
 seconds = time.perf_counter() - start
-accuracy = evaluate(model, test_set)
+accuracy = evaluate(model, test_set).top1
 save_file(model.state_dict(), files['model.safetensors'])
 console.print(f'   {accuracy:.2%} of {len(test_set.labels)} digits held out, after {seconds:.0f} s')
 

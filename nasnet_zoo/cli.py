@@ -97,7 +97,8 @@ def _with_recipe(command: Callable) -> Callable:
         recipe = {name: options.pop(name) for name in Recipe.model_fields}
         if recipe['sizes']:
             try:
-                recipe['sizes'] = [tuple(map(int, pair.split(':'))) for pair in recipe['sizes'].split(',')]
+                pairs = [pair.split(':') for pair in recipe['sizes'].split(',')]
+                recipe['sizes'] = [(int(epoch), int(side)) for epoch, side in pairs]
             except ValueError:
                 raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
         command(**options, recipe=_given(**recipe))
@@ -214,3 +215,7 @@ def push(
     for name, size in report['files'].items():
         print(f'{size:>12,}  {folder / name}')
     print(f'would be pushed to {repo_id}, {report["revision"]}' if dry_run else f'pushed: {report["url"]}')
+
+
+if __name__ == '__main__':
+    app()

@@ -183,7 +183,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad).isfinite():
-                raise FloatingPointError(f'the gradient is infinite at step {step}; a lower lr than {recipe.lr} may help')
+                raise FloatingPointError(
+                    f'the gradient is infinite at step {step}; a lower lr than {recipe.lr} may help')
             self.optimizer.step()
             if self.ema:
                 self.ema.update(self.model, step=step)
@@ -197,10 +198,13 @@ class Trainer:
                     lr=self.optimizer.param_groups[0]['lr'],
                     images_per_second=seen * self.world / (time.perf_counter() - begun)))
         self.epoch += 1
+        sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            distributed.all_reduce(sums)
+        total_loss, correct, seen = sums.tolist()
         return dict(
-            epoch=self.epoch, loss=total_loss / self.steps_per_epoch, accuracy=correct / seen,
-            lr=self.optimizer.param_groups[0]['lr'],
-            images_per_second=seen * self.world / (time.perf_counter() - begun))
+            epoch=self.epoch, loss=total_loss / self.steps_per_epoch / self.world, accuracy=correct / seen,
+            lr=self.optimizer.param_groups[0]['lr'], images_per_second=seen / (time.perf_counter() - begun))
 
     def state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
         """Tensors by name, and the rest as JSON data."""

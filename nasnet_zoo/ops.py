@@ -65,6 +65,9 @@ class Conv2d(nn.Conv2d):
     """A convolution whose backward pass is quick on a CPU where it is depthwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolve(x)
+
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
             is_depthwise = self.groups == self.in_channels == self.out_channels and self.dilation[1] == 1
             if is_depthwise and self.kernel_size[1] > 3 and pays(x, self.training):
@@ -78,7 +81,7 @@ class Conv2dSame(Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         span = [self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.dilation[1] * (self.kernel_size[1] - 1) + 1]
-        return super().forward(pad_same(x, span, self.stride))
+        return self.convolve(pad_same(x, span, self.stride))  # TorchScript knows no super()
 
 
 @register_notrace_module

@@ -107,7 +107,7 @@ class Trainer:
         self.steps_per_epoch = data.size() // recipe.batch_size
         if not self.steps_per_epoch:
             raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
-        _keep_freed_memory()
+        keep_freed_memory()
         self.data = data.to(self.device)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
@@ -264,7 +264,7 @@ def train(
     return trainer.result.eval()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors: asking the kernel for it again takes a quarter of a step's time."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if hasattr(ctypes, 'CDLL') else None
     if mallopt:

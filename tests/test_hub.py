@@ -255,7 +255,8 @@ HOSTILE = {
     'an absolute path': (hostile(genotype='/etc/passwd.json'), 'passwd'),
     'a huge genotype': (hostile(genotype=dict(SEARCHED, normal=dict(
         blocks=[BLOCK] * 100_000, outputs=[['b0']]))), 'too large'),
-    'a deep genotype': (hostile(genotype=dict(SEARCHED, search=json.loads('[' * 900 + ']' * 900))), 'nested too deeply'),
+    'a deep genotype': (
+        hostile(genotype=dict(SEARCHED, search=json.loads('[' * 900 + ']' * 900))), 'nested too deeply'),
     'no operation': (hostile(genotype=dict(SEARCHED, normal=dict(
         blocks=[dict(BLOCK, left=['__import__("os")', 'h0'])], outputs=[['b0']]))), 'unknown operation'),
     'wrong types': (hostile(genotype=7), 'genotype'),

@@ -28,7 +28,8 @@ SMALL = dict(num_cells=1, cell_filters=4, stem='cifar', aux_head=True)
 RECIPE = dict(epochs=3, batch_size=64, lr=0.1, pad=1, pad_mode='edge', flip=False, ema=0.9)
 COMMAND = [
     'train', 'nasnet_a', '--num-cells', '1', '--cell-filters', '4', '--stem', 'cifar', '--batch-size', '64',
-    '--lr', '0.1', '--pad', '1', '--pad-mode', 'edge', '--no-flip', '--ema', '0.9', '--drop-path-rate', '0.1', '--epochs', '3']
+    '--lr', '0.1', '--pad', '1', '--pad-mode', 'edge', '--no-flip', '--ema', '0.9', '--drop-path-rate', '0.1',
+    '--epochs', '3']
 
 
 def train(out, model_args=None, **kwargs):
@@ -198,7 +199,7 @@ if trainer.rank == 0:
     finished(torchrun(script, str(tmp_path / 'two')))
     one, two = (load_file(tmp_path / name) for name in ('one', 'two'))
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-9, msg=lambda text: f'{name}: {text}')
+        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-9)
 
 
 def test_torchrun_writes_one_run(tmp_path):

@@ -1,0 +1,144 @@
+"""Our speed against named peers: python tools/benchmark.py train [--device cuda] [--json FILE]
+
+Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians. Both networks
+begin with the same weights and see the same images, and the losses of both are printed: a step that is quick because it
+computes something else would show.
+"""
+import argparse
+import gc
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional as F
+
+import nasnet_zoo  # noqa: F401  (registers the zoo)
+from nasnet_zoo.checkpoints import load_foreign_weights
+from nasnet_zoo.runs import versions
+from nasnet_zoo.training import keep_freed_memory
+
+
+def cadene_mobile() -> nn.Module:
+    """NASNet-A mobile of pretrainedmodels, whose package cannot be imported without what it does not declare."""
+    origin = importlib.util.find_spec('pretrainedmodels').origin
+    spec = importlib.util.spec_from_file_location('cadene', Path(origin).parent / 'models' / 'nasnet_mobile.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.NASNetAMobile(num_classes=1000)
+
+
+# name: the peer's network, ours of the same architecture, side of the images, images a step on a CPU and on a GPU
+PEERS = {
+    'timm nasnetalarge': (
+        lambda: timm.create_model('nasnetalarge', num_classes=10),
+        lambda: timm.create_model('nasnet_a_large', num_classes=10, pool_padding='timm'), 96, 8, 128),
+    'pretrainedmodels nasnetamobile': (
+        cadene_mobile, lambda: timm.create_model('nasnet_a_mobile'), 224, 16, 256),
+}
+
+
+def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> Callable:
+    """A function that makes a step of SGD and returns the loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    runs = torch.compile(model) if args.compile else model
+
+    def step() -> float:
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            output = runs(images)
+        output = output[0] if isinstance(output, tuple) else output
+        loss = F.cross_entropy(output.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+    return step
+
+
+def compare(name: str, args: argparse.Namespace) -> Dict:
+    """Steps of the peer and of ours in turns: medians, their ratio, and both losses."""
+    build_theirs, build_ours, side, on_cpu, on_gpu = PEERS[name]
+    batch = args.batch_size or (on_cpu if args.device == 'cpu' else on_gpu)
+    torch.manual_seed(0)
+    images, labels = torch.randn(batch, 3, side, side, device=args.device), None
+    theirs, ours = build_theirs(), build_ours()
+    for model in (theirs, ours):
+        for module in model.modules():  # drop path and drop-out would make the losses incomparable
+            if isinstance(module, nn.Dropout):
+                module.p = 0.
+    load_foreign_weights(ours, theirs.state_dict())
+    for module in ours.modules():  # as theirs: it does not matter for speed, but it does for the loss in evaluation
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    labels = torch.randint(10, (batch,), device=args.device)
+    layouts = {'theirs': torch.channels_last if args.peer_channels_last else torch.contiguous_format,
+               'ours': torch.channels_last}
+    steps = {
+        who: stepper(model.train().to(args.device, memory_format=layouts[who]),
+                     images.contiguous(memory_format=layouts[who]), labels, args)
+        for who, model in (('theirs', theirs), ('ours', ours))}
+    seconds: Dict[str, List[float]] = {who: [] for who in steps}
+    losses: Dict[str, List[float]] = {who: [] for who in steps}
+    for block in range(args.blocks):
+        for who, step in steps.items():
+            for _ in range(args.calls):
+                begun = time.perf_counter()
+                losses[who].append(step())  # .item() waits for the device
+                if block or not args.warm_up:  # the first block warms up
+                    seconds[who].append(time.perf_counter() - begun)
+    medians = {who: statistics.median(times) for who, times in seconds.items()}
+    apart = max(abs(a - b) / abs(b) for a, b in zip(*(losses[who][:args.same] for who in ('ours', 'theirs'))))
+    gc.collect()
+    return dict(
+        peer=name, batch_size=batch, side=side, params=sum(p.numel() for p in ours.parameters()),
+        **{f'{who}_images_per_second': batch / medians[who] for who in steps}, ratio=medians['theirs'] / medians['ours'],
+        **{f'{who}_losses': losses[who][:args.same] for who in steps}, largest_relative_difference_of_losses=apart)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=['train'])
+    parser.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--bf16', action='store_true', help='mixed precision, both')
+    parser.add_argument('--compile', action='store_true', help='torch.compile, both')
+    parser.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
+    parser.add_argument('--plain-allocator', action='store_true', help="leave glibc's allocator as it is, for both")
+    parser.add_argument('--batch-size', type=int)
+    parser.add_argument('--blocks', type=int, default=3, help='turns of each, the first to warm up')
+    parser.add_argument('--calls', type=int, default=20, help='calls a turn')
+    parser.add_argument('--same', type=int, default=5, help='losses that are compared')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--json', type=Path, help='file for all figures')
+    args = parser.parse_args()
+    args.warm_up = args.blocks > 1
+    torch.set_num_threads(args.threads)
+    if not args.plain_allocator:
+        keep_freed_memory()  # for both: it is a property of the process
+    rows = [compare(name, args) for name in args.peer or PEERS]
+    mode = ', '.join([args.device, 'bf16' if args.bf16 else 'float32', 'compiled' if args.compile else 'eager'])
+    table = Table('peer', 'images', 'theirs, img/s', 'ours, img/s', 'ratio', 'losses differ by',
+                  title=f'A training step, {mode}, {args.threads} threads', title_justify='left')
+    for row in rows:
+        table.add_row(
+            row['peer'], f'{row["batch_size"]} x {row["side"]}²', f'{row["theirs_images_per_second"]:.1f}',
+            f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}',
+            f'{row["largest_relative_difference_of_losses"]:.1e}')
+    Console().print(table)
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name not in ('json', 'warm_up')}
+        device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
+        args.json.write_text(json.dumps(
+            dict(settings=settings, device=device, versions=versions(), rows=rows), indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

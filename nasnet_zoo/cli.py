@@ -1,7 +1,9 @@
 """The ``nasnet-zoo`` command."""
 import inspect
 import json
+import os
 import sys
+import tempfile
 import typing
 import warnings
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from safetensors import SafetensorError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
 
@@ -28,7 +31,7 @@ def _sentences() -> Iterator[None]:
     """What is wrong with the input as a sentence, not as a traceback."""
     try:
         yield
-    except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError, SafetensorError) as error:
         print(f'error: {error}', file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -137,6 +140,7 @@ def train(
         aux_head: bool = typer.Option(True, help='Train with the auxiliary classifier.'),
         pretrained: bool = typer.Option(False, '--pretrained', help='Begin with published weights.'),
         device: Optional[str] = typer.Option(None, help='cuda if there is one, else cpu.'),
+        workers: int = typer.Option(2, min=0, help='Processes that read large images.'),
         recipe: Dict[str, Any] = {},  # noqa: B006
 ) -> None:
     """Train a network; the recipe's defaults are the paper's for CIFAR. Under torchrun, on many GPUs."""
@@ -148,12 +152,12 @@ def train(
     columns = (TextColumn('epoch {task.fields[epoch]}'), BarColumn(), MofNCompleteColumn(), TextColumn(
         'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
         '{task.fields[images_per_second]:.0f} img/s'), TimeRemainingColumn())
-    console = Console(highlight=False, stderr=True)
+    console = Console(highlight=False, stderr=True, quiet=os.environ.get('RANK', '0') != '0')
     with _sentences(), Progress(*columns, console=console) as progress:
         task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
         report = run_training(
             source, options, data, recipe, out, resume=resume, val_share=val_share, data_root=data_root,
-            download=download, device=device, say=progress.console.print,
+            download=download, device=device, workers=workers, say=progress.console.print,
             on_step=lambda s: progress.update(
                 task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
     if report:
@@ -167,7 +171,7 @@ def validate(
         split: str = typer.Option('test', help='test or train.'),
         data_root: Optional[Path] = typer.Option(None, help="Where torchvision's or timm's data set lies."),
         download: bool = typer.Option(False, '--download', help='Let torchvision or timm download.'),
-        batch_size: int = typer.Option(256, help='Images at a time.'),
+        batch_size: int = typer.Option(256, min=1, help='Images at a time.'),
         device: str = typer.Option('cpu', help='cpu, cuda, …'),
         record: bool = typer.Option(False, '--record', help='Write the result into the weight file.'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
@@ -195,10 +199,11 @@ def push(
         repo_id: str = typer.Argument(metavar='OWNER/NAME', help='Repository on the hub; made if need be.'),
         private: bool = typer.Option(False, '--private', help='Make the repository private.'),
         revision: Optional[str] = typer.Option(None, help='Branch; made if need be.'),
-        license: str = typer.Option('apache-2.0', help="The hub's word for the licence of the weights."),
+        license: Optional[str] = typer.Option(
+            None, help="The hub's word for the licence of the weights; by default what the model says, or apache-2.0."),
         tag: List[str] = typer.Option([], help='A tag for the model card; may be repeated.'),
         onnx: bool = typer.Option(False, '--onnx', help='Add model.onnx.'),
-        out: Optional[Path] = typer.Option(None, help="Folder to write a named model to; the hub's name by default."),
+        out: Optional[Path] = typer.Option(None, help='Folder to write a named model to; a temporary one by default.'),
         message: str = typer.Option('Upload a model of nasnet-zoo', help='Of the commit.'),
         dry_run: bool = typer.Option(False, '--dry-run', help='Write the folder and say what would be pushed.'),
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
@@ -207,7 +212,7 @@ def push(
     from .hub import prepare
     from .hub import push as push_folder
     with _sentences():
-        folder = prepare(source, out or Path(repo_id.split('/')[-1]), repo_id, license, tag, onnx)
+        folder = prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
         report = push_folder(folder, repo_id, private, revision, message, dry_run=dry_run)
     if as_json:
         print(json.dumps(report))

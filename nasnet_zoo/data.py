@@ -3,32 +3,25 @@
 Sets of small images are decoded once and live in memory as uint8 tensors (:class:`ImageSet`); large images stay where
 they are and are read by timm's loader (:class:`FileSet`). Both give batches of normalised images.
 """
-import hashlib
-import io
 import json
 import os
-import tarfile
 import warnings
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import ImageDataset, create_dataset, create_loader
+from safetensors import SafetensorError, safe_open
+from timm.data import create_dataset, create_loader
+from torch.nn import functional as F
 
-from .files import written_whole
+from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 
-__all__ = ['ImageSet', 'FileSet', 'DataError', 'DATA_SETS', 'SMALL', 'load_data', 'load_digits']
+__all__ = ['ImageSet', 'FileSet', 'DataError', 'DATA_SETS', 'SMALL', 'load_data', 'load_digits', 'data_name']
 
 SMALL = 64  # pixels along a side of images that are kept in memory
 DATA_SETS = ('digits', 'cifar10', 'cifar100')
-_PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
 Batches = Iterator[Tuple[torch.Tensor, torch.Tensor]]
-
-
-class DataError(ValueError):
-    """A data set that cannot be used, and why."""
 
 
 class ImageSet(NamedTuple):
@@ -63,16 +56,17 @@ class ImageSet(NamedTuple):
 
     def split(self, share: float, seed: int = 0) -> Tuple['ImageSet', 'ImageSet']:
         """Two parts, the second with `share` of each class (rounded down), chosen by `seed`."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.labels), generator=generator)
-        held_out = torch.zeros(len(self.labels), dtype=torch.bool)
-        for label in range(len(self.class_names)):
-            members = order[(self.labels[order] == label)]
-            held_out[members[:int(share * len(members))]] = True
-        rest, part = (
-            self._replace(images=self.images[chosen], labels=self.labels[chosen], name=f'{self.name}, {what}')
-            for chosen, what in ((~held_out, f'{1 - share:.0%} to train'), (held_out, f'{share:.0%} held out')))
-        return rest, part
+        held_out = _held_out(self.labels, share, seed)
+        return tuple(self._replace(images=self.images[chosen], labels=self.labels[chosen])
+                     for chosen in (~held_out, held_out))
+
+    def resized(self, side: int) -> 'ImageSet':
+        """The same with images of another side."""
+        if self.input_size[1:] == (side, side):
+            return self
+        parts = [F.interpolate(part.float(), size=(side, side), mode='bicubic', antialias=True, align_corners=False)
+                 .round().clamp(0, 255).to(torch.uint8) for part in self.images.split(1000)]
+        return self._replace(images=torch.cat(parts))
 
     def normalized(self, images: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Images (all by default) as a network takes them: float32, of mean 0 and deviation 1 in each channel."""
@@ -95,7 +89,7 @@ class FileSet(NamedTuple):
         mean, std: For normalisation, over 0 to 1.
         class_names: In the order of the labels.
         name: Of the data set and the split, for people.
-        crop_pct: Share of the short side that is kept for testing.
+        crop_pct, interpolation: For testing, see timm's ``create_transform``.
         workers: Processes that read.
     """
     dataset: torch.utils.data.Dataset
@@ -105,6 +99,7 @@ class FileSet(NamedTuple):
     class_names: Tuple[str, ...]
     name: str = ''
     crop_pct: float = 0.875
+    interpolation: str = 'bicubic'
     workers: int = 4
 
     def size(self) -> int:
@@ -115,10 +110,19 @@ class FileSet(NamedTuple):
         """The same: the loader moves each batch."""
         return self
 
+    def split(self, share: float, seed: int = 0) -> Tuple['FileSet', 'FileSet']:
+        """As :meth:`ImageSet.split`; of pictures in a folder."""
+        if not isinstance(self.dataset, PictureDataset):
+            raise DataError(f'{self.name}: no part can be held out of a data set of timm')
+        held_out = _held_out(torch.tensor(self.dataset.labels), share, seed)
+        return tuple(self._replace(dataset=PictureDataset(
+            [self.dataset.files[i] for i in chosen], [self.dataset.labels[i] for i in chosen]))
+            for chosen in (part.nonzero().flatten().tolist() for part in (~held_out, held_out)))
+
     def loader(self, batch_size: int, device: Union[str, torch.device] = 'cpu', **kwargs) -> Iterable:
         """timm's loader, see ``timm.data.create_loader``."""
         return create_loader(
-            self.dataset, self.input_size, batch_size, mean=self.mean, std=self.std, interpolation='bicubic',
+            self.dataset, self.input_size, batch_size, mean=self.mean, std=self.std, interpolation=self.interpolation,
             crop_pct=self.crop_pct, num_workers=self.workers, persistent_workers=False, device=torch.device(device),
             **kwargs)
 
@@ -128,6 +132,20 @@ class FileSet(NamedTuple):
 
 
 AnySet = Union[ImageSet, FileSet]
+
+
+def _held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """Which images are in the second part of a split, bool [N]."""
+    if not 0. < share < 1.:
+        raise DataError(f'{share}: the share that is held out must be between 0 and 1')
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        held_out[members[:int(share * len(members))]] = True
+    if not held_out.any():
+        raise DataError(f'{share}: is so small a share that no image of any class is held out')
+    return held_out
 
 
 def load_data(
@@ -144,8 +162,8 @@ def load_data(
             .tar.gz or .tgz of train/CLASS/PICTURE and test/CLASS/PICTURE (``val`` and ``validation`` are other words
             for test), or a name that timm's ``create_dataset`` knows, such as ``hfds/…``, ``tfds/…``, ``torch/…``.
         root: Where torchvision's or timm's data set lies, or goes.
-        img_size: Side of the images. They stay in memory up to 64 pixels. By default a folder's own, if all its images
-            are square and of one size.
+        img_size: Side that images are brought to. They stay in memory up to 64 pixels. By default their own, if all are
+            square and of one size.
         download: Whether torchvision and timm may download.
         cache_dir: Where decoded folders are kept; ``$XDG_CACHE_HOME/nasnet_zoo`` by default.
 
@@ -153,16 +171,21 @@ def load_data(
         DataError: For a data set that is not there, is empty, or lacks pictures for a class.
     """
     name = os.fspath(source)
-    if name == 'digits':
-        return load_digits()
     if name in DATA_SETS:
-        return _load_cifar(name, root, download)
+        parts = load_digits() if name == 'digits' else _load_cifar(name, root, download)
+        return parts if img_size is None else tuple(part.resized(img_size) for part in parts)
     if Path(name).exists():
         return _load_pictures(Path(name), img_size, cache_dir)
     if '/' in name and name.split('/')[0] in ('hfds', 'hfids', 'tfds', 'wds', 'torch'):
         return _load_timm(name, root, img_size or 224, download)
     raise DataError(f'{name}: there is no such file or folder, and it is not one of {", ".join(DATA_SETS)} or a '
                     'name for timm such as hfds/…, tfds/… or torch/…')
+
+
+def data_name(source: Union[str, os.PathLike]) -> str:
+    """What to call a data set in public: a path's last part, without its suffixes."""
+    path = Path(source)
+    return path.resolve().name.split('.')[0] if path.exists() else os.fspath(source)
 
 
 def load_digits(test_size: float = 0.25, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
@@ -215,8 +238,11 @@ def _load_cifar(name: str, root: Optional[Union[str, os.PathLike]], download: bo
 def _load_timm(
         name: str, root: Optional[Union[str, os.PathLike]], img_size: int, download: bool,
 ) -> Tuple[FileSet, FileSet]:
-    parts = [create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
-                            download=download) for split in ('train', 'validation')]
+    try:
+        parts = [create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
+                                download=download) for split in ('train', 'validation')]
+    except (AssertionError, RuntimeError, FileNotFoundError) as error:
+        raise DataError(f'{name}: timm cannot open it: {error or type(error).__name__}') from None
     return tuple(_file_set(name, part, img_size) for part in parts)
 
 
@@ -232,160 +258,41 @@ def _file_set(name: str, dataset: torch.utils.data.Dataset, img_size: int,
     return FileSet(dataset, (3, img_size, img_size), (.5,) * 3, (.5,) * 3, class_names, name)
 
 
-def cache_folder() -> Path:
-    """Where what was downloaded or decoded is kept."""
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(os.environ.get('NASNET_ZOO_CACHE') or Path(home) / 'nasnet_zoo')
-
-
-class _Folder:
-    """Pictures under SPLIT/CLASS, in a folder or an archive."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_dir():
-            files = [file.relative_to(path) for file in path.rglob('*') if file.is_file()]
-            folders = [file.relative_to(path) for file in path.rglob('*') if file.is_dir()]
-            facts = [(file.as_posix(), *_stamp(path / file)) for file in sorted(files)]
-        else:
-            try:
-                with tarfile.open(path) as archive:
-                    members = archive.getmembers()
-            except (tarfile.TarError, EOFError, OSError) as error:
-                raise DataError(f'{path}: cannot be read as an archive: {error}') from None
-            files = [Path(member.name) for member in members if member.isfile()]
-            folders = [Path(member.name) for member in members if member.isdir()]
-            facts = [(path.as_posix(), *_stamp(path))]
-        self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        self.splits = {split: self._classes(files, folders, words) for split, words in (
-            ('train', ('train',)), ('test', ('test', 'val', 'validation')))}
-        self._check()
-
-    @staticmethod
-    def _classes(files: List[Path], folders: List[Path], words: Tuple[str, ...]) -> Dict[str, List[str]]:
-        """Pictures of each class, of the first of `words` that is a folder."""
-        for word in words:
-            classes = {folder.name: [] for folder in folders if folder.parent.name == word}
-            for file in files:
-                if file.parent.parent.name == word and file.suffix.lower() in _PICTURES:
-                    classes.setdefault(file.parent.name, []).append(file.as_posix())
-            if classes:
-                return {name: sorted(classes[name]) for name in sorted(classes)}
-        return {}
-
-    def _check(self) -> None:
-        for split, classes in self.splits.items():
-            if not classes:
-                raise DataError(f'{self.path}: has no folders {split}/CLASS with pictures')
-            empty = [name for name, pictures in classes.items() if not pictures]
-            if empty:
-                raise DataError(f'{self.path}: {split}/{empty[0]} has no pictures ({", ".join(_PICTURES)}); '
-                                'add some or remove the folder')
-        train, test = (set(classes) for classes in self.splits.values())
-        if train != test:
-            raise DataError(f'{self.path}: train and test have different classes: {", ".join(sorted(train ^ test))}')
-
-    def read(self, wanted: Callable[[str, bytes], None]) -> None:
-        """Hand name and bytes of each picture on."""
-        names = {name for classes in self.splits.values() for pictures in classes.values() for name in pictures}
-        if self.path.is_dir():
-            for name in sorted(names):
-                wanted(name, (self.path / name).read_bytes())
-            return
-        with tarfile.open(self.path) as archive:  # in the order of the archive, and nothing is unpacked to disk
-            for member in archive:
-                if member.name in names or Path(member.name).as_posix() in names:
-                    wanted(Path(member.name).as_posix(), archive.extractfile(member).read())
-
-
-def _stamp(path: Path) -> Tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def _load_pictures(
         path: Path, img_size: Optional[int], cache_dir: Optional[Union[str, os.PathLike]],
 ) -> Tuple[AnySet, AnySet]:
-    folder = _Folder(path)
+    folder = PictureFolder(path)
     class_names = tuple(folder.splits['train'])
-    side = img_size or _common_side(folder)
-    if side > SMALL:
-        if not path.is_dir():
-            raise DataError(f'{path}: pictures of {side} pixels are read from a folder, not from an archive; unpack it')
-        return tuple(_picture_files(path, classes, class_names, side) for classes in folder.splits.values())
-    cache = Path(cache_dir or cache_folder()) / f'{path.name.split(".")[0]}-{folder.digest}-{side}.safetensors'
+    cache = Path(cache_dir or cache_folder()) / (
+        f'{path.name.split(".")[0]}-{folder.digest}-{img_size or "own"}.safetensors')
     if not cache.exists():
+        side = img_size or folder.common_side()
+        if side > SMALL:
+            return _large_pictures(folder, class_names, side)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _decode(folder, side, cache)
-    from safetensors import safe_open
-    with safe_open(cache, 'pt') as file:
-        unreadable = json.loads(file.metadata()['unreadable'])
-        train, test = (
-            (file.get_tensor(f'{split}.images'), file.get_tensor(f'{split}.labels')) for split in ('train', 'test'))
-    if unreadable:
-        warnings.warn(f'{path}: skipped {len(unreadable)} pictures that cannot be read, the first is {unreadable[0]}',
-                      stacklevel=3)
+        folder.decode(side, img_size is None, cache)
+    try:
+        with safe_open(cache, 'pt') as file:
+            unreadable = json.loads(file.metadata()['unreadable'])
+            train, test = (
+                (file.get_tensor(f'{split}.images'), file.get_tensor(f'{split}.labels')) for split in folder.splits)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f'{cache}: is damaged: {error}; remove it') from None
+    _warn_of(unreadable, path)
     return _pair(path.name, class_names, train, test)
 
 
-def _picture_files(path: Path, classes: Dict[str, List[str]], class_names: Tuple[str, ...], side: int) -> FileSet:
-    split = (path / next(iter(classes.values()))[0]).parent.parent
-    index = {name: i for i, name in enumerate(class_names)}
-    return _file_set(f'{path.name} {split.name}', ImageDataset(str(split), class_map=index), side, class_names)
+def _large_pictures(folder: PictureFolder, class_names: Tuple[str, ...], side: int) -> Tuple[FileSet, FileSet]:
+    if not folder.path.is_dir():
+        raise DataError(f'{folder.path}: pictures of {side} pixels are read from a folder and not from an archive; '
+                        'unpack it')
+    parts, unreadable = folder.datasets()
+    _warn_of(unreadable, folder.path)
+    return tuple(_file_set(f'{folder.path.name} {split}', part, side, class_names)
+                 for split, part in zip(folder.splits, parts))
 
 
-def _common_side(folder: _Folder) -> int:
-    """The side of the first pictures of each class, if they are squares of one size."""
-    wanted = {pictures[0] for pictures in folder.splits['train'].values()}
-    sizes = set()
-
-    def look(name: str, content: bytes) -> None:
-        if name in wanted:
-            try:
-                sizes.add(Image.open(io.BytesIO(content)).size)
-            except OSError:
-                pass  # counted where it is decoded
-    folder.read(look)
-    if len(sizes) != 1 or len(set(next(iter(sizes)))) != 1:
-        raise DataError(f'{folder.path}: its pictures have several sizes or are not square; say which side they shall '
-                        'have (--img-size)')
-    return sizes.pop()[0]
-
-
-def _decode(folder: _Folder, side: int, cache: Path) -> None:
-    """Write all pictures as tensors; a run that is cut off leaves nothing."""
-    from rich.progress import track
-    from safetensors.torch import save_file
-    pictures, unreadable = {}, []
-
-    def keep(name: str, content: bytes) -> None:
-        try:
-            pictures[name] = _square(Image.open(io.BytesIO(content)), side)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            unreadable.append(f'{name} ({error})')
-    folder.read(keep)
-    tensors = {}
-    for split, classes in folder.splits.items():
-        found = [(pictures[name], label) for label, names in enumerate(classes.values())
-                 for name in names if name in pictures]
-        missing = set(range(len(classes))) - {label for _, label in found}
-        if missing:
-            name = list(classes)[missing.pop()]
-            raise DataError(f'{folder.path}: none of the pictures in {split}/{name} can be read')
-        images = np.stack([image for image, _ in track(found, f'{folder.path.name} {split}', transient=True)])
-        tensors[f'{split}.images'] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        tensors[f'{split}.labels'] = torch.tensor([label for _, label in found])
-    with written_whole(cache) as part:
-        save_file(tensors, part, metadata=dict(unreadable=json.dumps(unreadable)))
-
-
-def _square(image: Image.Image, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]: the short side resized to `side`, the middle of the long one."""
-    image = image.convert('RGB')
-    if image.size != (side, side):
-        scale = side / min(image.size)
-        width, height = (max(side, round(length * scale)) for length in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image)
+def _warn_of(unreadable: Sequence[str], path: Path) -> None:
+    if unreadable:
+        warnings.warn(f'{path}: skipped {len(unreadable)} pictures that cannot be read, the first is {unreadable[0]}',
+                      stacklevel=4)

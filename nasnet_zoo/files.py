@@ -20,6 +20,8 @@ def written_whole(path: Union[str, os.PathLike]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)  # as any new file; mkstemp's is its owner's alone
+        with part.open('rb') as file:
+            os.fsync(file.fileno())  # the content before the name, even if the power fails
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
@@ -34,6 +35,9 @@ __all__ = ['HubError', 'PUBLISHED', 'write_folder', 'record_accuracy', 'read_acc
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',
              'curve.png')
+
+
+_OURS = '<!-- Written by nasnet-zoo at each push; remove this line to keep words of your own. -->'
 
 
 class HubError(RuntimeError):
@@ -59,6 +63,7 @@ def write_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'model.onnx').unlink(missing_ok=True)  # of other weights
     tensors = {
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()}
@@ -109,16 +114,23 @@ def record_accuracy(weights: Union[str, os.PathLike], record: Mapping[str, Any])
 def write_card(
         folder: Union[str, os.PathLike],
         repo_id: str,
-        license: str = 'apache-2.0',
+        license: Optional[str] = None,
         tags: Sequence[str] = (),
 ) -> Path:
     """Write README.md: what the model is, what it reaches, how to load it, and the hub's metadata.
+
+    One that somebody else wrote, without the line that says so, is left as it is. The licence is by default the one in
+    the configuration, or Apache-2.0.
 
     Raises:
         HubError: For a folder that is no model folder.
     """
     folder = Path(folder)
+    path = folder / 'README.md'
+    if path.exists() and _OURS not in path.read_text():
+        return path
     config = _read_config(folder)
+    license = license or config['pretrained_cfg'].get('license') or 'apache-2.0'
     args, record = config['model_args'], read_accuracy(folder / WEIGHTS)
     genotype = args['genotype']['name']
     results, datasets, figures = None, [], 'Its accuracy has not been measured.'
@@ -143,6 +155,7 @@ def write_card(
     text = f'''---
 {data.to_yaml()}
 ---
+{_OURS}
 # {repo_id.split('/')[-1]}
 
 An image classifier of {genotype} cells (N = {args['num_cells']}, F = {args['cell_filters']}, {args['stem']} stem) for \
@@ -163,7 +176,6 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 {figures}
 '''
-    path = folder / 'README.md'
     with written_whole(path) as part:
         part.write_text(text)
     return path
@@ -173,7 +185,7 @@ def prepare(
         source: Union[str, os.PathLike],
         folder: Union[str, os.PathLike],
         repo_id: str,
-        license: str = 'apache-2.0',
+        license: Optional[str] = None,
         tags: Sequence[str] = (),
         onnx: bool = False,
 ) -> Path:
@@ -195,7 +207,7 @@ def prepare(
     if not Path(source).is_dir():
         model = build(os.fspath(source), pretrained=True).eval()
         cfg = model.pretrained_cfg
-        if cfg.get('file'):
+        if Path(cfg.get('file') or '').suffix == '.safetensors':
             record = read_accuracy(cfg['file'])
         source = write_folder(model, folder, cfg.get('label_names'), cfg['mean'], cfg['std'])
         if record:
@@ -215,13 +227,14 @@ def prepare(
 def _read_config(folder: Path) -> Dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text())
-        if not (folder / WEIGHTS).exists():
-            raise HubError(f'{folder}: has no {WEIGHTS}')
-        if 'genotype' not in config.get('model_args', {}):
-            raise HubError(f'{folder / CONFIG}: has no model_args with a genotype; is it a model of this package?')
-        return config
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise HubError(f'{folder}: is no model folder: {error}') from None
+    if not (folder / WEIGHTS).exists():
+        raise HubError(f'{folder}: has no {WEIGHTS}')
+    args, facts = (config.get(name) if isinstance(config, dict) else None for name in ('model_args', 'pretrained_cfg'))
+    if not (isinstance(args, dict) and isinstance(args.get('genotype'), dict) and isinstance(facts, dict)):
+        raise HubError(f'{folder / CONFIG}: has no model_args with a genotype; is it a model of this package?')
+    return config
 
 
 def push(
@@ -234,6 +247,8 @@ def push(
         dry_run: bool = False,
 ) -> Dict[str, Any]:
     """Push a model folder's files as one commit: all or nothing. What the hub has already is not uploaded again.
+
+    The weights must carry their accuracy, see :func:`record_accuracy`.
 
     Args:
         folder: Made by :func:`write_folder`; only :data:`PUBLISHED` files are pushed.
@@ -253,6 +268,12 @@ def push(
     """
     folder = Path(folder)
     _read_config(folder)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f'{repo_id}: is no OWNER/NAME: {error}') from None
+    if not read_accuracy(folder / WEIGHTS):
+        raise HubError(f'{folder}: nobody knows how good it is; nasnet-zoo validate {folder} --data … --record')
     files = {name: (folder / name).stat().st_size for name in PUBLISHED if (folder / name).exists()}
     report = dict(repo_id=repo_id, revision=revision or 'main', files=files, url=None, commit=None)
     if dry_run:
@@ -278,8 +299,6 @@ def _explain(error: BaseException) -> str:
     if type(error) is RuntimeError and error.__cause__:  # the client's, around a failed upload
         error = error.__cause__
     status = getattr(getattr(error, 'response', None), 'status_code', None)
-    if isinstance(error, HFValidationError):
-        return f'is no OWNER/NAME: {error}'
     if isinstance(error, RevisionNotFoundError):
         return 'has no such revision'
     if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or status == 401:

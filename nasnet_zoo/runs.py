@@ -15,18 +15,20 @@ import warnings
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm import list_models
+from timm.models import get_pretrained_cfg
 from torch import distributed
 
-from .data import FileSet, load_data
+from .data import DATA_SETS, AnySet, FileSet, data_name, load_data
 from .files import written_whole
-from .hub import write_folder
-from .training import Recipe, Trainer
+from .hub import WEIGHTS, write_folder
+from .network import NASNet
+from .training import Recipe, Trainer, keep_freed_memory
 from .validation import evaluate
 from .zoo import build
 
@@ -75,17 +77,22 @@ class Run:
         self._board = None
         if not writes:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         known = self._read_settings()
-        if known is not None and not resume:
-            raise RunError(f'{folder}: there is a run already; --resume goes on with it, another --out begins anew')
-        if known is None:
-            self._write_json('run.json', dict(settings=self.settings, versions=versions()))
-        elif known['settings'] != self.settings:
+        kept = [name for name in (self.checkpoint.name, WEIGHTS) if (folder / name).exists()]
+        if kept and not resume:
+            raise RunError(f'{folder}: has a {kept[0]} already; --resume goes on with it, another --out begins anew')
+        if resume and known is None:
+            raise RunError(f'{folder}: there is no run to resume')
+        if kept and known['settings'] != self.settings:
             old, new = _flat(known['settings']), _flat(self.settings)
             changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
                        for name in {**old, **new} if old.get(name) != new.get(name)]
             raise RunError(f'{folder}: is a run of other settings: {"; ".join(changed)}')
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob('.checkpoint.safetensors.*'):  # of a process killed while it wrote
+            part.unlink()
+        if not kept:
+            self._write_json('run.json', dict(settings=self.settings, versions=versions()))
 
     def _read_settings(self) -> Optional[Dict[str, Any]]:
         path = self.folder / 'run.json'
@@ -111,17 +118,19 @@ class Run:
         self.rows.append(row)
         tensors, rest = trainer.state()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        kept = row['epoch'] - 1
         try:
             with written_whole(self.checkpoint) as part:
                 save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
+            kept = row['epoch']
             with written_whole(self.folder / 'log.csv') as part, part.open('w', newline='') as file:
                 writer = csv.DictWriter(file, _COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
             self._to_board(row)
         except (OSError, SafetensorError) as error:
-            raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of the '
-                           'epoch before stays; make room and --resume') from None
+            raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
+                           f'{kept} stays; make room and --resume') from None
 
     def load(self, trainer: Trainer) -> bool:
         """Bring a trainer to the last checkpoint; False where there is none.
@@ -181,11 +190,24 @@ class Run:
             figure.savefig(part, dpi=100)
         return self.folder / 'curve.png'
 
-    def finish(self, model: torch.nn.Module, class_names, mean, std, report: Dict[str, Any]) -> None:
-        """Write the trained model in timm's hub layout, and what it reached."""
-        write_folder(model, self.folder, class_names, mean, std)
-        self._write_json('report.json', report)
-        self.draw_curve()
+    def finish(self, model: NASNet, data: AnySet, report: Dict[str, Any]) -> None:
+        """Write the trained model in timm's hub layout, and what it reached.
+
+        Raises:
+            RunError: Where it cannot be written; --resume tries again.
+        """
+        try:
+            write_folder(model, self.folder, data.class_names, data.mean, data.std)
+            self._write_json('report.json', report)
+            self.draw_curve()
+        except (OSError, SafetensorError) as error:
+            raise RunError(f'{self.folder}: the model cannot be written: {error}; make room and --resume') from None
+
+    @property
+    def report(self) -> Optional[Dict[str, Any]]:
+        """What :meth:`finish` wrote, None before."""
+        path = self.folder / 'report.json'
+        return json.loads(path.read_text()) if path.exists() and (self.folder / WEIGHTS).exists() else None
 
 
 def run_training(
@@ -199,6 +221,7 @@ def run_training(
         data_root: Optional[Path] = None,
         download: bool = False,
         device: Optional[str] = None,
+        workers: int = 2,
         say: Callable[[str], None] = print,
         on_step: Optional[Callable[[Dict[str, Any]], None]] = None,
 ) -> Optional[Dict[str, Any]]:
@@ -214,6 +237,8 @@ def run_training(
         out: The run's folder.
         resume: Go on with the run in `out`.
         val_share: Share of the training images that is held out, to watch the run by.
+        device: cuda if there is one, else cpu.
+        workers: Processes that read large images.
         say: Called with each line for people.
         on_step: See :func:`~nasnet_zoo.training.train`.
 
@@ -221,30 +246,26 @@ def run_training(
         The report, JSON data; None in all processes but the first.
     """
     rank = int(os.environ.get('RANK', 0))
-    if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
-        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
     if device is None:
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    if torch.device(device).type == 'cuda':
+        torch.cuda.set_device(device)
+    keep_freed_memory()
+    if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
+        distributed.init_process_group('gloo' if device == 'cpu' else 'nccl')
     checked = Recipe.create(**recipe)
-    train_set, _ = load_data(data, data_root, model_args.get('img_size'), download)
-    val_set = None
-    if val_share:
-        if isinstance(train_set, FileSet):
-            raise RunError('val_share: a part is held out of images in memory only; give the folder its own')
-        train_set, val_set = train_set.split(val_share)
-    channels, height, width = train_set.input_size
-    torch.manual_seed(checked.seed)
-    sizes = {} if source.split('.')[0] in list_models(module='zoo') and height == width == 32 else dict(
-        img_size=(height, width))
-    model = build(source, **{
-        'num_classes': len(train_set.class_names), 'in_chans': channels, **sizes, **model_args})
+    train_set, val_set, model = _prepare(
+        source, dict(model_args), data, val_share, data_root, download, checked, workers)
     settings = dict(
-        source=source, model=model.config, data=data, val_share=val_share, train_images=train_set.size(),
+        source=Path(source).name, model=model.config, pretrained=bool(model_args.get('pretrained')),
+        data=data_name(data), val_share=val_share, train_images=train_set.size(),
         recipe=checked.model_dump(mode='json'))
     trainer = Trainer(model, train_set, checked, device)
     run = Run(out, settings, resume, writes=rank == 0)
     if resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {checked.epochs}')
+        if trainer.epoch == checked.epochs and run.report:
+            return run.report
     begun = time.perf_counter() - (run.rows[-1]['seconds'] if run.rows else 0.)
     while trainer.epoch < checked.epochs:
         row = trainer.run_epoch(on_step)
@@ -260,5 +281,28 @@ def run_training(
     report = dict(settings, versions=versions(), log=run.rows[-1])
     trained = trainer.result.eval()
     trained.aux_head, trained.drop_path_rate = None, 0.  # they have done their work
-    run.finish(trained, train_set.class_names, train_set.mean, train_set.std, report)
+    run.finish(trained, train_set, report)
     return report
+
+
+def _prepare(
+        source: str, model_args: Dict[str, Any], data: str, val_share: float, data_root: Optional[Path], download: bool,
+        recipe: Recipe, workers: int,
+) -> Tuple[AnySet, Optional[AnySet], NASNet]:
+    """What to train on, what to watch by, and the network, for images of one size."""
+    named = source if source in list_models(module='zoo') and data not in DATA_SETS else None
+    size = model_args.pop('img_size', None) or (named and get_pretrained_cfg(named).input_size[1])
+    if distributed.is_initialized() and distributed.get_rank():
+        distributed.barrier()  # the first process downloads and decodes
+    train_set, _ = load_data(data, data_root, size, download)
+    if distributed.is_initialized() and not distributed.get_rank():
+        distributed.barrier()
+    train_set, val_set = train_set.split(val_share) if val_share else (train_set, None)
+    if isinstance(train_set, FileSet):
+        train_set = train_set._replace(workers=workers)
+        val_set = val_set and val_set._replace(workers=workers)
+    channels, *image = train_set.input_size
+    torch.manual_seed(recipe.seed)
+    model = build(source, **{
+        'num_classes': len(train_set.class_names), 'in_chans': channels, **model_args, 'img_size': tuple(image)})
+    return train_set, val_set, model

@@ -1,9 +1,10 @@
 """Trained weights out: a network and images to a network that classifies them."""
 import ctypes
 import math
+import sys
 import time
 from contextlib import nullcontext
-from typing import Annotated, Any, Callable, Dict, Iterator, Literal, Optional, Tuple, Union
+from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,12 +17,12 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from .augment import augmented_batches
-from .data import AnySet, ImageSet
+from .data import AnySet, FileSet, ImageSet
 from .network import NASNet
 from .skeleton import Checked, check
 from .sync_norm import synchronised
 
-__all__ = ['Recipe', 'Trainer', 'train']
+__all__ = ['Recipe', 'Trainer', 'train', 'keep_freed_memory']
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -39,8 +40,9 @@ class Recipe(Checked):
     lr: Annotated[_Positive, Field(description='highest learning rate')] = 0.025
     momentum: _Share = 0.9
     weight_decay: Annotated[_Share, Field(description='L2 penalty, but for norms and biases')] = 5e-4
-    sched: Annotated[str, Field(description="timm's name of a schedule")] = 'cosine'
-    warmup_epochs: Annotated[float, Field(ge=0, description='of linear warm-up, from a tenth of lr')] = 1.
+    sched: Annotated[Literal['cosine', 'poly', 'tanh'], Field(description="timm's name of a schedule")] = 'cosine'
+    warmup_epochs: Annotated[float, Field(ge=0, description=(
+        'of linear warm-up, from a tenth of lr; at most a fifth of all'))] = 1.
     clip_grad: Annotated[_Positive, Field(description='largest norm of the gradient')] = 5.
     aux_weight: Annotated[float, Field(ge=0, description="weight of the auxiliary head's loss")] = 0.4
     label_smoothing: Annotated[_Share, Field(description='share of the target spread over all classes')] = 0.
@@ -104,10 +106,13 @@ class Trainer:
             self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         if recipe.batch_size % self.world:
             raise ValueError(f'batch_size: {recipe.batch_size} cannot be shared by {self.world} processes')
+        if isinstance(data, FileSet) and (recipe.cutout or recipe.sizes):
+            raise ValueError(f'cutout, sizes: are for small images; those of {data.name} go through timm\'s loader')
+        if (recipe.mixup or recipe.cutmix) and recipe.batch_size // self.world % 2:
+            raise ValueError(f'batch_size: {recipe.batch_size} has no halves to mix')
         self.steps_per_epoch = data.size() // recipe.batch_size
         if not self.steps_per_epoch:
             raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
-        keep_freed_memory()
         self.data = data.to(self.device)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
@@ -119,8 +124,9 @@ class Trainer:
         self.optimizer = create_optimizer_v2(
             self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
         self.scheduler, _ = create_scheduler_v2(
-            self.optimizer, recipe.sched, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=recipe.lr / 10, step_on_epochs=False, updates_per_epoch=self.steps_per_epoch)
+            self.optimizer, recipe.sched, num_epochs=recipe.epochs, step_on_epochs=False,
+            updates_per_epoch=self.steps_per_epoch, warmup_lr=recipe.lr / 10,
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 5))
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
@@ -194,7 +200,7 @@ class Trainer:
             seen += len(labels)
             if on_step:
                 on_step(dict(
-                    epoch=self.epoch, step=step + 1, steps=steps, loss=value, accuracy=correct / seen,
+                    epoch=self.epoch + 1, step=step + 1, steps=steps, loss=value, accuracy=correct / seen,
                     lr=self.optimizer.param_groups[0]['lr'],
                     images_per_second=seen * self.world / (time.perf_counter() - begun)))
         self.epoch += 1
@@ -212,13 +218,20 @@ class Trainer:
         if self.ema:
             tensors.update((f'ema.{name}', tensor) for name, tensor in self.ema.module.state_dict().items())
         numbers: Dict[str, Any] = {}
-        for i, slots in self.optimizer.state_dict()['state'].items():
+        optimizer = self.optimizer.state_dict()
+        for i, slots in optimizer['state'].items():
             for name, value in slots.items():
                 if isinstance(value, torch.Tensor):
                     tensors[f'optimizer.{i}.{name}'] = value
                 elif value is not None:
                     numbers[f'{i}.{name}'] = value
-        return tensors, dict(epoch=self.epoch, optimizer=numbers)
+        groups: List[Dict[str, Any]] = []  # some optimisers count steps in them
+        for i, group in enumerate(optimizer['param_groups']):
+            facts = {name: value for name, value in group.items() if name != 'params'}
+            tensors.update((f'group.{i}.{name}', facts.pop(name)) for name in list(facts) if isinstance(
+                facts[name], torch.Tensor))
+            groups.append(facts)
+        return tensors, dict(epoch=self.epoch, optimizer=numbers, groups=groups)
 
     def load_state(self, tensors: Dict[str, torch.Tensor], rest: Dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned, in the same process or in another."""
@@ -231,7 +244,9 @@ class Trainer:
         for name, value in [*part('optimizer.').items(), *rest['optimizer'].items()]:
             index, slot = name.split('.', 1)
             slots.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict(dict(self.optimizer.state_dict(), state=slots))
+        groups = [{**group, **saved, **part(f'group.{i}.')} for i, (group, saved) in enumerate(zip(
+            self.optimizer.state_dict()['param_groups'], rest['groups']))]
+        self.optimizer.load_state_dict(dict(state=slots, param_groups=groups))
         self.epoch = rest['epoch']
 
 
@@ -265,8 +280,8 @@ def train(
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors: asking the kernel for it again takes a quarter of a step's time."""
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if hasattr(ctypes, 'CDLL') else None
-    if mallopt:
-        for parameter, value in ((-1, 2 ** 31 - 1), (-3, 2 ** 30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(parameter, value)
+    """Have the process keep the memory of freed tensors; asking Linux for it again takes a fifth of a small step."""
+    if sys.platform == 'linux':
+        mallopt = getattr(ctypes.CDLL(None), 'mallopt', lambda parameter, value: None)  # musl has none
+        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2 ** 30)  # M_MMAP_THRESHOLD

@@ -2,12 +2,12 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.data import resolve_model_data_config
 
-from .data import AnySet, DataError, FileSet, load_data
+from .data import AnySet, DataError, FileSet, data_name, load_data
 from .hub import CONFIG, WEIGHTS, record_accuracy
 from .zoo import build
 
@@ -53,6 +53,8 @@ def evaluate(
         model: On `device`. With fewer than five classes top5 is over them all.
         on_batch: Called with the number of images after each batch.
     """
+    if not data.size():
+        raise ValueError(f'{data.name}: has no images')
     was_training = model.training
     model.eval()
     hits, count = torch.zeros(2, dtype=torch.long), 0
@@ -96,17 +98,22 @@ def validate(
     Raises:
         DataError: For data that the model has not been made for.
     """
-    folder = Path(source.removeprefix('local-dir:'))
-    if (folder / CONFIG).exists():
-        source = f'local-dir:{folder}'
+    if split not in ('train', 'test'):
+        raise ValueError(f"split: must be 'train' or 'test', not {split!r}")
     model = build(source, pretrained=True).to(device).eval()
+    weights = None
+    folder = Path(source.removeprefix('local-dir:'))
+    if record:
+        weights = folder / WEIGHTS if (folder / CONFIG).exists() else model.pretrained_cfg.get('file')
+        if not weights or Path(weights).suffix != '.safetensors':
+            raise DataError(f'{source}: its weights are not in a safetensors file of yours, so nothing can be recorded')
     config = resolve_model_data_config(model)
-    channels, height, width = config['input_size']
-    chosen = load_data(data, data_root, height if height == width else None, download)[('train', 'test').index(split)]
-    _check_fit(source, model, chosen)
+    chosen = load_data(data, data_root, config['input_size'][2], download)[('train', 'test').index(split)]
     chosen = chosen._replace(mean=config['mean'], std=config['std'])
     if isinstance(chosen, FileSet):
-        chosen = chosen._replace(input_size=config['input_size'], crop_pct=config['crop_pct'])
+        chosen = chosen._replace(
+            input_size=config['input_size'], crop_pct=config['crop_pct'], interpolation=config['interpolation'])
+    _check_fit(source, model, chosen, config['input_size'])
     seen = 0
 
     def count(images: int) -> None:
@@ -115,22 +122,19 @@ def validate(
         if on_batch:
             on_batch(seen, chosen.size())
     accuracy = evaluate(model, chosen, batch_size, device, count)
-    name = data if data.count('/') == 1 and not Path(data).exists() else Path(data).name.split('.')[0]
-    result = dict(model=source, dataset=name, split=split, **accuracy.to_dict())
-    if record:
-        weights = folder / WEIGHTS if (folder / CONFIG).exists() else model.pretrained_cfg.get('file')
-        if not weights:
-            raise DataError(f'{source}: its weights are not in a file of yours, so nothing can be recorded there')
+    name = folder.resolve().name if (folder / CONFIG).exists() else source
+    result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict())
+    if weights:
         record_accuracy(weights, result)
     return result
 
 
-def _check_fit(source: str, model: torch.nn.Module, data: AnySet) -> None:
-    """Refuse data of other classes or channels than the model's."""
+def _check_fit(source: str, model: torch.nn.Module, data: AnySet, input_size: Sequence[int]) -> None:
+    """Refuse data of other classes, channels or sizes than the model's."""
+    if tuple(data.input_size) != tuple(input_size):
+        raise DataError(f'{source}: takes images of {tuple(input_size)}, {data.name} has {tuple(data.input_size)}')
     if model.num_classes != len(data.class_names):
         raise DataError(f'{source}: has {model.num_classes} classes, {data.name} has {len(data.class_names)}')
-    if model.in_chans != data.input_size[0]:
-        raise DataError(f'{source}: takes {model.in_chans} channels, {data.name} has {data.input_size[0]}')
     known = model.pretrained_cfg.get('label_names')
     if known and list(known) != list(data.class_names):
         raise DataError(f'{source}: its classes are {", ".join(map(str, known[:3]))}, …, those of {data.name} '

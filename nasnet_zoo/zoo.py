@@ -1,7 +1,9 @@
 """The named models, registered with timm by ``import nasnet_zoo``."""
 import re
-from typing import Any, Dict, Mapping, Optional, Union
+from pathlib import Path
+from typing import Annotated, Any, Dict, Mapping, Optional, Tuple, Union
 
+from pydantic import ConfigDict, Field
 from timm import create_model, list_models, list_pretrained
 from timm.models import (
     PretrainedCfg,
@@ -15,7 +17,7 @@ from timm.models._hub import download_cached_file
 from .genotype import Genotype
 from .loader import list_genotypes, load_genotype
 from .network import NASNet, compile_genotype
-from .skeleton import Skeleton
+from .skeleton import Checked, Skeleton, check
 
 __all__ = ['build']  # timm's registry adds the models
 
@@ -85,6 +87,20 @@ def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[st
     return overlay
 
 
+_Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Facts(Checked):
+    """What somebody else's configuration may say of images and classes; timm believes anything."""
+    model_config = ConfigDict(extra='ignore', strict=False)
+    input_size: Tuple[Annotated[int, Field(ge=1, le=1024)], _Side, _Side] = (3, 224, 224)
+    mean: Tuple[float, ...] = (0.5,)
+    std: Tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
+    crop_pct: Annotated[Optional[float], Field(gt=0, le=1)] = None
+    num_classes: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    label_names: Union[None, Tuple[str, ...], Dict[int, str]] = None
+
+
 def _create(
         variant: str,
         pretrained: bool,
@@ -103,6 +119,10 @@ def _create(
     if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
         raise ValueError(f'feature_cls: {kwargs["feature_cls"]!r} is not available: a cell hands on a list, which '
                          "hooks and graphs cannot tap; leave it at 'getter'")
+    given = kwargs.get('pretrained_cfg')
+    if isinstance(given, (dict, PretrainedCfg)):
+        facts = given if isinstance(given, dict) else given.to_dict()
+        check(_Facts, {name: facts[name] for name in _Facts.model_fields if facts.get(name) is not None})
     overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
         overlay = _with_source(variant, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
@@ -135,13 +155,25 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
 
 
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
-    """The network that `source` names, with `kwargs` for it: a model of the zoo, or what ``load_genotype`` takes.
+    """The network that `source` names, with `kwargs` for it.
 
-    Also a folder or a hub id in timm's words: ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``.
+    Args:
+        source: A model of the zoo, a model folder, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or what
+            ``load_genotype`` takes.
+
+    Raises:
+        ValueError: For a folder or a repository with another kind of network.
     """
+    if isinstance(source, str) and (Path(source) / 'config.json').is_file():
+        source = f'local-dir:{source}'
     if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
             source not in list_genotypes() and source.split('.')[0] in list_models(module='zoo'))):
-        return create_model(source, **kwargs)
+        model = create_model(source, **kwargs)
+        if not isinstance(model, NASNet):
+            raise ValueError(f'{source}: is a {type(model).__name__}, not a network of this package')
+        return model
+    if kwargs.pop('pretrained', False):
+        raise ValueError(f'{source}: is a genotype, which has no weights; name a model or a model folder')
     return compile_genotype(source, **kwargs)
 
 

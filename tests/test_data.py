@@ -117,6 +117,90 @@ def test_pictures_that_cannot_be_read_are_skipped_and_counted(folder):
         assert train.labels.tolist() == [0, 0, 1, 1]
 
 
+def test_large_pictures_that_cannot_be_read(folder):
+    (folder / 'test' / 'cat' / '0.png').write_bytes(b'no picture')
+    with pytest.warns(UserWarning, match=r'skipped 1 pictures .* test/cat/0.png'):
+        _, test = load_data(folder, img_size=96)
+    assert test.size() == 3
+    assert torch.cat([labels for _, labels in test._replace(workers=0).batches(2)]).tolist() == [0, 1, 1]
+    whole = (folder / 'test' / 'dog' / '1.png').read_bytes()
+    (folder / 'test' / 'dog' / '1.png').write_bytes(whole[:len(whole) // 2])
+    with pytest.warns(UserWarning), pytest.raises(DataError, match=r'test/dog/1.png: cannot be read: .*; remove it'):
+        list(load_data(folder, img_size=96)[1]._replace(workers=0).batches(4))
+
+
+@pytest.mark.parametrize('side', [12, 96])
+def test_every_suffix_counts(folder, side):
+    for file in (folder / 'test' / 'cat').iterdir():
+        Image.open(file).save(file.with_suffix('.webp'), lossless=True)
+        file.unlink()
+    assert load_data(folder, img_size=side)[1].size() == 4
+
+
+def test_kinds_of_pictures(folder):
+    gray = np.arange(144, dtype=np.uint16).reshape(12, 12) * 400
+    for i, image in enumerate([
+            Image.fromarray(gray), Image.fromarray((gray >> 8).astype(np.uint8)),
+            picture(5).convert('RGBA'), picture(5)]):
+        image.save(folder / 'train' / 'cat' / f'x{i}.png')
+    images = load_data(folder)[0].images[3:7]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[2], images[3])
+    turned = picture(6)
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    turned.save(folder / 'train' / 'cat' / '0.png', exif=exif)
+    assert np.array_equal(load_data(folder)[0].images[0].permute(1, 2, 0), np.asarray(turned)[::-1, ::-1])
+
+
+def test_a_part_is_held_out_of_large_pictures(folder):
+    train, _ = load_data(folder, img_size=96)
+    rest, part = train.split(0.34)
+    assert (rest.size(), part.size()) == (4, 2) and part.dataset.labels == [0, 1]
+    assert not set(rest.dataset.files) & set(part.dataset.files)
+    for share in (0., 1., -0.5, 0.01):
+        with pytest.raises(DataError, match='share'):
+            train.split(share)
+
+
+def test_hidden_files_and_nested_copies_do_not_count(folder):
+    (folder / 'train' / '.ipynb_checkpoints').mkdir()
+    (folder / 'train' / 'cat' / '.0.png').write_bytes(b'')
+    picture(7).save(folder / '.hidden.png')
+    (folder / 'backup' / 'train' / 'cat').mkdir(parents=True)
+    picture(8).save(folder / 'backup' / 'train' / 'cat' / 'old.png')
+    assert load_data(folder)[0].size() == 6 and load_data(packed(folder))[0].size() == 6
+
+
+def test_a_damaged_archive_is_not_a_smaller_one(folder):
+    content = bytearray(packed(folder, 'pets.tar').read_bytes())
+    with tarfile.open(folder.parent / 'pets.tar') as archive:
+        content[archive.getmembers()[8].offset + 5] ^= 64
+    (folder.parent / 'damaged.tar').write_bytes(content)
+    with pytest.raises(DataError, match='damaged.tar: cannot be read as an archive: it is damaged after'):
+        load_data(folder.parent / 'damaged.tar')
+
+
+def test_own_sizes_must_be_one(folder):
+    picture(9, (20, 20)).save(folder / 'test' / 'dog' / '1.png')  # not the first of its class
+    with pytest.raises(DataError, match='test/dog/1.png is not square or not as large'):
+        load_data(folder)
+
+
+def test_a_damaged_cache_is_named(folder, tmp_path):
+    load_data(folder)
+    cached, = (tmp_path / 'cache').iterdir()
+    cached.write_bytes(cached.read_bytes()[:100])
+    with pytest.raises(DataError, match='is damaged: .*; remove it'):
+        load_data(folder)
+
+
+def test_digits_of_another_size():
+    pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+    train, _ = load_data('digits', img_size=16)
+    assert train.input_size == (1, 16, 16) and train.images.dtype == torch.uint8
+    assert (train.normalized().mean() - load_digits()[0].normalized().mean()).abs() < 0.1
+
+
 def test_a_class_without_a_readable_picture(folder):
     for file in (folder / 'test' / 'dog').iterdir():
         file.write_bytes(b'')

@@ -122,6 +122,22 @@ def test_card(folder):
     assert '90.00%' in card.text and '87.00% to 92.00%' in card.text
 
 
+def test_a_card_of_ones_own_is_kept(folder):
+    hub.write_card(folder, MINE, license='mit')
+    assert huggingface_hub.ModelCard.load(folder / 'README.md').data.license == 'mit'
+    (folder / 'README.md').write_text('My words.')
+    hub.prepare(folder, folder, MINE)
+    assert (folder / 'README.md').read_text() == 'My words.'
+
+
+def test_accuracy_must_be_known(folder, server):
+    hub.write_folder(searched(), folder)
+    for dry_run in (True, False):
+        with pytest.raises(HubError, match='nasnet-zoo validate .* --record'):
+            hub.push(folder, MINE, dry_run=dry_run)
+    assert not server.requests
+
+
 def test_what_is_no_model_folder(folder, tmp_path):
     with pytest.raises(HubError, match='is no model folder'):
         hub.push(tmp_path, MINE, dry_run=True)
@@ -168,6 +184,7 @@ def test_checkpoints_stay_at_home(server, folder):
 def test_revision(server, folder):
     hub.push(folder, MINE)
     hub.write_folder(searched(seed=1), folder)
+    hub.record_accuracy(folder / hub.WEIGHTS, RECORD)
     hub.push(folder, MINE, revision='v2')
     assert torch.equal(logits(pull()), logits(searched()))
     assert torch.equal(logits(pull(f'hf-hub:{MINE}@v2')), logits(searched(seed=1)))
@@ -244,9 +261,10 @@ def test_a_lost_answer_is_not_a_lost_push(server, folder):
 
 # Hostile repositories
 
-def hostile(**args):
+def hostile(facts=(), **args):
     config = dict(searched().config, **args)
-    return dict(architecture='nasnet', num_classes=3, model_args=config, pretrained_cfg=dict(num_classes=3))
+    facts = dict(num_classes=3, **dict(facts))
+    return dict(architecture='nasnet', num_classes=3, model_args=config, pretrained_cfg=facts)
 
 
 BLOCK = dict(left=['identity', 'h0'], right=['identity', 'h1'], combine='add')
@@ -265,6 +283,12 @@ HOSTILE = {
     'text for a number': (hostile(num_cells='4; import os'), 'num_cells'),
     'classes': (hostile(num_classes=10 ** 9), 'num_classes'),
     'an argument that is none': (hostile(device_map='auto'), 'device_map'),
+    'deviations of 0': (hostile(dict(std=[0, 0, 0])), 'std'),
+    'a negative side': (hostile(dict(input_size=[3, -5, -5])), 'input_size'),
+    'a huge side': (hostile(dict(input_size=[3, 100_000, 100_000])), 'input_size'),
+    'two sizes': (hostile(dict(input_size=[3, 5])), 'input_size'),
+    'names that are none': (hostile(dict(label_names=5)), 'label_names'),
+    'a mean that is none': (hostile(dict(mean='evil')), 'mean'),
     'a size': (hostile(img_size=[10 ** 6, 10 ** 6]), 'img_size'),
 }
 

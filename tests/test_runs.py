@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -20,8 +21,9 @@ import nasnet_zoo  # noqa: F401  (for timm)
 from nasnet_zoo import runs
 from nasnet_zoo.cli import app
 from nasnet_zoo.data import load_digits
+from nasnet_zoo.hub import read_accuracy, record_accuracy
 from nasnet_zoo.runs import RunError, run_training
-from nasnet_zoo.validation import evaluate
+from nasnet_zoo.validation import evaluate, validate
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 SMALL = dict(num_cells=1, cell_filters=4, stem='cifar', aux_head=True)
@@ -61,15 +63,15 @@ def run(tmp_path_factory):
 
 def test_what_is_written(run):
     folder, report = run
-    assert {path.name for path in folder.iterdir()} >= {
-        'run.json', 'checkpoint.safetensors', 'log.csv', 'curve.png', 'model.safetensors', 'config.json', 'report.json'}
+    assert {path.name for path in folder.iterdir()} - {'tensorboard'} == {
+        'run.json', 'checkpoint.safetensors', 'log.csv', 'curve.png', 'model.safetensors', 'config.json', 'report.json',
+        'genotype.json', 'cells.svg'}
     rows = list(csv.DictReader((folder / 'log.csv').open()))
     assert [row['epoch'] for row in rows] == ['1', '2', '3']
     assert float(rows[-1]['val_accuracy']) > 0.3 and float(rows[-1]['loss']) < float(rows[0]['loss'])
     assert (folder / 'curve.png').read_bytes()[:4] == b'\x89PNG'
     assert report == json.loads((folder / 'report.json').read_text())
     assert report['train_images'] == 1081 and report['recipe']['ema'] == 0.9 and report['versions']['torch']
-    assert 'pickle' not in str([path.suffix for path in folder.rglob('*')])
 
 
 def test_the_run_is_a_model(run):
@@ -91,11 +93,56 @@ def test_tensorboard(run):
 
 def test_a_run_is_not_overwritten(run):
     folder, report = run
-    with pytest.raises(RunError, match='there is a run already'):
+    with pytest.raises(RunError, match='has a checkpoint.safetensors already'):
         train(folder, val_share=0.2)
     with pytest.raises(RunError, match='of other settings: recipe.lr was 0.1 and is 0.2'):
         train(folder, val_share=0.2, resume=True, recipe=dict(lr=0.2))
-    assert train(folder, val_share=0.2, resume=True)['log'] == report['log'], 'nothing left to do'
+
+
+def test_a_finished_run_stays_as_it_is(run):
+    folder, report = run
+    record_accuracy(folder / 'model.safetensors', dict(top1=0.5))
+    assert train(folder, val_share=0.2, resume=True) == report
+    assert read_accuracy(folder / 'model.safetensors') == dict(top1=0.5)
+
+
+def test_a_model_folder_is_not_trained_over(run, tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes(b'precious')
+    with pytest.raises(RunError, match='has a model.safetensors already'):
+        train(tmp_path)
+    with pytest.raises(RunError, match='no run to resume'):
+        train(tmp_path / 'typo', resume=True)
+    assert not (tmp_path / 'typo').exists() and (tmp_path / 'model.safetensors').read_bytes() == b'precious'
+
+
+def test_a_first_try_that_failed_is_not_in_the_way(tmp_path):
+    with pytest.raises(FloatingPointError):
+        train(tmp_path / 'run', recipe=dict(lr=1e30, epochs=1, warmup_epochs=0.))
+    assert train(tmp_path / 'run', recipe=dict(epochs=1))['log']['epoch'] == 1
+
+
+def test_large_pictures_from_a_folder(tmp_path):
+    for split, count in (('train', 8), ('test', 2)):
+        for label, name in enumerate(('dark', 'light')):
+            (tmp_path / 'data' / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new('RGB', (80, 72), (label * 200 + i,) * 3).save(tmp_path / 'data' / split / name / f'{i}.png')
+    options = dict(val_share=0.25, workers=0)
+    recipe = dict(epochs=2, batch_size=4, lr=0.05)
+    model = dict(num_cells=1, cell_filters=4, stem='cifar', img_size=72)
+    report = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'run', say=list, **options)
+    assert report['data'] == 'data' and report['train_images'] == 12 and report['log']['val_accuracy'] is not None
+    again = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'again', say=list, **options)
+    assert again['log']['loss'] == report['log']['loss']
+    assert validate(str(tmp_path / 'run'), str(tmp_path / 'data'))['count'] == 4
+    with pytest.raises(ValueError, match='cutout, sizes: are for small images'):
+        run_training('nasnet_a', model, str(tmp_path / 'data'), dict(recipe, cutout=8), tmp_path / 'c', **options)
+
+
+def test_size_of_the_model_is_the_size_of_the_images(tmp_path):
+    report = train(tmp_path / 'run', dict(img_size=12), recipe=dict(epochs=1))
+    assert report['model']['img_size'] == [12, 12]
+    assert validate(str(tmp_path / 'run'), 'digits')['count'] == 450
 
 
 def test_a_broken_checkpoint(run, tmp_path):
@@ -138,7 +185,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
             return row
     monkeypatch.setattr(runs, 'Trainer', Fills)
     try:
-        with pytest.raises(RunError, match='epoch 2 cannot be written.*make room and --resume'):
+        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 stays; make room and --resume'):
             train(tmp_path / 'run')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,5 @@
 """Digits in, a classifier out."""
+import json
 import math
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
+from nasnet_zoo.sync_norm import synchronised
 from nasnet_zoo.training import Recipe, Trainer, train
 from nasnet_zoo.validation import evaluate
 
@@ -65,9 +67,10 @@ def test_same_seed_same_weights():
 
 
 @pytest.mark.parametrize('options', [
-    dict(opt='adamw', lr=2e-3, ema=0.9, label_smoothing=0.1), dict(mixup=0.2, cutmix=0.2, cutout=4), dict(bf16=True),
+    dict(opt='adamw', lr=2e-3, ema=0.9, label_smoothing=0.1), dict(opt='lamb', lr=1e-2),
+    dict(mixup=0.2, cutmix=0.2, cutout=4), dict(bf16=True),
     dict(sched='poly', channels_last=False, sizes=((0, 8), (1, 10)))],
-    ids=['adamw, average', 'mixup', 'bf16', 'sizes'])
+    ids=['adamw, average', 'lamb', 'mixup', 'bf16', 'sizes'])
 def test_state_is_all_that_the_next_epoch_needs(options):
     chosen = recipe(epochs=3, batch_size=256, **options)
     whole = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
@@ -77,7 +80,7 @@ def test_state_is_all_that_the_next_epoch_needs(options):
     halves = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
     halves.run_epoch()
     tensors, rest = halves.state()
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    tensors, rest = {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(rest))
     torch.manual_seed(77)
     resumed = Trainer(small(genotype='nasnet_a', drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
     resumed.load_state(tensors, rest)
@@ -120,6 +123,33 @@ def test_what_cannot_be_trained():
         Recipe.create(learning_rate=0.1)
     with pytest.raises(ValueError, match='epochs'):
         Recipe.create(epochs=0)
+    with pytest.raises(ValueError, match='sched'):
+        Recipe.create(sched='none')
+    with pytest.raises(ValueError, match='batch_size: 5 has no halves to mix'):
+        train(small(), TRAIN, recipe(batch_size=5, mixup=0.2))
+
+
+def test_warm_up_is_at_most_a_fifth():
+    steps = []
+    train(small(), TRAIN, recipe(batch_size=128, warmup_epochs=5), on_step=steps.append)
+    rates = [step['lr'] for step in steps]
+    assert rates.index(max(rates)) == 2 and max(rates) > 0.09 and rates[-1] < 0.01
+
+
+def test_synchronised_norm_is_stable(tmp_path):
+    """Alone, it is PyTorch's, for activations far from 0 and in half precision too."""
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        for dtype in (torch.float32, torch.bfloat16):
+            x = (torch.randn(8, 3, 4, 4) * 0.1 + 1000).to(dtype)
+            plain, ours = torch.nn.BatchNorm2d(3), synchronised(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+            for module in (plain, ours):
+                module.train()
+            torch.testing.assert_close(ours(x), plain(x), rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(ours[0].running_var, plain.running_var, rtol=1e-3, atol=1e-3)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

@@ -47,7 +47,8 @@ def test_interval(top1, count, low, high):  # Wilson's, by statsmodels' proporti
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    model = compile_genotype('nasnet_b', num_cells=1, cell_filters=4, stem='cifar', img_size=8, num_classes=10, in_chans=1)
+    model = compile_genotype(
+        'nasnet_b', num_cells=1, cell_filters=4, stem='cifar', img_size=8, num_classes=10, in_chans=1)
     data = load_digits()[1]
     return hub.write_folder(model.eval(), tmp_path / 'model', data.class_names, (0.2,), (0.3,))
 
@@ -68,13 +69,29 @@ def test_command_records(folder):
     assert hub.read_accuracy(folder / hub.WEIGHTS)['interval_95'][0] < json.loads(result.stdout)['top1']
 
 
+def test_what_cannot_be_recorded_is_said_first(folder, monkeypatch):
+    model = timm.create_model(f'local-dir:{folder}')
+    monkeypatch.setattr('nasnet_zoo.validation.build', lambda source, **kwargs: model)
+    monkeypatch.setattr('nasnet_zoo.validation.load_data', None)  # not reached
+    with pytest.raises(DataError, match='not in a safetensors file of yours'):
+        validate('hf-hub:someone/model', 'digits', record=True)
+    with pytest.raises(ValueError, match="split: must be 'train' or 'test', not 'val'"):
+        validate(str(folder), 'digits', split='val')
+
+
+def test_a_model_of_another_package_is_refused(tmp_path):
+    timm.models._hub.save_for_hf(timm.create_model('resnet10t', num_classes=10), tmp_path, safe_serialization=True)
+    with pytest.raises(ValueError, match='is a ResNet, not a network of this package'):
+        validate(str(tmp_path), 'digits')
+
+
 def test_data_of_other_classes_is_refused(folder, tmp_path):
     config = json.loads((folder / 'config.json').read_text())
     config['label_names'] = config['label_names'][::-1]
     (folder / 'config.json').write_text(json.dumps(config))
     with pytest.raises(DataError, match='its classes are 9, 8, 7, …, those of digits test 0, 1, 2'):
         validate(str(folder), 'digits')
-    with pytest.raises(DataError, match='takes 3 channels|has 10 classes'):
+    with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), digits test has \(1, 8, 8\)'):
         torch.manual_seed(0)
         other = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='cifar', img_size=8, num_classes=10)
         validate(str(hub.write_folder(other.eval(), tmp_path / 'rgb')), 'digits')

@@ -100,7 +100,7 @@ class FileSet(NamedTuple):
     name: str = ''
     crop_pct: float = 0.875
     interpolation: str = 'bicubic'
-    workers: int = 4
+    workers: int = 2
 
     def size(self) -> int:
         """The number of images."""

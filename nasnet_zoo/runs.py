@@ -265,7 +265,7 @@ def run_training(
     if resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {checked.epochs}')
         if trainer.epoch == checked.epochs and run.report:
-            return run.report
+            return run.report if rank == 0 else None
     begun = time.perf_counter() - (run.rows[-1]['seconds'] if run.rows else 0.)
     while trainer.epoch < checked.epochs:
         row = trainer.run_epoch(on_step)

@@ -42,8 +42,8 @@ def test_names():
     assert NAMES == [
         'amoebanet_a_large', 'amoebanet_a_mobile', 'amoebanet_b_mobile', 'amoebanet_c_mobile', 'nasnet',
         'nasnet_a_5x1536', 'nasnet_a_7x1920', 'nasnet_a_cifar', 'nasnet_a_cifar_wide', 'nasnet_a_large',
-        'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_mobile', 'nasnet_c_cifar', 'nasnet_c_mobile', 'pnasnet5_large',
-        'pnasnet5_mobile']
+        'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_cifar_small', 'nasnet_b_mobile', 'nasnet_c_cifar',
+        'nasnet_c_mobile', 'pnasnet5_large', 'pnasnet5_mobile']
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -296,3 +296,12 @@ def test_a_folder_rebuilds_a_searched_model(tmp_path):
     rebuilt = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     assert torch.equal(rebuilt(x), model(x)) and rebuilt.genotype == model.genotype
     assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=3)(x).shape == (2, 3)
+
+
+def test_shipped_weights_need_no_network(monkeypatch):
+    monkeypatch.setattr('socket.socket.connect', None)
+    model = timm.create_model('nasnet_b_cifar_small', pretrained=True)
+    assert model.head.fc.weight.dtype == torch.float32 and model.pretrained_cfg['label_names'][3] == 'cat'
+    fresh = timm.create_model('nasnet_b_cifar_small', pretrained=True, num_classes=3, in_chans=1).eval()
+    assert fresh(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+    assert torch.equal(fresh.cells[0].fits[0].bn.running_mean, model.cells[0].fits[0].bn.running_mean)

@@ -1,4 +1,5 @@
 """Compiles one cell of a genotype to a module."""
+from collections import Counter
 from dataclasses import dataclass
 from typing import List, Mapping, Optional, Sequence
 
@@ -29,23 +30,30 @@ def drop_path(x: torch.Tensor, drop_prob: torch.Tensor) -> torch.Tensor:
 
 
 class Block(nn.Module):
-    """Two operations on two hidden states, combined."""
+    """Two operations on two hidden states, combined. Results that others want too become states of their own."""
 
     def __init__(self, left: nn.Module, right: nn.Module, combine: nn.Module, sources: Sequence[int],
-                 drops: Sequence[bool]) -> None:
+                 drops: Sequence[bool], shares: Sequence[bool]) -> None:
         super().__init__()
         self.left = left
         self.right = right
         self.combine = combine
         self.left_source, self.right_source = sources
         self.left_drops, self.right_drops = drops
+        self.left_shares, self.right_shares = shares
         self.left_rectified, self.right_rectified = (isinstance(op, Rectified) for op in (left, right))
 
     def forward(
             self, states: List[torch.Tensor], rectified: List[torch.Tensor], drop_prob: Optional[torch.Tensor],
     ) -> torch.Tensor:
         left = self.left((rectified if self.left_rectified else states)[self.left_source])
+        if self.left_shares:
+            states.append(left)
+            rectified.append(left)
         right = self.right((rectified if self.right_rectified else states)[self.right_source])
+        if self.right_shares:
+            states.append(right)
+            rectified.append(right)
         if drop_prob is not None:
             if self.left_drops:
                 left = drop_path(left, drop_prob)
@@ -99,7 +107,7 @@ class Cell(nn.Module):
         super().__init__()
         self.drop_scale = drop_scale
         needed = genotype.needed([state for output in outputs for state in output])
-        channels, index = {}, {}  # of every compiled state
+        channels, index = {}, {}  # of every compiled state; index also of shared results, by their edges
 
         self.fits = nn.ModuleList()
         for name, given in inputs.items():
@@ -112,22 +120,28 @@ class Cell(nn.Module):
             channels[name] = filters if changed or fit_all else given.channels
         self.fit_rectified: List[bool] = [isinstance(fit, Rectified) for fit in self.fits]
 
+        live = {f'b{i}': block for i, block in enumerate(genotype.blocks) if f'b{i}' in needed}
+        uses = Counter(edge for block in live.values() for edge in block.edges)
         self.blocks = nn.ModuleDict()  # by their numbers in the genotype
-        for i, block in enumerate(genotype.blocks):
-            name = f'b{i}'
-            if name in needed:
-                index[name] = len(index)
-                combine = COMBINES[block.combine](filters, args)
-                ops = [OPS[op](channels[source], filters, stride if source[0] == 'h' else 1, args)
-                       for op, source in block.edges]
-                self.blocks[str(i)] = Block(
-                    *ops, combine,
-                    sources=[index[source] for _, source in block.edges],
-                    # Google spares an identity even where it is a convolution, DARTS its own only where it is none.
-                    drops=[edge[0] != 'identity' and not isinstance(op, nn.Identity)
-                           for edge, op in zip(block.edges, ops)],
-                )
-                channels[name] = filters * genotype.width([name])
+        for name, block in live.items():
+            combine = COMBINES[block.combine](filters, args)
+            ops, sources, drops, shares = [], [], [], []
+            for edge in block.edges:
+                name_of_op, source = edge
+                is_shared = edge in index
+                op = nn.Identity() if is_shared else OPS[name_of_op](
+                    channels[source], filters, stride if source[0] == 'h' else 1, args)
+                ops.append(op)
+                sources.append(index[edge if is_shared else source])
+                # Google spares an identity even where it is a convolution, DARTS its own only where it is none.
+                drops.append(is_shared or name_of_op != 'identity' and not isinstance(op, nn.Identity))
+                # What has no weights, a pool, is computed once for all that apply it to the same state.
+                shares.append(drops[-1] and uses[edge] > 1 and not is_shared and not any(True for _ in op.parameters()))
+                if shares[-1]:
+                    index[edge] = len(index)
+            self.blocks[name[1:]] = Block(*ops, combine, sources, drops, shares)
+            index[name] = len(index)
+            channels[name] = filters * genotype.width([name])
         # A state is rectified once, for all its readers, if any wants it.
         wanted = {source for block in self.blocks.values() for source, rectified in (
             (block.left_source, block.left_rectified), (block.right_source, block.right_rectified)) if rectified}

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from safetensors import SafetensorError
 
+from .recipe import Recipe
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
 
 
@@ -94,8 +96,6 @@ def _shape(sizes) -> str:
 
 def _with_recipe(command: Callable) -> Callable:
     """The command with an option for each field of a recipe, handed on as ``recipe``, a dict of those given."""
-    from .training import Recipe
-
     def run(**options: Any) -> None:
         recipe = {name: options.pop(name) for name in Recipe.model_fields}
         if recipe['sizes']:

@@ -11,10 +11,11 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Un
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from timm.data import create_dataset, create_loader
 from torch.nn import functional as F
 
+from .files import read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 
 __all__ = ['ImageSet', 'FileSet', 'DataError', 'DATA_SETS', 'SMALL', 'load_data', 'load_digits', 'data_name']
@@ -262,33 +263,31 @@ def _load_pictures(
         path: Path, img_size: Optional[int], cache_dir: Optional[Union[str, os.PathLike]],
 ) -> Tuple[AnySet, AnySet]:
     folder = PictureFolder(path)
-    class_names = tuple(folder.splits['train'])
     cache = Path(cache_dir or cache_folder()) / (
         f'{path.name.split(".")[0]}-{folder.digest}-{img_size or "own"}.safetensors')
     if not cache.exists():
         side = img_size or folder.common_side()
         if side > SMALL:
-            return _large_pictures(folder, class_names, side)
+            return _large_pictures(folder, side)
         cache.parent.mkdir(parents=True, exist_ok=True)
         folder.decode(side, img_size is None, cache)
     try:
-        with safe_open(cache, 'pt') as file:
-            unreadable = json.loads(file.metadata()['unreadable'])
-            train, test = (
-                (file.get_tensor(f'{split}.images'), file.get_tensor(f'{split}.labels')) for split in folder.splits)
+        tensors, facts = read_safetensors(cache)
+        class_names, unreadable = tuple(json.loads(facts['classes'])), json.loads(facts['unreadable'])
+        train, test = ((tensors[f'{split}.images'], tensors[f'{split}.labels']) for split in ('train', 'test'))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f'{cache}: is damaged: {error}; remove it') from None
     _warn_of(unreadable, path)
     return _pair(path.name, class_names, train, test)
 
 
-def _large_pictures(folder: PictureFolder, class_names: Tuple[str, ...], side: int) -> Tuple[FileSet, FileSet]:
+def _large_pictures(folder: PictureFolder, side: int) -> Tuple[FileSet, FileSet]:
     if not folder.path.is_dir():
         raise DataError(f'{folder.path}: pictures of {side} pixels are read from a folder and not from an archive; '
                         'unpack it')
-    parts, unreadable = folder.datasets()
-    _warn_of(unreadable, folder.path)
-    return tuple(_file_set(f'{folder.path.name} {split}', part, side, class_names)
+    parts = folder.datasets()
+    _warn_of(folder.unreadable, folder.path)
+    return tuple(_file_set(f'{folder.path.name} {split}', part, side, tuple(folder.splits['train']))
                  for split, part in zip(folder.splits, parts))
 
 

@@ -1,11 +1,14 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read."""
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Dict, Iterator, Tuple, Union
 
-__all__ = ['written_whole']
+import torch
+from safetensors import safe_open
+
+__all__ = ['written_whole', 'read_safetensors']
 
 
 @contextmanager
@@ -25,3 +28,13 @@ def written_whole(path: Union[str, os.PathLike]) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Tensor], Dict[str, str]]:
+    """Tensors by name, and the metadata.
+
+    Raises:
+        SafetensorError: For a file of another kind.
+    """
+    with safe_open(path, 'pt') as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 
-from .files import written_whole
+from .files import read_safetensors, written_whole
 from .network import NASNet
 from .zoo import build
 
@@ -104,9 +104,7 @@ def read_accuracy(weights: Union[str, os.PathLike]) -> Optional[Dict[str, Any]]:
 
 def record_accuracy(weights: Union[str, os.PathLike], record: Mapping[str, Any]) -> None:
     """Write `record`, JSON data of ``nasnet-zoo validate``, into a weight file's metadata."""
-    with safe_open(weights, 'pt') as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors, metadata = read_safetensors(weights)
     with written_whole(weights) as part:
         save_file(tensors, part, metadata=dict(metadata, accuracy=json.dumps(record)))
 

@@ -14,7 +14,7 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
-from .backward import concatenate, depthwise_conv2d, pays, subsample
+from .backward import avg_pool2d, concatenate, depthwise_conv2d, pays, subsample
 
 __all__ = ['OPS', 'COMBINES', 'LayerArgs', 'Rectified', 'conv_1x1_bn', 'factorized_reduction']
 
@@ -111,6 +111,20 @@ class MaxPool2dSame(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.max_pool2d(pad_same(x, self.kernel_size, self.stride, self.outside), self.kernel_size, self.stride)
+
+
+@register_notrace_module
+class AvgPool2d(nn.AvgPool2d):
+    """An average pool of stride 1 that leaves its border out and is quick on a CPU."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__(kernel_size, 1, kernel_size // 2, count_include_pad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            if pays(x, self.training):
+                return avg_pool2d(x, self.kernel_size)
+        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, False, False)
 
 
 @register_notrace_module
@@ -229,7 +243,7 @@ def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, ker
     if mode == 'avg' and strided:
         layer = AvgPool2dSame(kernel_size, stride, count_include_pad=args.pool_padding != 'tf')
     elif mode == 'avg':
-        layer = nn.AvgPool2d(kernel_size, 1, kernel_size // 2, count_include_pad=False)
+        layer = AvgPool2d(kernel_size)
     elif strided or kernel_size % 2 == 0:
         layer = MaxPool2dSame(kernel_size, stride, 0. if strided and args.pool_padding == 'keras' else float('-inf'))
     else:

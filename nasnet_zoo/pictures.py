@@ -5,8 +5,9 @@ import json
 import os
 import tarfile
 import zlib
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .files import written_whole
 __all__ = ['DataError', 'PictureFolder', 'PictureDataset', 'cache_folder']
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
+_CACHE_FORMAT = 2  # of what `decode` writes
 _SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}
 
 
@@ -34,32 +36,45 @@ class PictureFolder:
     """Pictures under SPLIT/CLASS, in a folder or an archive; hidden files and folders do not count.
 
     Attributes:
-        splits: 'train' and 'test', for each class the names of its pictures, all sorted.
-        digest: Changes with the files.
+        digest: Changes with the files; found without reading an archive.
+        unreadable: Pictures that turned out to be so when they were wanted, and why.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_dir():
-            entries = [(entry.relative_to(path), entry.is_dir()) for entry in path.rglob('*')]
-            facts = [(entry.as_posix(), *_stamp(path / entry)) for entry, is_dir in sorted(entries) if not is_dir]
-        else:
-            entries = [(Path(member.name), member.isdir()) for member in self._members()]
-            facts = [(path.name, *_stamp(path))]
-        self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        self.path, self.unreadable = path, []
+        facts = [(name, *_stamp(path / name)) for name, is_dir in self._entries if not is_dir] if path.is_dir() else [
+            (path.name, *_stamp(path))]
+        self.digest = hashlib.sha256(json.dumps([_CACHE_FORMAT, *facts]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _entries(self) -> List[Tuple[str, bool]]:
+        """Names of all files and folders, sorted, and which are folders."""
+        if self.path.is_dir():
+            return sorted((entry.relative_to(self.path).as_posix(), entry.is_dir()) for entry in self.path.rglob('*'))
+        return sorted((Path(member.name).as_posix(), member.isdir()) for member in self._members())
+
+    @cached_property
+    def splits(self) -> Dict[str, Dict[str, List[str]]]:
+        """'train' and 'test', for each class the names of its pictures, all sorted.
+
+        Raises:
+            DataError: For an archive that cannot be read, and where one of the two or a class's pictures are missing.
+        """
+        entries = [(Path(name), is_dir) for name, is_dir in self._entries]
         entries = [(entry, is_dir) for entry, is_dir in entries if not any(
             part.startswith('.') for part in entry.parts)]
-        self.splits = {split: _classes(entries, words) for split, words in _SPLITS.items()}
-        for split, classes in self.splits.items():
+        splits = {split: _classes(entries, words) for split, words in _SPLITS.items()}
+        for split, classes in splits.items():
             if not classes:
-                raise DataError(f'{path}: has no folders {split}/CLASS with pictures')
+                raise DataError(f'{self.path}: has no folders {split}/CLASS with pictures')
             empty = [name for name, pictures in classes.items() if not pictures]
             if empty:
-                raise DataError(f'{path}: {split}/{empty[0]} has no pictures ({", ".join(_SUFFIXES)}); '
+                raise DataError(f'{self.path}: {split}/{empty[0]} has no pictures ({", ".join(_SUFFIXES)}); '
                                 'add some or remove the folder')
-        train, test = (set(classes) for classes in self.splits.values())
+        train, test = (set(classes) for classes in splits.values())
         if train != test:
-            raise DataError(f'{path}: train and test have different classes: {", ".join(sorted(train ^ test))}')
+            raise DataError(f'{self.path}: train and test have different classes: {", ".join(sorted(train ^ test))}')
+        return splits
 
     def _members(self) -> List[tarfile.TarInfo]:
         try:
@@ -111,54 +126,49 @@ class PictureFolder:
     def decode(self, side: int, exact: bool, file: Path) -> None:
         """Write all pictures as tensors, SPLIT.images and SPLIT.labels, whole or not at all.
 
-        The metadata lists, as JSON, the pictures that cannot be read. With `exact` every picture must have this side.
+        The metadata lists, as JSON, the classes and the pictures that cannot be read. With `exact` every picture must
+        have this side.
         """
         from rich.progress import track
         from safetensors.torch import save_file
-        pictures, unreadable = {}, []
+        pictures = {}
         for name, content in track(self.read(self.names), self.path.name, len(self.names), transient=True):
-            try:
-                image = as_rgb(Image.open(io.BytesIO(content)))
-            except Exception as error:  # a decoder raises what it likes
-                unreadable.append(f'{name} ({error})')
-                continue
-            self._refuse_unless(not exact or image.size == (side, side), name)
-            pictures[name] = _square(image, side)
+            image = self._try(name, _open_rgb, io.BytesIO(content))
+            if image:
+                self._refuse_unless(not exact or image.size == (side, side), name)
+                pictures[name] = _square(image, side)
         tensors = {}
-        for split, classes in self.splits.items():
-            kept = {name: [picture for picture in names if picture in pictures] for name, names in classes.items()}
-            self._refuse_empty(split, kept)
-            images = np.stack([pictures[picture] for names in kept.values() for picture in names])
-            tensors[f'{split}.images'] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-            tensors[f'{split}.labels'] = torch.arange(len(kept)).repeat_interleave(
-                torch.tensor([len(names) for names in kept.values()]))
+        for split, names, labels in self._kept(pictures):
+            images = torch.from_numpy(np.stack([pictures[name] for name in names]))
+            tensors[f'{split}.images'] = images.permute(0, 3, 1, 2).contiguous()
+            tensors[f'{split}.labels'] = torch.tensor(labels)
         with written_whole(file) as part:
-            save_file(tensors, part, metadata=dict(unreadable=json.dumps(unreadable)))
+            save_file(tensors, part, metadata=dict(
+                classes=json.dumps(list(self.splits['train'])), unreadable=json.dumps(self.unreadable)))
 
-    def _refuse_empty(self, split: str, kept: Dict[str, List[str]]) -> None:
-        for name, pictures in kept.items():
-            if not pictures:
-                raise DataError(f'{self.path}: none of the pictures in {split}/{name} can be read')
+    def datasets(self) -> List['PictureDataset']:
+        """Both splits as data sets that read when asked, without the pictures whose headers cannot be read."""
+        readable = {name for name in self.names if self._try(name, _size, self.path / name)}
+        return [PictureDataset([self.path / name for name in names], labels)
+                for _, names, labels in self._kept(readable)]
 
-    def datasets(self) -> Tuple[List['PictureDataset'], List[str]]:
-        """Both splits as data sets that read when asked, and the pictures whose headers cannot be read, left out."""
-        unreadable = []
+    def _try(self, name: str, read: Callable[[Any], Any], source: Any) -> Any:
+        """What `read` makes of a picture; None, and noted, where it cannot be read."""
+        try:
+            return read(source)
+        except Exception as error:  # a decoder raises what it likes
+            self.unreadable.append(f'{name} ({error})')
+            return None
 
-        def is_readable(name: str) -> bool:
-            try:
-                Image.open(self.path / name).close()
-                return True
-            except Exception as error:  # a decoder raises what it likes
-                unreadable.append(f'{name} ({error})')
-                return False
-        parts = []
+    def _kept(self, readable: Collection[str]) -> Iterator[Tuple[str, List[str], List[int]]]:
+        """Each split, and the names and labels of those of its pictures that are in `readable`."""
         for split, classes in self.splits.items():
-            kept = {name: [picture for picture in names if is_readable(picture)] for name, names in classes.items()}
-            self._refuse_empty(split, kept)
-            parts.append(PictureDataset(
-                [self.path / picture for names in kept.values() for picture in names],
-                [label for label, names in enumerate(kept.values()) for _ in names]))
-        return parts, unreadable
+            kept = [[name for name in names if name in readable] for names in classes.values()]
+            for class_name, names in zip(classes, kept):
+                if not names:
+                    raise DataError(f'{self.path}: none of the pictures in {split}/{class_name} can be read')
+            yield (split, [name for names in kept for name in names],
+                   [label for label, names in enumerate(kept) for _ in names])
 
 
 class PictureDataset(torch.utils.data.Dataset):
@@ -179,7 +189,7 @@ class PictureDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
         try:
-            image = as_rgb(Image.open(self.files[index]))
+            image = _open_rgb(self.files[index])
         except Exception as error:  # a decoder raises what it likes
             raise DataError(f'{self.files[index]}: cannot be read: {error}; remove it') from None
         return image if self.transform is None else self.transform(image), self.labels[index]
@@ -203,6 +213,15 @@ def _classes(entries: Sequence[Tuple[Path, bool]], words: Sequence[str]) -> Dict
 def _stamp(path: Path) -> Tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _size(path: Path) -> Tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _open_rgb(source: Union[Path, IO[bytes]]) -> Image.Image:
+    return as_rgb(Image.open(source))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm import list_models
 from timm.models import get_pretrained_cfg
 from torch import distributed
 
 from .data import DATA_SETS, AnySet, FileSet, data_name, load_data
-from .files import written_whole
+from .files import read_safetensors, written_whole
 from .hub import WEIGHTS, write_folder
 from .network import NASNet
-from .training import Recipe, Trainer, keep_freed_memory
+from .recipe import Recipe
+from .training import Trainer, keep_freed_memory
 from .validation import evaluate
 from .zoo import build
 
@@ -141,9 +142,7 @@ class Run:
         if not self.checkpoint.exists():
             return False
         try:
-            with safe_open(self.checkpoint, 'pt') as file:
-                facts = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors, facts = read_safetensors(self.checkpoint)
             self.rows = json.loads(facts['rows'])
             trainer.load_state(tensors, json.loads(facts['state']))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

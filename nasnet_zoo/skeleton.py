@@ -27,7 +27,7 @@ __all__ = ['Skeleton', 'Position', 'STEM', 'MISSING', 'wire', 'live_outputs', 'f
 MAX_PARAMETERS = 4_000_000_000
 MAX_CELL_BLOCKS = 2048
 
-_Side = Annotated[int, Field(ge=1, le=4096)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Checked(BaseModel):
@@ -56,7 +56,7 @@ class Skeleton(Checked):
     drop_path_by_depth: Annotated[bool, Field(description=(
         'drop path grows with the depth of the cell (NASNet, "v3"), or is the same in all (AmoebaNet, "v1")'))] = True
     img_size: Annotated[
-        Union[_Side, Annotated[Tuple[_Side, _Side], Field(strict=False)]],
+        Union[Side, Annotated[Tuple[Side, Side], Field(strict=False)]],
         Field(description='the usual input; others work too. It sizes the auxiliary head'),
     ] = 224
 

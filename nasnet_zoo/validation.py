@@ -8,8 +8,8 @@ import torch
 from timm.data import resolve_model_data_config
 
 from .data import AnySet, DataError, FileSet, data_name, load_data
-from .hub import CONFIG, WEIGHTS, record_accuracy
-from .zoo import build
+from .hub import WEIGHTS, record_accuracy
+from .zoo import build, model_folder
 
 __all__ = ['Accuracy', 'evaluate', 'validate']
 
@@ -102,9 +102,9 @@ def validate(
         raise ValueError(f"split: must be 'train' or 'test', not {split!r}")
     model = build(source, pretrained=True).to(device).eval()
     weights = None
-    folder = Path(source.removeprefix('local-dir:'))
+    folder = model_folder(source)
     if record:
-        weights = folder / WEIGHTS if (folder / CONFIG).exists() else model.pretrained_cfg.get('file')
+        weights = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
         if not weights or Path(weights).suffix != '.safetensors':
             raise DataError(f'{source}: its weights are not in a safetensors file of yours, so nothing can be recorded')
     config = resolve_model_data_config(model)
@@ -122,7 +122,7 @@ def validate(
         if on_batch:
             on_batch(seen, chosen.size())
     accuracy = evaluate(model, chosen, batch_size, device, count)
-    name = folder.resolve().name if (folder / CONFIG).exists() else source
+    name = folder.resolve().name if folder else source
     result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict())
     if weights:
         record_accuracy(weights, result)

@@ -17,9 +17,9 @@ from timm.models._hub import download_cached_file
 from .genotype import Genotype
 from .loader import list_genotypes, load_genotype
 from .network import NASNet, compile_genotype
-from .skeleton import Checked, Skeleton, check
+from .skeleton import Checked, Side, Skeleton, check
 
-__all__ = ['build']  # timm's registry adds the models
+__all__ = ['build', 'model_folder']  # timm's registry adds the models
 
 _HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
@@ -95,13 +95,10 @@ def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[st
     return overlay
 
 
-_Side = Annotated[int, Field(ge=1, le=4096)]
-
-
 class _Facts(Checked):
     """What somebody else's configuration may say of images and classes; timm believes anything."""
     model_config = ConfigDict(extra='ignore', strict=False)
-    input_size: Tuple[Annotated[int, Field(ge=1, le=1024)], _Side, _Side] = (3, 224, 224)
+    input_size: Tuple[Annotated[int, Field(ge=1, le=1024)], Side, Side] = (3, 224, 224)
     mean: Tuple[float, ...] = (0.5,)
     std: Tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
     crop_pct: Annotated[Optional[float], Field(gt=0, le=1)] = None
@@ -162,6 +159,12 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
     return changes
 
 
+def model_folder(source: Any) -> Optional[Path]:
+    """The model folder that `source` names, as FOLDER or ``local-dir:FOLDER``; None for anything else."""
+    folder = Path(source.removeprefix('local-dir:')) if isinstance(source, str) else None
+    return folder if folder and (folder / 'config.json').is_file() else None
+
+
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
     """The network that `source` names, with `kwargs` for it.
 
@@ -172,8 +175,9 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
     Raises:
         ValueError: For a folder or a repository with another kind of network.
     """
-    if isinstance(source, str) and (Path(source) / 'config.json').is_file():
-        source = f'local-dir:{source}'
+    folder = model_folder(source)
+    if folder:
+        source = f'local-dir:{folder}'
     if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
             source not in list_genotypes() and source.split('.')[0] in list_models(module='zoo'))):
         model = create_model(source, **kwargs)

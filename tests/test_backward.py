@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasnet_zoo import backward, ops
-from nasnet_zoo.backward import concatenate, depthwise_conv2d, subsample
+from nasnet_zoo.backward import avg_pool2d, concatenate, depthwise_conv2d, subsample
 
 
 def data(*shape, order=torch.contiguous_format):
@@ -55,6 +55,13 @@ def test_subsample(first, size, order):
 
 
 @ORDERS
+@pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1), (2, 3)])
+def test_avg_pool(size, order):
+    assert_same(lambda x: avg_pool2d(x, 3), lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+                data(2, 3, *size, order=order))
+
+
+@ORDERS
 def test_concatenate_hands_dense_gradients_on(order):
     parts = [data(2, width, 4, 4, order=order) for width in (4, 3, 2)]
     assert_same(lambda *parts: concatenate(list(parts), True), lambda *parts: torch.cat(parts, 1), *parts)
@@ -71,11 +78,12 @@ def test_second_derivatives():
 
 @pytest.mark.parametrize('layer', [
     lambda args: args.conv(4, 4, 5, groups=4), lambda args: args.conv(4, 4, 7, stride=2, groups=4),
-    lambda args: args.conv(4, 6, 1, stride=2), lambda args: ops.FactorizedReduction(4, 6, 2, args)])
+    lambda args: args.conv(4, 6, 1, stride=2), lambda args: ops.FactorizedReduction(4, 6, 2, args),
+    lambda args: ops.AvgPool2d(3)])
 @pytest.mark.parametrize('size', [8, 9])
 def test_layers_use_them_in_training_only(monkeypatch, layer, size):
     module, used = layer(ops.LayerArgs()).double(), []
-    for name in ('depthwise_conv2d', 'subsample'):
+    for name in ('avg_pool2d', 'depthwise_conv2d', 'subsample'):
         monkeypatch.setattr(ops, name, lambda *args, f=getattr(backward, name): used.append(1) or f(*args))
     x = data(2, 4, size, size)
     for norm in [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]:

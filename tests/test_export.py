@@ -9,8 +9,9 @@ import torch
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.export import CONTRACT, export_onnx
+from nasnet_zoo.recipe import Recipe
 from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.training import Recipe, train
+from nasnet_zoo.training import train
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TRAIN, TEST = load_digits()

@@ -230,7 +230,8 @@ import os, sys, torch
 from safetensors.torch import save_file
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.training import Recipe, Trainer
+from nasnet_zoo.recipe import Recipe
+from nasnet_zoo.training import Trainer
 if 'RANK' in os.environ:
     torch.distributed.init_process_group('gloo')
 torch.manual_seed(0)

@@ -7,8 +7,9 @@ import torch
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
+from nasnet_zoo.recipe import Recipe
 from nasnet_zoo.sync_norm import synchronised
-from nasnet_zoo.training import Recipe, Trainer, train
+from nasnet_zoo.training import Trainer, train
 from nasnet_zoo.validation import evaluate
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')

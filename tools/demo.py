@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from nasnet_zoo import compile_genotype, draw, load_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.export import export_onnx
+from nasnet_zoo.recipe import Recipe
 from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.training import Recipe, train
+from nasnet_zoo.training import train
 from nasnet_zoo.validation import evaluate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

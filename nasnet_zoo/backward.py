@@ -50,26 +50,31 @@ class _Subsample(torch.autograd.Function):
     """A strided 1x1 convolution's own backward pass takes five times as long, slicing's fills in the wrong layout."""
 
     @staticmethod
-    def forward(x: torch.Tensor, stride: int, first: int) -> torch.Tensor:
-        shifted = F.pad(x, (-first, first, -first, first)) if first else x
-        return shifted[:, :, ::stride, ::stride].contiguous(memory_format=_order(x))
+    def forward(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
+        parts = []
+        for first in firsts:
+            shifted = F.pad(x, (-first, first, -first, first)) if first else x
+            parts.append(shifted[:, :, ::stride, ::stride].contiguous(memory_format=_order(x)))
+        return tuple(parts)
 
     @staticmethod
-    def setup_context(ctx, inputs, output: torch.Tensor) -> None:
-        x, ctx.stride, ctx.first = inputs
+    def setup_context(ctx, inputs, output: Tuple[torch.Tensor, ...]) -> None:
+        x, ctx.stride, ctx.firsts = inputs
         ctx.shape, ctx.order = x.shape, _order(x)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):
-        whole = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.order).zero_()
-        pixels = whole[:, :, ctx.first::ctx.stride, ctx.first::ctx.stride]
-        pixels.copy_(grad[:, :, :pixels.shape[2], :pixels.shape[3]])
+    def backward(ctx, *grads: torch.Tensor):
+        whole = torch.empty(ctx.shape, dtype=grads[0].dtype, device=grads[0].device, memory_format=ctx.order).zero_()
+        for first, grad in zip(ctx.firsts, grads):
+            pixels = whole[:, :, first::ctx.stride, first::ctx.stride]
+            pixels.copy_(grad[:, :, :pixels.shape[2], :pixels.shape[3]])
         return whole, None, None
 
 
-def subsample(x: torch.Tensor, stride: int, first: int) -> torch.Tensor:
-    """The pixels that a 1x1 convolution of `stride` reads, from pixel `first` on; zeros beyond the border."""
-    return _Subsample.apply(x, stride, first)
+def subsample(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
+    """For each of `firsts`, which differ by less than `stride`, the pixels that a 1x1 convolution of that stride reads
+    from pixel `first` on; zeros beyond the border."""
+    return _Subsample.apply(x, stride, firsts)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):

@@ -95,7 +95,7 @@ class StridedConv1x1(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
             if pays(x, self.training):
-                return F.conv2d(subsample(x, self.stride[0], self.first), self.weight)
+                return F.conv2d(subsample(x, self.stride[0], [self.first])[0], self.weight)
         if self.first:
             x = F.pad(x, (-1, 1, -1, 1))
         return self._conv_forward(x, self.weight, self.bias)
@@ -160,10 +160,14 @@ class FactorizedReduction(nn.Module):
         self.bn = args.norm(out_chs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shifted = self.path_2(x)
-        if self.path_1 is not None:
-            shifted = concatenate([self.path_1(x), shifted], self.training)
-        return self.bn(shifted)
+        if self.path_1 is None:
+            return self.bn(self.path_2(x))
+        if not torch.jit.is_scripting():
+            if pays(x, self.training):  # both at once: the gradient of x is filled once
+                pixels = subsample(x, self.path_1.stride[0], [0, 1])
+                paths = [F.conv2d(part, path.weight) for part, path in zip(pixels, (self.path_1, self.path_2))]
+                return self.bn(concatenate(paths, self.training))
+        return self.bn(concatenate([self.path_1(x), self.path_2(x)], self.training))
 
 
 def conv_1x1_bn(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:

@@ -47,11 +47,11 @@ def test_depthwise_conv_without_padding(stride):  # as behind pad_same
 
 @ORDERS
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1), (2, 3)])
-@pytest.mark.parametrize('first', [0, 1])
-def test_subsample(first, size, order):
+@pytest.mark.parametrize('firsts', [(0,), (1,), (0, 1)])
+def test_subsample(firsts, size, order):
     def reference(x):
-        return F.pad(x, (-first, first, -first, first))[:, :, ::2, ::2]
-    assert_same(lambda x: subsample(x, 2, first), reference, data(2, 3, *size, order=order))
+        return torch.cat([F.pad(x, (-first, first, -first, first))[:, :, ::2, ::2] for first in firsts])
+    assert_same(lambda x: torch.cat(subsample(x, 2, firsts)), reference, data(2, 3, *size, order=order))
 
 
 @ORDERS
@@ -73,7 +73,7 @@ def test_second_derivatives():
     x, weight = data(1, 2, 6, 6), data(2, 1, 5, 5)
     torch.autograd.gradcheck(lambda x, w: depthwise_conv2d(x, w, (1, 1), (2, 2)), (x, weight))
     torch.autograd.gradgradcheck(lambda x, w: depthwise_conv2d(x, w, (1, 1), (2, 2)), (x, weight))
-    torch.autograd.gradgradcheck(lambda x: subsample(x, 2, 1), (x,))
+    torch.autograd.gradgradcheck(lambda x: subsample(x, 2, (0, 1)), (x,))
 
 
 @pytest.mark.parametrize('layer', [

@@ -133,3 +133,26 @@ def test_normal_cell_of_nasnet_b():
                 sep(h[1], b['2'].left, 3) + h[3], h[0] + sep(h[1], b['3'].right, 3)]
     for output, x in zip(cell(inputs), expected):
         torch.testing.assert_close(output, layer_norm(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['nasnet_a', 'pnasnet5'])
+def test_a_pool_of_a_state_is_computed_once(name):
+    """NASNet-A adds the average of h1 to itself and PNASNet takes the maximum of h0 twice; each pools h0 and h1."""
+    model = compile_genotype(name, num_cells=2, cell_filters=4, stem='cifar', num_classes=3)
+    pools = [module for module in model.cells[1].modules() if isinstance(module, (nn.AvgPool2d, nn.MaxPool2d))]
+    assert len(pools) == 2
+
+
+def test_each_use_of_a_shared_pool_has_its_own_drop_path():
+    cell = dict(blocks=[dict(left=['avg_pool_3x3', 'h0'], right=['avg_pool_3x3', 'h0'], combine='add')],
+                outputs=[['b0']])
+    genotype = load_genotype(dict(format=1, name='pools', inputs=1, normal=cell, reduction=cell))
+    torch.manual_seed(0)
+    model = compile_genotype(genotype, num_cells=1, cell_filters=2, stem='cifar', num_classes=3, drop_path_rate=0.5)
+    model.set_drop_path_progress(1.)
+    last = model.cells[-1].train()
+    sums = []
+    last.register_forward_hook(lambda module, args, outputs: sums.append(outputs[0]))
+    model.train()(torch.randn(64, 3, 8, 8))
+    zero = (sums[0].flatten(1) == 0).all(1).float().mean()
+    assert 0.1 < zero < 0.4, 'both are dropped for a quarter of the examples, not for half of them'

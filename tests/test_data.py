@@ -255,6 +255,14 @@ def test_the_cache_follows_the_folder(folder, tmp_path):
     assert not torch.equal(load_data(folder)[0].images, first.images)
 
 
+def test_a_decoded_archive_is_not_read_again(folder, monkeypatch):
+    archive = packed(folder)
+    first, _ = load_data(archive)
+    monkeypatch.setattr('tarfile.open', None)
+    again, _ = load_data(archive)
+    assert torch.equal(again.images, first.images) and again.class_names == ('cat', 'dog')
+
+
 def test_a_run_that_is_cut_off_leaves_no_half_cache(folder, tmp_path, monkeypatch):
     def cut_off(tensors, path, **kwargs):
         Path(path).write_bytes(b'half')

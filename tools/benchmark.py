@@ -40,7 +40,7 @@ def cadene_mobile() -> nn.Module:
 PEERS = {
     'timm nasnetalarge': (
         lambda: timm.create_model('nasnetalarge', num_classes=10),
-        lambda: timm.create_model('nasnet_a_large', num_classes=10, pool_padding='timm'), 96, 32, 128),
+        lambda: timm.create_model('nasnet_a_large', num_classes=10, pool_padding='timm'), 96, 16, 128),
     'pretrainedmodels nasnetamobile': (
         cadene_mobile, lambda: timm.create_model('nasnet_a_mobile'), 224, 16, 256),
 }

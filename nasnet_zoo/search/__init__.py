@@ -1,0 +1,1 @@
+"""Search for new cells: spaces, a controller trained by PPO, samplers for Optuna."""

@@ -1,0 +1,221 @@
+"""The controller, and evolution, as Optuna samplers: for our own loop and for anybody's study."""
+import random
+from datetime import datetime
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from .ppo import PPO, PRESETS, Learner, Sample
+from .space import Space, SpaceError
+
+__all__ = ['SpaceSampler', 'PPOSampler', 'EvolutionSampler', 'Finished']
+
+Tokens = Tuple[int, ...]
+
+
+class Finished(NamedTuple):
+    """A finished trial, as a sampler sees it."""
+    when: datetime
+    number: int
+    tokens: Tokens
+    reward: float  # higher is better
+    facts: Dict[str, Any]  # what `propose` returned for it; empty for a trial that was enqueued or came from elsewhere
+
+
+class SpaceSampler(BaseSampler):
+    """Proposes whole children of a search space, from the seed, the trial's number and what has finished before.
+
+    Trials that failed or were pruned teach nothing. A trial that was enqueued keeps its choices. Parameters beyond the
+    space's are drawn at random. The study keeps the seed and the fingerprint of the space, so that it can be gone on
+    with by another process and in no other space.
+
+    Args:
+        space: The children.
+        seed: A random one by default.
+        reward: From a finished trial to a number, higher is better; by default its value, with the sign turned where
+            the study minimises. A study of several objectives needs one.
+    """
+
+    def __init__(
+            self,
+            space: Space,
+            seed: Optional[int] = None,
+            reward: Optional[Callable[[FrozenTrial], float]] = None,
+    ) -> None:
+        self.space, self.seed, self.reward = space, seed, reward
+        self._independent = RandomSampler(seed)
+        self._distributions = {name: CategoricalDistribution(options) for name, options in space.decisions}
+        self._checked: set = set()  # names of studies
+        self._asked: Dict[int, Tokens] = {}  # of trials by number, whatever became of them
+        self._finished: Dict[int, Finished] = {}
+
+    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
+        """Tokens of trial `number`, and JSON data to keep with it. `finished` is in the order of completion."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """What a study must be gone on with, JSON data."""
+        return dict(sampler=type(self).__name__, space=self.space.fingerprint)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(
+            self, study: Study, trial: FrozenTrial, search_space: Dict[str, BaseDistribution],
+    ) -> Dict[str, Any]:
+        self._check(study)
+        self._catch_up(study)
+        if trial.system_attrs.get('fixed_params'):
+            return {}
+        tokens, facts = self.propose(trial.number, sorted(self._finished.values(), key=lambda f: (f.when, f.number)))
+        self._asked[trial.number] = tokens
+        study._storage.set_trial_system_attr(  # as Optuna's own samplers keep what they must know again
+            trial._trial_id, 'nasnet_zoo', dict(facts, tokens=list(tokens)))
+        return self.space.choices(tokens)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        return self._independent.sample_independent(study, trial, name, distribution)
+
+    def reseed_rng(self) -> None:
+        self._independent.reseed_rng()
+
+    def _check(self, study: Study) -> None:
+        """Take the study's seed, or give it ours.
+
+        Raises:
+            SpaceError: For a study of another space or sampler.
+            ValueError: For several objectives and no reward.
+        """
+        if study.study_name in self._checked:
+            return
+        if self.reward is None and len(study.directions) > 1:
+            raise ValueError(f'{study.study_name}: has {len(study.directions)} objectives; say by `reward` which '
+                             'single number to raise')
+        kept = study._storage.get_study_system_attrs(study._study_id).get('nasnet_zoo')
+        if kept is None:
+            if self.seed is None:
+                self.seed = random.SystemRandom().randrange(2 ** 31)
+            study._storage.set_study_system_attr(study._study_id, 'nasnet_zoo', dict(self.settings, seed=self.seed))
+        else:
+            old, new = dict(kept), dict(self.settings, seed=kept['seed'] if self.seed is None else self.seed)
+            changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            if changed:
+                raise SpaceError(f'{study.study_name}: was begun with another {", ".join(changed)}; go on with '
+                                 f'{", ".join(f"{name}={old.get(name)}" for name in changed)}, or begin another study')
+            self.seed = kept['seed']
+        self._checked.add(study.study_name)
+
+    def _catch_up(self, study: Study) -> None:
+        sign = -1. if study.directions[0] == StudyDirection.MINIMIZE else 1.
+        for trial in study.get_trials(deepcopy=False):
+            facts = trial.system_attrs.get('nasnet_zoo', {})
+            if trial.number not in self._asked and 'tokens' in facts:
+                self._asked[trial.number] = tuple(facts['tokens'])
+            if trial.state == TrialState.COMPLETE and trial.number not in self._finished:
+                try:
+                    tokens = self.space.tokens(trial.params)
+                except SpaceError:
+                    continue  # somebody else's trial
+                self._asked[trial.number] = tokens
+                reward = self.reward(trial) if self.reward else sign * trial.value
+                self._finished[trial.number] = Finished(
+                    trial.datetime_complete, trial.number, tokens, reward, facts)
+
+
+class EvolutionSampler(SpaceSampler):
+    """Regularised evolution (arXiv:1802.01548, algorithm 1): a child of the best of a few among the youngest.
+
+    A mutation changes one decision; a child that was asked for before is mutated again.
+
+    Args:
+        population: So many of the last to finish are alive; before there are as many, children are random.
+        tournament: Drawn from them, without replacement.
+    """
+
+    def __init__(self, space: Space, seed: Optional[int] = None, population: int = 50, tournament: int = 10,
+                 reward: Optional[Callable[[FrozenTrial], float]] = None) -> None:
+        super().__init__(space, seed, reward)
+        self.population, self.tournament = population, tournament
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        return dict(super().settings, population=self.population, tournament=self.tournament)
+
+    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
+        rng = random.Random(f'{self.seed}/{number}')
+        asked, sizes = set(self._asked.values()), self.space.sizes
+        if len(finished) < self.population:
+            return tuple(rng.randrange(size) for size in sizes), {}
+        alive = finished[-self.population:]
+        parent = max(rng.sample(alive, min(self.tournament, len(alive))), key=lambda child: child.reward)
+        tokens = list(parent.tokens)
+        while tuple(tokens) in asked:
+            i = rng.randrange(len(tokens))
+            tokens[i] = (tokens[i] + rng.randrange(1, sizes[i])) % sizes[i]
+        return tuple(tokens), dict(parent=parent.number)
+
+
+class PPOSampler(SpaceSampler):
+    """The paper's controller, trained by PPO with each batch of trials as they finish.
+
+    A study that is gone on with is told to a new controller again, in the order in which its trials finished, and ends
+    at the same policy: first weights, batches and draws are functions of the seed and of trial numbers.
+
+    Args:
+        settings: A name of :data:`~nasnet_zoo.search.ppo.PRESETS`, ``paper`` or ``fast``, or settings.
+    """
+
+    MAX_DRAWS = 50  # of a child that was not asked for before
+
+    def __init__(self, space: Space, settings: Union[str, PPO] = 'fast', seed: Optional[int] = None,
+                 reward: Optional[Callable[[FrozenTrial], float]] = None) -> None:
+        super().__init__(space, seed, reward)
+        if isinstance(settings, str) and settings not in PRESETS:
+            raise ValueError(f'settings: there is no preset {settings!r}; known: {", ".join(PRESETS)}')
+        self.ppo = PRESETS[settings] if isinstance(settings, str) else settings
+        self._learner: Optional[Learner] = None
+        self._told: set = set()  # numbers of trials
+        self._drawn: Dict[int, Tuple[List[int], List[float]]] = {}  # by the present policy, by number
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        return dict(super().settings, **self.ppo._asdict())
+
+    @property
+    def learner(self) -> Learner:
+        """The controller and its diagnostics."""
+        if self._learner is None:
+            self._learner = Learner(self.space.sizes, self.ppo, self.seed)
+        return self._learner
+
+    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
+        for child in finished:
+            if child.number not in self._told:
+                self._told.add(child.number)
+                log_probs = child.facts.get('log_probs') or self.learner.log_probs(child.tokens)
+                if self.learner.tell(Sample(child.tokens, log_probs, child.reward)):
+                    self._drawn.clear()
+        if number not in self._drawn:  # its neighbours are wanted soon, and a batch costs little more than one
+            first = number // self.ppo.batch * self.ppo.batch  # always the same: the last bit depends on the neighbours
+            numbers = range(first, first + self.ppo.batch)
+            self._drawn.update(zip(numbers, self._draw([(n, 0) for n in numbers])))
+        tokens, log_probs = self._drawn[number]
+        if self.ppo.novel:
+            asked = set(self._asked.values())
+            if tuple(tokens) in asked:
+                draws = self._draw([(number, attempt) for attempt in range(1, self.MAX_DRAWS)])
+                tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in asked), draws[-1])
+        return tuple(tokens), dict(log_probs=log_probs, update=self.learner.updates)
+
+    def _draw(self, keys: Sequence[Tuple[int, int]]) -> List[Tuple[List[int], List[float]]]:
+        """Tokens and log-probabilities for each number and attempt."""
+        uniforms = np.stack([np.random.default_rng([self.seed, *key]).random(len(self.space.sizes)) for key in keys])
+        tokens, log_probs = self.learner.controller.sample(torch.from_numpy(uniforms).float())
+        return list(zip(tokens.tolist(), log_probs.tolist()))

@@ -24,7 +24,8 @@ from test_space import V2
 from nasnet_zoo.search.importer import import_genotype
 from nasnet_zoo.search.space import darts_space
 surrogate, space = Surrogate(Path({str(NB301)!r})), darts_space()
-plain = space.tokens({{name: 'sep_conv_3x3' if name.endswith('op') else options[0] for name, options in space.decisions}})
+plain = space.tokens({{
+    name: 'sep_conv_3x3' if name.endswith('op') else options[0] for name, options in space.decisions}})
 print(surrogate(import_genotype(V2)), surrogate(space.genotype(plain)))
 '''
     v2, plain = map(float, subprocess.check_output([sys.executable, '-c', code], text=True).split())
@@ -43,6 +44,7 @@ def test_what_is_written(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    for options, message in ((['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model')):
+    wrong = (['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model')
+    for options, message in wrong:
         process = subprocess.run([*TOOL, '--out', tmp_path / 'x.json', *options], capture_output=True, text=True)
         assert process.returncode == 2 and message in process.stderr

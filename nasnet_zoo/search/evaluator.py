@@ -1,0 +1,133 @@
+"""From a genotype to a reward: a small network of its cells is trained and validated."""
+import time
+from typing import Annotated, Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
+
+import torch
+from pydantic import Field
+
+from ..data import ImageSet
+from ..describe import describe
+from ..genotype import Genotype
+from ..network import compile_genotype
+from ..recipe import Recipe
+from ..skeleton import Checked, check
+from ..training import Trainer
+from ..validation import evaluate
+
+__all__ = ['ChildSettings', 'ChildError', 'Evaluation', 'Evaluator']
+
+_Limit = Annotated[Optional[int], Field(ge=1)]
+
+
+class ChildError(RuntimeError):
+    """A child that gives no accuracy, and why: a finding about the child and no fault of the search."""
+
+
+class ChildSettings(Checked):
+    """How a child is made and trained. The defaults are the paper's (appendix A.1): N = 2, 32 filters, 20 epochs of SGD
+    with momentum and one cosine period, a tenth of the training images held out."""
+    num_cells: Annotated[int, Field(ge=1, description="normal cells a stage, the paper's N")] = 2
+    cell_filters: Annotated[int, Field(ge=1, description="filters F of the first stage's cells")] = 32
+    drop_path_rate: Annotated[float, Field(ge=0, le=1)] = 0.
+    aux_head: bool = False
+    val_share: Annotated[float, Field(gt=0, lt=1, description='share of the training images held out')] = 0.1
+    limit_train: Annotated[_Limit, Field(description='train on so many images')] = None
+    max_params: Annotated[_Limit, Field(description='refuse a larger child before it is trained')] = None
+    max_macs: Annotated[_Limit, Field(description='refuse a costlier child before it is trained')] = None
+    time_limit: Annotated[Optional[float], Field(gt=0, description='seconds of training a child')] = None
+    recipe: Recipe = Recipe(epochs=20)
+
+    @classmethod
+    def create(cls, recipe: Optional[Dict[str, Any]] = None, **fields: Any) -> 'ChildSettings':
+        """Checked settings; `recipe` are fields of a recipe.
+
+        Raises:
+            TypeError, ValueError: As :meth:`Recipe.create`.
+        """
+        return check(cls, dict(fields, recipe=Recipe.create(**{'epochs': 20, **(recipe or {})})))
+
+
+class Evaluation(NamedTuple):
+    """What is known of a trained child.
+
+    Attributes:
+        accuracy: Top-1 on the images held out, in [0, 1].
+        params, macs: Parameters, and mult-adds of one image.
+        seconds: Of training and validation.
+    """
+    accuracy: float
+    params: int
+    macs: int
+    seconds: float
+
+
+class Evaluator:
+    """Trains children of one search, all on the same images.
+
+    Args:
+        data: Small images to train on and to hold a part out of. They live on the device, and so are shared by all
+            children of this process.
+        settings: How.
+        device: Where.
+    """
+
+    def __init__(self, data: ImageSet, settings: ChildSettings, device: Union[str, torch.device] = 'cpu') -> None:
+        self.settings, self.device = settings, torch.device(device)
+        train, val = data.split(settings.val_share)
+        if settings.limit_train is not None:
+            chosen = torch.randperm(train.size(), generator=torch.Generator().manual_seed(0))[:settings.limit_train]
+            train = train._replace(images=train.images[chosen], labels=train.labels[chosen])
+        self.train, self.val = train.to(self.device), val.to(self.device)
+
+    def __call__(
+            self, genotype: Genotype, on_epoch: Optional[Callable[[int, float], None]] = None,
+    ) -> Evaluation:
+        """Train a child and validate it.
+
+        Args:
+            genotype: Its cells.
+            on_epoch: Called after each epoch with its number, from 1, and the accuracy so far; what it raises ends the
+                training. Without it only the end is validated.
+
+        Raises:
+            ChildError: For a child that cannot be built, is too large, runs out of memory or time, or diverges.
+        """
+        settings, recipe = self.settings, self.settings.recipe
+        begun = time.perf_counter()
+        try:
+            args, params, macs = self._checked(genotype)
+            torch.manual_seed(recipe.seed)
+            trainer = Trainer(compile_genotype(genotype, **args), self.train, recipe, self.device)
+            deadline = begun + (settings.time_limit or float('inf'))
+
+            def in_time(step: Dict[str, Any]) -> None:
+                if time.perf_counter() > deadline:
+                    raise ChildError(f'takes longer than {settings.time_limit:g} s; it had {step["step"]} of '
+                                     f'{step["steps"]} steps')
+            while trainer.epoch < recipe.epochs:
+                trainer.run_epoch(in_time)
+                if on_epoch:
+                    on_epoch(trainer.epoch, self._accuracy(trainer))
+            return Evaluation(self._accuracy(trainer), params, macs, time.perf_counter() - begun)
+        except (ValueError, FloatingPointError) as error:
+            raise ChildError(str(error)) from None
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
+                raise ChildError(f'out of memory: {str(error).splitlines()[0] if str(error) else ""}') from None
+            raise
+
+    def _checked(self, genotype: Genotype) -> Tuple[Dict[str, Any], int, int]:
+        """The network's arguments, its parameters and mult-adds, if it is not too large."""
+        channels, *size = self.train.input_size
+        args = dict(
+            self.settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
+            in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
+        cost = describe(genotype, **args)
+        for name in ('params', 'macs'):
+            limit = getattr(self.settings, f'max_{name}')
+            if limit is not None and cost[name] > limit:
+                raise ChildError(f'has {cost[name]:,} {name}, more than {limit:,}')
+        return args, cost['params'], cost['macs']
+
+    def _accuracy(self, trainer: Trainer) -> float:
+        return evaluate(trainer.result, self.val, device=self.device).top1

@@ -94,35 +94,41 @@ def _shape(sizes) -> str:
     return ' x '.join(map(str, sizes))
 
 
-def _with_recipe(command: Callable) -> Callable:
-    """The command with an option for each field of a recipe, handed on as ``recipe``, a dict of those given."""
-    def run(**options: Any) -> None:
-        recipe = {name: options.pop(name) for name in Recipe.model_fields}
-        if recipe['sizes']:
-            try:
-                pairs = [pair.split(':') for pair in recipe['sizes'].split(',')]
-                recipe['sizes'] = [(int(epoch), int(side)) for epoch, side in pairs]
-            except ValueError:
-                raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
-        command(**options, recipe=_given(**recipe))
+def _with_recipe(usual: Recipe) -> Callable:
+    """The command with an option for each field of a recipe, handed on as ``recipe``, a dict of those given.
 
-    signature = inspect.signature(command)
-    parameters = [p for p in signature.parameters.values() if p.name != 'recipe']
-    for name, field in Recipe.model_fields.items():
-        kind = str if name == 'sizes' or typing.get_origin(field.annotation) else field.annotation
-        flags = f'--{name.replace("_", "-")}' + (f'/--no-{name.replace("_", "-")}' if kind is bool else '')
-        shown = 'none' if field.default == () else field.default
-        parameters.append(inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, annotation=Optional[kind],
-            default=typer.Option(None, flags, help=f'{field.description or ""} [{shown}]', rich_help_panel='Recipe')))
-    run.__signature__ = signature.replace(parameters=parameters)
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
+    Args:
+        usual: What the command does without them.
+    """
+    def with_options(command: Callable) -> Callable:
+        def run(**options: Any) -> None:
+            recipe = {name: options.pop(name) for name in Recipe.model_fields}
+            if recipe['sizes']:
+                try:
+                    pairs = [pair.split(':') for pair in recipe['sizes'].split(',')]
+                    recipe['sizes'] = [(int(epoch), int(side)) for epoch, side in pairs]
+                except ValueError:
+                    raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
+            command(**options, recipe=_given(**recipe))
+
+        signature = inspect.signature(command)
+        parameters = [p for p in signature.parameters.values() if p.name != 'recipe']
+        for name, field in Recipe.model_fields.items():
+            kind = str if name == 'sizes' or typing.get_origin(field.annotation) else field.annotation
+            flags = f'--{name.replace("_", "-")}' + (f'/--no-{name.replace("_", "-")}' if kind is bool else '')
+            shown = getattr(usual, name) or 'none' if name == 'sizes' else getattr(usual, name)
+            parameters.append(inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, annotation=Optional[kind], default=typer.Option(
+                    None, flags, help=f'{field.description or ""} [{shown}]', rich_help_panel='Recipe')))
+        run.__signature__ = signature.replace(parameters=parameters)
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+    return with_options
 
 
 @app.command()
-@_with_recipe
+@_with_recipe(Recipe())
 def train(
         source: str = typer.Argument(metavar='NAME_OR_JSON', help='A model, a shipped genotype or a path of one.'),
         data: str = typer.Option('digits', help='digits, cifar10, cifar100, a folder or archive, or hfds/… and such.'),
@@ -162,6 +168,80 @@ def train(
                 task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
     if report:
         print(json.dumps(report))
+
+
+@app.command()
+@_with_recipe(Recipe(epochs=20))
+def search(
+        out: Path = typer.Option(..., help='Folder of the search.'),
+        data: str = typer.Option('digits', help='digits, cifar10, cifar100, or a folder or archive of small pictures.'),
+        space: str = typer.Option('nasnet', help='nasnet or darts.'),
+        blocks: Optional[int] = typer.Option(None, min=1, help="A cell's blocks; 5 (nasnet) or 4 (darts) by default."),
+        sampler: str = typer.Option('ppo', help='ppo, evolution, random, tpe or nsga2.'),
+        preset: str = typer.Option('fast', help="PPO's: fast (hundreds of children) or paper (20,000)."),
+        trials: int = typer.Option(100, min=1, help='Different children that are trained, with those before --resume.'),
+        workers: int = typer.Option(1, min=1, help='Children at a time; they share the cores.'),
+        resume: bool = typer.Option(False, '--resume', help='Go on with the search in --out.'),
+        status: bool = typer.Option(False, '--status', help='Print the finished children and end.'),
+        warm_start: Optional[Path] = typer.Option(None, help='A cell.json to begin with.'),
+        storage: Optional[str] = typer.Option(None, help="Optuna's URL of a storage; by default a journal in --out."),
+        data_root: Optional[Path] = typer.Option(None, help="Where torchvision's data set lies."),
+        download: bool = typer.Option(False, '--download', help='Let torchvision download.'),
+        num_cells: int = typer.Option(2, min=1, help="A child's normal cells in each stage, N."),
+        cell_filters: int = typer.Option(32, min=1, help="Filters of a child's first cells, F."),
+        val_share: float = typer.Option(0.1, help='Share of the training images held out for the reward.'),
+        limit_train: Optional[int] = typer.Option(None, help='Train children on so many images.'),
+        max_params: Optional[int] = typer.Option(None, help='Refuse larger children.'),
+        max_macs: Optional[int] = typer.Option(None, help='Refuse costlier children.'),
+        time_limit: Optional[float] = typer.Option(None, help='Seconds a child may train.'),
+        top: int = typer.Option(3, min=1, help='So many of the best are trained again.'),
+        final_epochs: Optional[int] = typer.Option(None, min=1, help='For so long; three times --epochs by default.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+        recipe: Dict[str, Any] = {},  # noqa: B006
+) -> None:
+    """Search for a new cell: a sampler asks for children, which are trained, and is told how good they are.
+
+    The recipe is the children's; its seed is the sampler's too.
+    """
+    import optuna
+
+    from .search.folder import run_search, search_status
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _sentences():
+        if status:
+            _show_children(search_status(out, storage), as_json)
+            return
+        child = _given(num_cells=num_cells, cell_filters=cell_filters, val_share=val_share, limit_train=limit_train,
+                       max_params=max_params, max_macs=max_macs, time_limit=time_limit, recipe=recipe)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn('best {task.fields[best]:.2%}  {task.fields[per_hour]:'
+                   '.0f} children an hour  {task.fields[failed]} failed {task.fields[why]}'), TimeRemainingColumn())
+        with Progress(*columns, console=Console(highlight=False, stderr=True)) as progress:
+            task = progress.add_task('', total=trials, best=float('nan'), per_hour=0., failed=0, why='')
+            report = run_search(
+                out, data, space, blocks, sampler, preset, trials, recipe.get('seed', 0), workers, resume, child, top,
+                final_epochs, warm_start, storage, data_root, download, say=progress.console.print,
+                on_progress=lambda now: progress.update(
+                    task, completed=now.finished, best=float('nan') if now.best is None else now.best,
+                    per_hour=now.per_hour, failed=now.failed,
+                    why=f'(the last: {now.failures[-1]})' if now.failures else ''))
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f'{report["genotype"]}: {report["accuracy"]:.2%} on images held out, {report["params"]:,} parameters\n'
+          f'{report["cell"]}\n\nimport nasnet_zoo\nmodel = nasnet_zoo.compile_genotype({report["cell"]!r}, '
+          'num_cells=4, cell_filters=44)')
+
+
+def _show_children(children: List[Dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(children))
+        return
+    table = Table('child', 'accuracy', 'parameters', 'mult-adds', 'architecture', title=f'{len(children)} children',
+                  title_justify='left')
+    for child in sorted(children, key=lambda child: -child['value'])[:20]:
+        table.add_row(str(child['number']), f'{child["value"]:.2%}', f'{child["params"]:,}', f'{child["macs"]:,}',
+                      child['architecture'][:12])
+    Console().print(table)
 
 
 @app.command()

@@ -1,0 +1,217 @@
+"""A search as a folder, from its settings to the winner.
+
+    search.json    what was asked for, and the versions of everything
+    study.log      every trial (Optuna's journal), unless another storage is named
+    finals.json    the best children, trained again for longer
+    cell.json      the winner, with how it was found and what it reached
+    cells.svg, report.html   for people
+"""
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
+
+import optuna
+
+from ..data import ImageSet, data_name, load_data
+from ..files import written_whole
+from ..loader import load_genotype
+from ..runs import versions
+from .evaluator import ChildError, ChildSettings, Evaluator
+from .loop import LocalWorkers, Progress, Search, SearchError, finished_children, open_study
+from .ppo import PRESETS
+from .sampler import EvolutionSampler, PPOSampler
+from .space import SPACES, Space
+
+__all__ = ['SAMPLERS', 'run_search', 'search_status']
+
+# name: builder(space, seed, preset)
+SAMPLERS: Dict[str, Callable[[Space, int, str], optuna.samplers.BaseSampler]] = {
+    'ppo': lambda space, seed, preset: PPOSampler(space, preset, seed),
+    'evolution': lambda space, seed, preset: EvolutionSampler(space, seed),
+    'random': lambda space, seed, preset: optuna.samplers.RandomSampler(seed),
+    'tpe': lambda space, seed, preset: optuna.samplers.TPESampler(seed=seed),
+    'nsga2': lambda space, seed, preset: optuna.samplers.NSGAIISampler(seed=seed),
+}
+
+
+class _Data(NamedTuple):
+    """How a worker's process finds the images again."""
+    source: str
+    root: Optional[Path]
+
+    def train_set(self, download: bool = False) -> ImageSet:
+        train, _ = load_data(self.source, self.root, download=download)
+        if not isinstance(train, ImageSet):
+            raise SearchError(f'{self.source}: children are trained on small images, which these are not')
+        return train
+
+
+def _evaluator(data: _Data, settings: ChildSettings) -> Evaluator:
+    return Evaluator(data.train_set(), settings)
+
+
+def run_search(
+        out: Path,
+        data: str = 'digits',
+        space: str = 'nasnet',
+        blocks: Optional[int] = None,
+        sampler: str = 'ppo',
+        preset: str = 'fast',
+        trials: int = 100,
+        seed: int = 0,
+        workers: int = 1,
+        resume: bool = False,
+        child: Optional[Dict[str, Any]] = None,
+        top: int = 3,
+        final_epochs: Optional[int] = None,
+        warm_start: Optional[Union[str, os.PathLike]] = None,
+        storage: Optional[str] = None,
+        data_root: Optional[Path] = None,
+        download: bool = False,
+        say: Callable[[str], None] = print,
+        on_progress: Optional[Callable[[Progress], None]] = None,
+) -> Dict[str, Any]:
+    """Search for a cell: children are asked for, trained and told, and the best are trained again for longer.
+
+    Args:
+        out: Folder of the search.
+        data: What ``load_data`` takes; small images.
+        space: ``nasnet`` or ``darts``.
+        blocks: A cell's; the space's usual number by default.
+        sampler: A name in :data:`SAMPLERS`.
+        preset: Of PPO, ``fast`` (hundreds of children) or ``paper`` (20,000).
+        trials: Different children that are trained, earlier runs' included; a resumed search may want more.
+        seed: Of the sampler.
+        workers: Children at a time; they share the cores.
+        resume: Go on with the search in `out`.
+        child: Fields of :class:`~nasnet_zoo.search.evaluator.ChildSettings`.
+        top: So many of the best are trained again.
+        final_epochs: How long; three times a child's epochs by default.
+        warm_start: A genotype to begin with.
+        storage: Optuna's URL of a storage to use instead of ``study.log``.
+        say: Called with each line for people.
+        on_progress: Called after each child.
+
+    Returns:
+        The report, JSON data.
+
+    Raises:
+        SearchError: For a folder that holds another search, or none to resume.
+    """
+    if sampler not in SAMPLERS:
+        raise SearchError(f'sampler: there is no {sampler!r}; known: {", ".join(SAMPLERS)}')
+    if space not in SPACES:
+        raise SearchError(f'space: there is no {space!r}; known: {", ".join(SPACES)}')
+    if preset not in PRESETS:
+        raise SearchError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
+    children, place = SPACES[space](*([] if blocks is None else [blocks])), _Data(data, data_root)
+    settings = ChildSettings.create(**(child or {}))
+    asked = dict(space=children.name, fingerprint=children.fingerprint, sampler=sampler, seed=seed,
+                 **({'preset': preset} if sampler == 'ppo' else {}), data=data_name(data),
+                 child=settings.model_dump(mode='json'))
+    _begin_or_resume(out, asked, resume)
+    place.train_set(download)  # once, before the workers want it
+    study = open_study(out, storage, SAMPLERS[sampler](children, seed, preset))
+    if warm_start is not None and not study.get_trials(deepcopy=False):
+        study.enqueue_trial(children.choices(children.find(load_genotype(warm_start))))
+    Search(study, children, LocalWorkers(partial(_evaluator, place, settings), workers)).run(trials, on_progress)
+    best = sorted(finished_children(study), key=lambda one: (-one['value'], one['number']))[:top]
+    if not best:
+        raise SearchError(f'{out}: none of the {trials} children gave an accuracy; see the reasons in {out}/study.log')
+    longer = settings.model_copy(update=dict(recipe=settings.recipe.model_copy(update=dict(
+        epochs=final_epochs or 3 * settings.recipe.epochs))))
+    say(f'{len(best)} best are trained again for {longer.recipe.epochs} epochs')
+    finals = _train_again(out, study, children, best, LocalWorkers(partial(_evaluator, place, longer), min(
+        workers, len(best))), longer.recipe.epochs, say)
+    return _crown(out, study, children, asked, finals, longer)
+
+
+def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
+    """The finished children of a search, also while it runs: ``number``, ``value``, ``architecture`` and more.
+
+    Raises:
+        SearchError: Where there is no search.
+    """
+    return finished_children(open_study(out, storage, must_exist=True))
+
+
+def _write_json(path: Path, data: Any) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(data, indent=2) + '\n')
+
+
+def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
+    path = out / 'search.json'
+    asked = json.loads(json.dumps(asked))
+    if path.exists():
+        if not resume:
+            raise SearchError(f'{out}: has a search already; --resume goes on with it, another --out begins anew')
+        known = json.loads(path.read_text())['settings']
+        changed = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
+        if changed:
+            raise SearchError(f'{out}: is a search with another {", ".join(changed)}: ' + '; '.join(
+                f'{name} was {known.get(name)!r}' for name in changed))
+        return
+    if resume:
+        raise SearchError(f'{out}: there is no search to resume')
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(path, dict(settings=asked, versions=versions()))
+
+
+def _train_again(
+        out: Path, study: optuna.Study, space: Space, best: List[Dict[str, Any]], workers: LocalWorkers, epochs: int,
+        say: Callable[[str], None],
+) -> List[Dict[str, Any]]:
+    """The best children after a longer training, those that a killed process has trained not again; best first."""
+    path = out / 'finals.json'
+    kept = json.loads(path.read_text()) if path.exists() else []
+    finals = [row for row in kept if row['epochs'] == epochs]
+    known = {row['architecture'] for row in finals}
+    todo = [one for one in best if one['architecture'] not in known]
+    by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    try:
+        for begin in range(0, len(todo), workers.size):
+            futures = [(one, workers.submit(space.genotype(space.tokens(by_number[one['number']].params))))
+                       for one in todo[begin:begin + workers.size]]
+            for one, future in futures:
+                try:
+                    found = workers.result(future)
+                except ChildError as error:
+                    say(f'child {one["number"]}: {error}')
+                    continue
+                finals.append(dict(
+                    number=one['number'], architecture=one['architecture'], epochs=epochs, child_value=one['value'],
+                    **found._asdict()))
+                _write_json(path, finals)
+                say(f'child {one["number"]}: {one["value"]:.2%} in the search, {found.accuracy:.2%} now')
+    finally:
+        workers.close()
+    wanted = {one['architecture'] for one in best}
+    return sorted((row for row in finals if row['architecture'] in wanted), key=lambda row: -row['accuracy'])
+
+
+def _crown(
+        out: Path, study: optuna.Study, space: Space, asked: Dict[str, Any], finals: List[Dict[str, Any]],
+        settings: ChildSettings,
+) -> Dict[str, Any]:
+    """Write the winner, chosen by validation, and the report."""
+    if not finals:
+        raise SearchError(f'{out}: none of the best could be trained again')
+    won = finals[0]
+    trial = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == won['number'])
+    cell = space.genotype(
+        space.tokens(trial.params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
+        search=dict(
+            space=space.name, sampler=asked['sampler'], preset=asked.get('preset'), seed=asked['seed'],
+            trials=len(study.get_trials(deepcopy=False)), trial=won['number'],
+            child={name: value for name, value in settings.model_dump(mode='json').items() if name != 'recipe'}),
+        results=dict(
+            dataset=asked['data'], split='validation', accuracy=won['accuracy'], params=won['params'],
+            mult_adds=won['macs'], epochs=won['epochs'], seed=settings.recipe.seed))
+    cell.save(out / 'cell.json')
+    from .report import write_report
+    write_report(out, study, space, cell, finals, asked)
+    return dict(cell=str(out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
+                macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -1,0 +1,123 @@
+"""Ask, evaluate, tell; and nothing that was computed is lost or computed twice."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from search_children import Noted
+
+from nasnet_zoo.search.loop import LocalWorkers, Search, SearchError, finished_children, open_study
+from nasnet_zoo.search.sampler import EvolutionSampler, PPOSampler
+from nasnet_zoo.search.space import Space, darts_space, nasnet_space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = darts_space(2)
+
+
+def search(folder, make, trials, sampler=None, workers=2, space=SPACE, on_progress=None):
+    study = open_study(folder, sampler=sampler or EvolutionSampler(space, 0, population=6, tournament=3))
+    Search(study, space, LocalWorkers(make, workers)).run(trials, on_progress)
+    return study
+
+
+def test_different_children_are_evaluated_once_each(tmp_path):
+    make, seen = Noted(tmp_path / 'log'), []
+    study = search(tmp_path, make, 12, on_progress=seen.append)
+    children = finished_children(study)
+    assert len(make.noted()) == len(set(make.noted())) == 12
+    assert sorted(make.noted()) == sorted(child['architecture'] for child in children)
+    assert all(child['value'] == int(child['architecture'][:4], 16) / 65536 for child in children)
+    assert children[0]['params'] == 10 and children[0]['macs'] == 20 and 'seconds' in children[0]
+    assert seen[-1].finished == seen[-1].trials == 12 and seen[-1].best == max(child['value'] for child in children)
+    assert seen[0].per_hour > 0 and seen[-1].seconds_left == 0
+    assert finished_children(open_study(tmp_path, must_exist=True)) == children
+
+
+def test_a_finished_search_goes_on_where_it_was(tmp_path):
+    make = Noted(tmp_path / 'log')
+    search(tmp_path, make, 5)
+    search(tmp_path, make, 5)
+    assert len(make.noted()) == 5
+    search(tmp_path, make, 9)
+    assert len(make.noted()) == len(set(make.noted())) == 9
+
+
+def test_failures_are_counted_with_their_reasons(tmp_path):
+    make, seen = Noted(tmp_path / 'log', fails='01234567'), []
+    study = search(tmp_path, make, 14, on_progress=seen.append)
+    failed = [trial for trial in study.trials if 'reason' in trial.user_attrs]
+    assert failed and all(trial.user_attrs['reason'] == 'was not good' for trial in failed)
+    assert seen[-1].failed == len(failed) and 'was not good' in seen[-1].failures
+    assert len(finished_children(study)) + len(failed) == 14 == len(set(make.noted()))
+
+
+def test_a_worker_that_dies_takes_its_own_child_only(tmp_path):
+    make = Noted(tmp_path / 'log', dies='0')
+    study = search(tmp_path, make, 20, PPOSampler(SPACE, 'paper', 0))
+    reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
+    assert reasons and set(reasons) == {'its worker died, perhaps for lack of memory'}
+    assert len(finished_children(study)) == 20 - len(reasons) == len(make.noted())
+
+
+def test_workers_that_cannot_work(tmp_path):
+    with pytest.raises(SearchError, match='3 workers died one after the other'):
+        search(tmp_path, Noted(tmp_path / 'log', dies='0123456789abcdef'), 10)
+
+
+def test_a_space_that_is_exhausted(tmp_path):
+    ops = ('sep_conv_3x3', 'max_pool_3x3')
+    tiny = Space('tiny', [('op', ops)], build=lambda choices: dict(inputs=1, normal=(cell := dict(
+        blocks=[dict(left=[choices['op'], 'h0'], right=['identity', 'h0'])], outputs=[['b0']])), reduction=cell))
+    with pytest.raises(SearchError, match='only 2 different children'):
+        search(tmp_path, Noted(tmp_path / 'log'), 3, optuna.samplers.RandomSampler(0), space=tiny)
+
+
+def test_twins_are_told_the_same(tmp_path):
+    """Operands of an addition may be swapped: other tokens, the same architecture."""
+    space = nasnet_space(1, ('identity', 'conv_1x1'), ('add',))
+    study = search(tmp_path, Noted(tmp_path / 'log'), 25, optuna.samplers.RandomSampler(0), space=space)
+    twins = [trial for trial in study.trials if 'duplicate_of' in trial.user_attrs]
+    assert twins and all(trial.value == study.trials[trial.user_attrs['duplicate_of']].value for trial in twins)
+    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
+
+
+CODE = '''
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_loop import search, PPOSampler, SPACE, Noted
+if __name__ == '__main__':
+    search(Path({folder!r}), Noted({log!r}, 0.2), 200, PPOSampler(SPACE, 'fast', 0))
+'''
+
+
+def test_killed_and_gone_on_with(tmp_path):
+    """SIGKILL, workers included: every child is evaluated exactly once, but for those that were under way."""
+    log = tmp_path / 'log'
+    script = tmp_path / 'run.py'
+    script.write_text(CODE.format(tests=str(Path(__file__).parent), folder=str(tmp_path), log=str(log)))
+    process = subprocess.Popen([sys.executable, script], start_new_session=True)
+    while len(Noted(log).noted()) < 12 and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    study = open_study(tmp_path, must_exist=True)
+    kept = finished_children(study)
+    running = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
+    assert len(kept) >= 10 and running
+    log.unlink()
+
+    study = search(tmp_path, Noted(log), len(kept) + 8, PPOSampler(SPACE, 'fast', 0))
+    assert finished_children(study)[:len(kept)] == kept
+    again = Noted(log).noted()
+    assert not set(again) & {child['architecture'] for child in kept} and len(set(again)) == len(again) == 8
+    assert {trial.user_attrs['architecture'] for trial in running if 'architecture' in trial.user_attrs} <= set(again)
+
+
+def test_there_is_no_search(tmp_path):
+    with pytest.raises(SearchError, match='there is no search here'):
+        open_study(tmp_path, must_exist=True)

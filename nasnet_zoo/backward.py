@@ -135,4 +135,4 @@ def avg_pool2d(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
     as long both ways."""
     ones = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
     counts = F.conv2d(torch.ones_like(x[:1, :1]), ones[:1], padding=kernel_size // 2)
-    return F.conv2d(x, ones, padding=kernel_size // 2, groups=x.shape[1]).mul_(counts.reciprocal())
+    return F.conv2d(x, ones, padding=kernel_size // 2, groups=x.shape[1]).div_(counts)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from safetensors import SafetensorError
 
-from .recipe import Recipe
+from .recipe import CHILDREN, Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
 
@@ -171,7 +171,7 @@ def train(
 
 
 @app.command()
-@_with_recipe(Recipe(epochs=20))
+@_with_recipe(CHILDREN)
 def search(
         out: Path = typer.Option(..., help='Folder of the search.'),
         data: str = typer.Option('digits', help='digits, cifar10, cifar100, or a folder or archive of small pictures.'),
@@ -179,11 +179,11 @@ def search(
         blocks: Optional[int] = typer.Option(None, min=1, help="A cell's blocks; 5 (nasnet) or 4 (darts) by default."),
         sampler: str = typer.Option('ppo', help='ppo, evolution, random, tpe or nsga2.'),
         preset: str = typer.Option('fast', help="PPO's: fast (hundreds of children) or paper (20,000)."),
-        trials: int = typer.Option(100, min=1, help='Different children that are trained, with those before --resume.'),
+        trials: int = typer.Option(100, min=1, help='Different children, with failed ones and those before --resume.'),
         workers: int = typer.Option(1, min=1, help='Children at a time; they share the cores.'),
         resume: bool = typer.Option(False, '--resume', help='Go on with the search in --out.'),
         status: bool = typer.Option(False, '--status', help='Print the finished children and end.'),
-        warm_start: Optional[Path] = typer.Option(None, help='A cell.json to begin with.'),
+        warm_start: Optional[str] = typer.Option(None, help='A cell.json or a shipped genotype to begin with.'),
         storage: Optional[str] = typer.Option(None, help="Optuna's URL of a storage; by default a journal in --out."),
         data_root: Optional[Path] = typer.Option(None, help="Where torchvision's data set lies."),
         download: bool = typer.Option(False, '--download', help='Let torchvision download.'),
@@ -203,11 +203,13 @@ def search(
 
     The recipe is the children's; its seed is the sampler's too.
     """
-    import optuna
-
-    from .search.folder import run_search, search_status
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _sentences():
+        try:
+            import optuna
+        except ImportError:
+            raise ImportError('a search needs Optuna: pip install nasnet-zoo[search]') from None
+        from .search.folder import run_search, search_status
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         if status:
             _show_children(search_status(out, storage), as_json)
             return
@@ -219,11 +221,12 @@ def search(
             task = progress.add_task('', total=trials, best=float('nan'), per_hour=0., failed=0, why='')
             report = run_search(
                 out, data, space, blocks, sampler, preset, trials, recipe.get('seed', 0), workers, resume, child, top,
-                final_epochs, warm_start, storage, data_root, download, say=progress.console.print,
+                final_epochs, warm_start, storage, data_root, download, say=lambda line: progress.console.print(
+                    line, markup=False),
                 on_progress=lambda now: progress.update(
                     task, completed=now.finished, best=float('nan') if now.best is None else now.best,
                     per_hour=now.per_hour, failed=now.failed,
-                    why=f'(the last: {now.failures[-1]})' if now.failures else ''))
+                    why=escape(f'(the last: {now.failures[-1]})') if now.failures else ''))
     if as_json:
         print(json.dumps(report))
         return

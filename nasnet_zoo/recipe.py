@@ -5,7 +5,7 @@ from pydantic import Field
 
 from .skeleton import Checked, check
 
-__all__ = ['Recipe']
+__all__ = ['Recipe', 'CHILDREN']
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -58,3 +58,6 @@ class Recipe(Checked):
     def size_at(self, epoch: int) -> int:
         """Side of small images in this epoch, counted from 0; 0 for their own."""
         return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
+
+
+CHILDREN = Recipe(epochs=20)  # how the paper trains the children of a search (appendix A.1)

@@ -33,7 +33,7 @@ from .training import Trainer, keep_freed_memory
 from .validation import evaluate
 from .zoo import build
 
-__all__ = ['Run', 'RunError', 'run_training', 'versions']
+__all__ = ['Run', 'RunError', 'run_training', 'flat', 'versions']
 
 _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
 
@@ -42,15 +42,15 @@ class RunError(ValueError):
     """A run that cannot begin or go on, and why."""
 
 
-def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
+def flat(settings: Dict[str, Any]) -> Dict[str, Any]:
     """Settings in one level: 'recipe.lr' and so on."""
-    flat = {}
+    level = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            flat.update((f'{name}.{inner}', inner_value) for inner, inner_value in _flat(value).items())
+            level.update((f'{name}.{inner}', inner_value) for inner, inner_value in flat(value).items())
         else:
-            flat[name] = value
-    return flat
+            level[name] = value
+    return level
 
 
 def versions() -> Dict[str, str]:
@@ -85,7 +85,7 @@ class Run:
         if resume and known is None:
             raise RunError(f'{folder}: there is no run to resume')
         if kept and known['settings'] != self.settings:
-            old, new = _flat(known['settings']), _flat(self.settings)
+            old, new = flat(known['settings']), flat(self.settings)
             changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
                        for name in {**old, **new} if old.get(name) != new.get(name)]
             raise RunError(f'{folder}: is a run of other settings: {"; ".join(changed)}')

@@ -12,11 +12,12 @@ class Noted:
     Args:
         log: The file.
         seconds: That a child takes.
-        fails, dies: First digits of the architectures that give no accuracy, and that take their process along.
+        fails, dies, faults: First digits of the architectures that give no accuracy, that take their process along,
+            and that show a mistake of ours.
     """
 
-    def __init__(self, log, seconds=0., fails='', dies=''):
-        self.log, self.seconds, self.fails, self.dies = Path(log), seconds, fails, dies
+    def __init__(self, log, seconds=0., fails='', dies='', faults=''):
+        self.log, self.seconds, self.fails, self.dies, self.faults = Path(log), seconds, fails, dies, faults
 
     def __call__(self):  # made by itself in a worker's process
         return self.evaluate
@@ -26,6 +27,8 @@ class Noted:
         time.sleep(self.seconds)
         if architecture[0] in self.dies:
             os._exit(1)
+        if architecture[0] in self.faults:
+            raise KeyError('a mistake of ours')
         with self.log.open('a') as file:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:

@@ -20,11 +20,9 @@ def evaluator(recipe=None, **settings):
 
 
 def test_a_child_is_trained_and_validated():
-    seen = []
     evaluate = evaluator(recipe=dict(epochs=3))
-    found = evaluate(CELLS, on_epoch=lambda *epoch: seen.append(epoch))
+    found = evaluate(CELLS)
     assert found.accuracy > 0.4 and found.seconds > 0 and found.params > 10_000 and found.macs > 10_000
-    assert [epoch for epoch, _ in seen] == [1, 2, 3] and seen[-1][1] == found.accuracy
     assert evaluate(CELLS)[:3] == found[:3], 'the same seed, the same child'
     assert evaluate.train.size() + evaluate.val.size() == 1347 and 125 < evaluate.val.size() < 135
     assert evaluator(limit_train=200).train.size() == 200

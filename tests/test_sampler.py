@@ -8,7 +8,7 @@ import torch
 from nasnet_zoo.search.controller import Controller
 from nasnet_zoo.search.ppo import PRESETS, Learner, Sample
 from nasnet_zoo.search.sampler import EvolutionSampler, PPOSampler
-from nasnet_zoo.search.space import SpaceError, darts_space, nasnet_space
+from nasnet_zoo.search.space import Space, SpaceError, darts_space, nasnet_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)
@@ -107,6 +107,22 @@ def test_does_not_ask_twice(kind):
     assert len(set(asked[10:])) == 50
 
 
+@pytest.mark.parametrize('sampler', [EvolutionSampler, PPOSampler])
+def test_a_space_that_is_exhausted_is_asked_for_again(sampler):
+    tiny = Space('tiny', [('a', 'xy'), ('b', 'xy')], build=dict)
+    study = study_of(sampler(tiny, seed=0))
+    study.optimize(lambda trial: sum(tiny.suggest(trial)), n_trials=70)
+    assert len({tiny.tokens(trial.params) for trial in study.trials}) == 4 and study.best_value == 2
+
+
+def test_threads_share_a_sampler():
+    study = study_of(KINDS['fast']())
+    study.optimize(lambda trial: value(SPACE.suggest(trial)), n_trials=24, n_jobs=3)
+    assert len({SPACE.tokens(trial.params) for trial in study.trials}) == 24
+    with pytest.raises(ValueError, match='this sampler is of study'):
+        run(study_of(study.sampler), 1)
+
+
 def test_minimising_is_maximising_the_opposite():
     up = run(study_of(KINDS['fast']()), 24)
     assert run(study_of(KINDS['fast'](), direction='minimize'), 24, lambda tokens: -value(tokens)) == up
@@ -128,6 +144,7 @@ def test_a_study_is_gone_on_with_as_if_it_had_not_ended(kind, tmp_path):
         facts = resumed.trials[-1].system_attrs['nasnet_zoo']
         assert facts['tokens'] == list(expected[-1]) and len(facts['log_probs']) == len(SPACE.sizes)
         assert facts['update'] == 29 // 4
+        assert 'approx_kl' in resumed.trials[20].system_attrs['nasnet_zoo']['diagnostics']
 
 
 @ANY
@@ -148,6 +165,7 @@ def test_parallel_failed_and_enqueued_trials(kind):
             else:
                 study.tell(trial, value(tokens))
     assert seen[0] == given and study.best_value == value(given)
+    assert kind == 'paper' or len(set(seen)) > 38
     if kind != 'evolution':
         complete = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
         assert len(study.sampler.learner.samples) == complete

@@ -1,8 +1,13 @@
 """The search as its users see it: a folder with a winner in it."""
 import json
+import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype, load_genotype
@@ -15,8 +20,7 @@ CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-si
 
 
 def command(out, *options):
-    result = CliRunner().invoke(app, ['search', '--out', str(out), *CHILD, *options])
-    return result
+    return CliRunner().invoke(app, ['search', '--out', str(out), *CHILD, *options])
 
 
 @pytest.fixture(scope='module')
@@ -51,7 +55,8 @@ def test_what_the_best_have_learnt_is_not_learnt_again(searched):
 def test_the_report_needs_nothing_else(searched):
     out = searched[0]
     page = (out / 'report.html').read_text()
-    assert page.count('<svg') == 4 and 'src=' not in page.replace('xlink:href="#', '') and 'http-equiv' not in page
+    assert page.count('<svg') == 4
+    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
     assert load_genotype(out / 'cell.json').name in page
     ET.parse(out / 'cells.svg')
 
@@ -66,9 +71,10 @@ def test_status(searched):
 
 @pytest.mark.parametrize('options, message', [
     (['--trials', '5'], 'has a search already; --resume goes on with it'),
-    (['--resume', '--seed', '6'], 'is a search with another seed'),
-    (['--resume', '--seed', '5', '--sampler', 'random'], 'another sampler, preset: sampler was'),
-    (['--resume', '--seed', '5', '--space', 'nasnet'], 'another space, fingerprint')])
+    (['--resume', '--seed', '6'], 'is a search of other settings: seed was 5 and is 6'),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
+    (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
 def test_another_search_is_refused(searched, options, message):
     result = command(searched[0], *options)
     assert result.exit_code == 1 and message in result.stderr
@@ -78,10 +84,24 @@ def test_another_search_is_refused(searched, options, message):
     (['--sampler', 'luck'], "there is no 'luck'; known: ppo, evolution, random, tpe, nsga2"),
     (['--preset', 'slow'], "there is no 'slow'; known: paper, fast"), (['--space', 'nas'], 'known: nasnet, darts'),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
-    (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share')])
+    (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
+    (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
+    (['--warm-start', 'nasnet_a'], 'nasnet_a: normal: has 5 blocks and hands on 1; in darts-2 it is 2 and 1')])
 def test_what_cannot_begin(tmp_path, options, message):
     result = command(tmp_path / 'new', *options)
     assert result.exit_code == 1 and message in result.stderr
+    assert not (tmp_path / 'new').exists()
+
+
+def test_two_processes_at_one_search(searched):
+    with FileLock(searched[0] / '.lock'):
+        result = command(searched[0], '--resume', '--seed', '5')
+    assert result.exit_code == 1 and 'another process is at work here' in result.stderr
+
+
+def test_the_code_in_the_guide_runs():
+    code = (Path(__file__).parent.parent / 'docs' / 'search.md').read_text(encoding='utf-8')
+    subprocess.run([sys.executable, '-c', code.split('```python\n')[1].split('```')[0]], check=True)
 
 
 def test_warm_start_is_the_first_child(tmp_path):

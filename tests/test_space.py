@@ -52,7 +52,7 @@ def test_published_cells_are_in_their_spaces():
     assert found.normal.outputs[0] == ('b0', 'b1', 'b2', 'b3', 'b4'), 'without h1, which the paper adds'
     with pytest.raises(SpaceError, match='nasnet_b: inputs: 4, nasnet-5 has 2'):
         nasnet_space().find(load_genotype('nasnet_b'))
-    with pytest.raises(SpaceError, match='normal: 4 blocks and 1 output'):
+    with pytest.raises(SpaceError, match='normal: has 4 blocks and hands on 1; in nasnet-5 it is 5 and 1'):
         nasnet_space().find(load_genotype('nasnet_c'))
     with pytest.raises(SpaceError, match="nasnet_c: normal.blocks.1.: combine 'add_instance_norm' is not in nasnet-4"):
         nasnet_space(4).find(load_genotype('nasnet_c'))

@@ -10,7 +10,7 @@ import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 import optuna
@@ -20,16 +20,11 @@ from rich.table import Table
 from scipy.stats import mannwhitneyu
 
 from nasnet_zoo.genotype import Genotype
-from nasnet_zoo.search.sampler import EvolutionSampler, PPOSampler
-from nasnet_zoo.search.space import SPACES, Space
+from nasnet_zoo.search import folder
+from nasnet_zoo.search.sampler import PPOSampler
+from nasnet_zoo.search.space import SPACES
 
-SAMPLERS: Dict[str, Callable[[Space, int], optuna.samplers.BaseSampler]] = {
-    'ppo': lambda space, seed: PPOSampler(space, 'fast', seed),
-    'ppo-paper': lambda space, seed: PPOSampler(space, 'paper', seed),
-    'random': lambda space, seed: optuna.samplers.RandomSampler(seed),
-    'evolution': lambda space, seed: EvolutionSampler(space, seed),
-    'tpe': lambda space, seed: optuna.samplers.TPESampler(seed=seed),
-}
+SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, preset, trials: PPOSampler(space, 'paper', seed)}
 CHECKPOINTS = (100, 500, 1000)
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
 _EDGES = {2: 0, 3: 2, 4: 5, 5: 9}  # number of a node's first edge; DARTS's nodes are 2 to 5, its inputs 0 and 1
@@ -63,13 +58,13 @@ class Surrogate:
         return float(self._session.run(None, {'x_cat': codes, 'x_cont': np.full((1, 1), 97, np.float32)})[0][0, 0])
 
 
-def search(name: str, seed: int, trials: int, space_name: str, folder: Path) -> List[float]:
+def search(name: str, seed: int, trials: int, space_name: str, surrogate_dir: Path) -> List[float]:
     """The value of each different cell that a sampler asked for, in this order."""
     import torch
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, surrogate = SPACES[space_name](), Surrogate(folder)
-    study = optuna.create_study(direction='maximize', sampler=SAMPLERS[name](space, seed))
+    space, surrogate = SPACES[space_name](), Surrogate(surrogate_dir)
+    study = optuna.create_study(direction='maximize', sampler=SAMPLERS[name](space, seed, 'fast', 0))
     known: Dict[str, float] = {}
     asked = 0
     while len(known) < trials and asked < 20 * trials:

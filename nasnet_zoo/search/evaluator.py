@@ -1,6 +1,6 @@
 """From a genotype to a reward: a small network of its cells is trained and validated."""
 import time
-from typing import Annotated, Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from pydantic import Field
@@ -9,7 +9,7 @@ from ..data import ImageSet
 from ..describe import describe
 from ..genotype import Genotype
 from ..network import compile_genotype
-from ..recipe import Recipe
+from ..recipe import CHILDREN, Recipe
 from ..skeleton import Checked, check
 from ..training import Trainer
 from ..validation import evaluate
@@ -35,7 +35,7 @@ class ChildSettings(Checked):
     max_params: Annotated[_Limit, Field(description='refuse a larger child before it is trained')] = None
     max_macs: Annotated[_Limit, Field(description='refuse a costlier child before it is trained')] = None
     time_limit: Annotated[Optional[float], Field(gt=0, description='seconds of training a child')] = None
-    recipe: Recipe = Recipe(epochs=20)
+    recipe: Recipe = CHILDREN
 
     @classmethod
     def create(cls, recipe: Optional[Dict[str, Any]] = None, **fields: Any) -> 'ChildSettings':
@@ -44,7 +44,7 @@ class ChildSettings(Checked):
         Raises:
             TypeError, ValueError: As :meth:`Recipe.create`.
         """
-        return check(cls, dict(fields, recipe=Recipe.create(**{'epochs': 20, **(recipe or {})})))
+        return check(cls, dict(fields, recipe=Recipe.create(**{**CHILDREN.model_dump(), **(recipe or {})})))
 
 
 class Evaluation(NamedTuple):
@@ -79,36 +79,33 @@ class Evaluator:
             train = train._replace(images=train.images[chosen], labels=train.labels[chosen])
         self.train, self.val = train.to(self.device), val.to(self.device)
 
-    def __call__(
-            self, genotype: Genotype, on_epoch: Optional[Callable[[int, float], None]] = None,
-    ) -> Evaluation:
-        """Train a child and validate it.
+    def trainer(self, genotype: Genotype) -> Trainer:
+        """A child about to be trained.
 
-        Args:
-            genotype: Its cells.
-            on_epoch: Called after each epoch with its number, from 1, and the accuracy so far; what it raises ends the
-                training. Without it only the end is validated.
+        Raises:
+            ValueError: For cells that cannot be compiled at this size, and for a recipe that does not fit the images.
+        """
+        torch.manual_seed(self.settings.recipe.seed)
+        return Trainer(compile_genotype(genotype, **self._args), self.train, self.settings.recipe, self.device)
+
+    def __call__(self, genotype: Genotype) -> Evaluation:
+        """Train a child and validate it.
 
         Raises:
             ChildError: For a child that cannot be built, is too large, runs out of memory or time, or diverges.
         """
-        settings, recipe = self.settings, self.settings.recipe
-        begun = time.perf_counter()
-        try:
-            args, params, macs = self._checked(genotype)
-            torch.manual_seed(recipe.seed)
-            trainer = Trainer(compile_genotype(genotype, **args), self.train, recipe, self.device)
-            deadline = begun + (settings.time_limit or float('inf'))
+        limit, begun = self.settings.time_limit, time.perf_counter()
 
-            def in_time(step: Dict[str, Any]) -> None:
-                if time.perf_counter() > deadline:
-                    raise ChildError(f'takes longer than {settings.time_limit:g} s; it had {step["step"]} of '
-                                     f'{step["steps"]} steps')
-            while trainer.epoch < recipe.epochs:
+        def in_time(step: Dict[str, Any]) -> None:
+            if limit and time.perf_counter() - begun > limit:
+                raise ChildError(f'takes longer than {limit:g} s; it had {step["step"]} of {step["steps"]} steps')
+        try:
+            params, macs = self._cost(genotype)
+            trainer = self.trainer(genotype)
+            while trainer.epoch < trainer.recipe.epochs:
                 trainer.run_epoch(in_time)
-                if on_epoch:
-                    on_epoch(trainer.epoch, self._accuracy(trainer))
-            return Evaluation(self._accuracy(trainer), params, macs, time.perf_counter() - begun)
+            accuracy = evaluate(trainer.result, self.val, device=self.device).top1
+            return Evaluation(accuracy, params, macs, time.perf_counter() - begun)
         except (ValueError, FloatingPointError) as error:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
@@ -116,18 +113,19 @@ class Evaluator:
                 raise ChildError(f'out of memory: {str(error).splitlines()[0] if str(error) else ""}') from None
             raise
 
-    def _checked(self, genotype: Genotype) -> Tuple[Dict[str, Any], int, int]:
-        """The network's arguments, its parameters and mult-adds, if it is not too large."""
+    @property
+    def _args(self) -> Dict[str, Any]:
+        """The networks' arguments."""
         channels, *size = self.train.input_size
-        args = dict(
+        return dict(
             self.settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
             in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
-        cost = describe(genotype, **args)
+
+    def _cost(self, genotype: Genotype) -> Tuple[int, int]:
+        """Parameters and mult-adds, if there are not too many."""
+        cost = describe(genotype, **self._args)
         for name in ('params', 'macs'):
             limit = getattr(self.settings, f'max_{name}')
             if limit is not None and cost[name] > limit:
                 raise ChildError(f'has {cost[name]:,} {name}, more than {limit:,}')
-        return args, cost['params'], cost['macs']
-
-    def _accuracy(self, trainer: Trainer) -> float:
-        return evaluate(trainer.result, self.val, device=self.device).top1
+        return cost['params'], cost['macs']

@@ -8,16 +8,19 @@
 """
 import json
 import os
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Union
 
 import optuna
+from filelock import FileLock, Timeout
 
 from ..data import ImageSet, data_name, load_data
 from ..files import written_whole
 from ..loader import load_genotype
-from ..runs import versions
+from ..runs import flat, versions
 from .evaluator import ChildError, ChildSettings, Evaluator
 from .loop import LocalWorkers, Progress, Search, SearchError, finished_children, open_study
 from .ppo import PRESETS
@@ -26,13 +29,14 @@ from .space import SPACES, Space
 
 __all__ = ['SAMPLERS', 'run_search', 'search_status']
 
-# name: builder(space, seed, preset)
-SAMPLERS: Dict[str, Callable[[Space, int, str], optuna.samplers.BaseSampler]] = {
-    'ppo': lambda space, seed, preset: PPOSampler(space, preset, seed),
-    'evolution': lambda space, seed, preset: EvolutionSampler(space, seed),
-    'random': lambda space, seed, preset: optuna.samplers.RandomSampler(seed),
-    'tpe': lambda space, seed, preset: optuna.samplers.TPESampler(seed=seed),
-    'nsga2': lambda space, seed, preset: optuna.samplers.NSGAIISampler(seed=seed),
+# name: builder(space, seed, preset, trials). Optuna's begin their random numbers anew in each process, so the number of
+# trials that there are already is part of their seed; ours continue by themselves.
+SAMPLERS: Dict[str, Callable[[Space, int, str, int], optuna.samplers.BaseSampler]] = {
+    'ppo': lambda space, seed, preset, trials: PPOSampler(space, preset, seed),
+    'evolution': lambda space, seed, preset, trials: EvolutionSampler(space, seed),
+    'random': lambda space, seed, preset, trials: optuna.samplers.RandomSampler(seed + trials),
+    'tpe': lambda space, seed, preset, trials: optuna.samplers.TPESampler(seed=seed + trials),
+    'nsga2': lambda space, seed, preset, trials: optuna.samplers.NSGAIISampler(seed=seed + trials),
 }
 
 
@@ -106,26 +110,31 @@ def run_search(
         raise SearchError(f'space: there is no {space!r}; known: {", ".join(SPACES)}')
     if preset not in PRESETS:
         raise SearchError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
-    children, place = SPACES[space](*([] if blocks is None else [blocks])), _Data(data, data_root)
-    settings = ChildSettings.create(**(child or {}))
-    asked = dict(space=children.name, fingerprint=children.fingerprint, sampler=sampler, seed=seed,
-                 **({'preset': preset} if sampler == 'ppo' else {}), data=data_name(data),
-                 child=settings.model_dump(mode='json'))
+    children, settings = SPACES[space](*([] if blocks is None else [blocks])), ChildSettings.create(**(child or {}))
+    place = _Data(data, data_root)
+    # What cannot work is found out before anything is written, and what is downloaded is there for the workers.
+    Evaluator(place.train_set(download), settings).trainer(children.genotype([0] * len(children.decisions)))
+    first = None if warm_start is None else children.choices(children.find(load_genotype(warm_start)))
+    asked = json.loads(json.dumps(dict(
+        space=children.name, fingerprint=children.fingerprint, sampler=sampler, seed=seed,
+        preset=preset if sampler == 'ppo' else None, data=data_name(data), own_storage=storage is not None,
+        child=settings.model_dump(mode='json'))))
     _begin_or_resume(out, asked, resume)
-    place.train_set(download)  # once, before the workers want it
-    study = open_study(out, storage, SAMPLERS[sampler](children, seed, preset))
-    if warm_start is not None and not study.get_trials(deepcopy=False):
-        study.enqueue_trial(children.choices(children.find(load_genotype(warm_start))))
-    Search(study, children, LocalWorkers(partial(_evaluator, place, settings), workers)).run(trials, on_progress)
-    best = sorted(finished_children(study), key=lambda one: (-one['value'], one['number']))[:top]
-    if not best:
-        raise SearchError(f'{out}: none of the {trials} children gave an accuracy; see the reasons in {out}/study.log')
-    longer = settings.model_copy(update=dict(recipe=settings.recipe.model_copy(update=dict(
-        epochs=final_epochs or 3 * settings.recipe.epochs))))
-    say(f'{len(best)} best are trained again for {longer.recipe.epochs} epochs')
-    finals = _train_again(out, study, children, best, LocalWorkers(partial(_evaluator, place, longer), min(
-        workers, len(best))), longer.recipe.epochs, say)
-    return _crown(out, study, children, asked, finals, longer)
+    with _alone(out):
+        study = open_study(out, storage, partial(SAMPLERS[sampler], children, seed, preset), asked)
+        if first is not None and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(first)
+        Search(study, children, LocalWorkers(partial(_evaluator, place, settings), workers)).run(trials, on_progress)
+        best = sorted(finished_children(study), key=lambda one: (-one['value'], one['number']))[:top]
+        if not best:
+            reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
+            raise SearchError(f'{out}: none of the {trials} children gave an accuracy; the last: {reasons[-1]}')
+        longer = settings.model_copy(update=dict(time_limit=None, recipe=settings.recipe.model_copy(update=dict(
+            epochs=final_epochs or 3 * settings.recipe.epochs))))
+        say(f'the best {len(best)} are trained again for {longer.recipe.epochs} epochs')
+        finals = _train_again(out, study, children, best, LocalWorkers(partial(_evaluator, place, longer), min(
+            workers, len(best))), longer.recipe.epochs, say)
+        return _crown(out, study, children, asked, finals, longer)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -134,7 +143,17 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     Raises:
         SearchError: Where there is no search.
     """
-    return finished_children(open_study(out, storage, must_exist=True))
+    return finished_children(open_study(out, storage))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes at one search would take each other's trials for those of a killed one."""
+    try:
+        with FileLock(out / '.lock', timeout=0):
+            yield
+    except Timeout:
+        raise SearchError(f'{out}: another process is at work here; --status shows how far it is') from None
 
 
 def _write_json(path: Path, data: Any) -> None:
@@ -142,20 +161,32 @@ def _write_json(path: Path, data: Any) -> None:
         part.write_text(json.dumps(data, indent=2) + '\n')
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise SearchError(f'{path}: is no JSON: {error}') from None
+
+
 def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
     path = out / 'search.json'
-    asked = json.loads(json.dumps(asked))
     if path.exists():
         if not resume:
             raise SearchError(f'{out}: has a search already; --resume goes on with it, another --out begins anew')
-        known = json.loads(path.read_text())['settings']
-        changed = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
+        known = _read_json(path)
+        if not isinstance(known, dict) or not isinstance(known.get('settings'), dict):
+            raise SearchError(f'{path}: is not of a search')
+        old, new = flat(known['settings']), flat(asked)
+        changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
+                   for name in {**old, **new} if old.get(name) != new.get(name)]
         if changed:
-            raise SearchError(f'{out}: is a search with another {", ".join(changed)}: ' + '; '.join(
-                f'{name} was {known.get(name)!r}' for name in changed))
+            raise SearchError(f'{out}: is a search of other settings: {"; ".join(changed)}')
         return
     if resume:
         raise SearchError(f'{out}: there is no search to resume')
+    left = [name for name in ('study.log', 'finals.json') if (out / name).exists()]
+    if left:
+        raise SearchError(f'{out}: has {left[0]} but no search.json; another --out begins anew')
     out.mkdir(parents=True, exist_ok=True)
     _write_json(path, dict(settings=asked, versions=versions()))
 
@@ -164,32 +195,35 @@ def _train_again(
         out: Path, study: optuna.Study, space: Space, best: List[Dict[str, Any]], workers: LocalWorkers, epochs: int,
         say: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
-    """The best children after a longer training, those that a killed process has trained not again; best first."""
+    """The best children after a longer training, best first; what finals.json has is not trained again."""
     path = out / 'finals.json'
-    kept = json.loads(path.read_text()) if path.exists() else []
-    finals = [row for row in kept if row['epochs'] == epochs]
-    known = {row['architecture'] for row in finals}
+    rows = _read_json(path) if path.exists() else []
+    known = {row['architecture'] for row in rows if row['epochs'] == epochs}
     todo = [one for one in best if one['architecture'] not in known]
     by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    running: Dict[Future, Dict[str, Any]] = {}
     try:
-        for begin in range(0, len(todo), workers.size):
-            futures = [(one, workers.submit(space.genotype(space.tokens(by_number[one['number']].params))))
-                       for one in todo[begin:begin + workers.size]]
-            for one, future in futures:
+        while todo or running:
+            while todo and len(running) < workers.size:
+                one = todo.pop(0)
+                running[workers.submit(space.genotype(space.tokens(by_number[one['number']].params)))] = one
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                one = running.pop(future)
+                row = dict(number=one['number'], architecture=one['architecture'], epochs=epochs,
+                           child_value=one['value'])
                 try:
-                    found = workers.result(future)
+                    row.update(workers.result(future)._asdict())
+                    say(f'child {one["number"]}: {one["value"]:.2%} in the search, {row["accuracy"]:.2%} now')
                 except ChildError as error:
+                    row.update(reason=str(error))
                     say(f'child {one["number"]}: {error}')
-                    continue
-                finals.append(dict(
-                    number=one['number'], architecture=one['architecture'], epochs=epochs, child_value=one['value'],
-                    **found._asdict()))
-                _write_json(path, finals)
-                say(f'child {one["number"]}: {one["value"]:.2%} in the search, {found.accuracy:.2%} now')
+                rows.append(row)
+                _write_json(path, rows)
     finally:
         workers.close()
     wanted = {one['architecture'] for one in best}
-    return sorted((row for row in finals if row['architecture'] in wanted), key=lambda row: -row['accuracy'])
+    return sorted((row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs
+                   and 'accuracy' in row), key=lambda row: -row['accuracy'])
 
 
 def _crown(

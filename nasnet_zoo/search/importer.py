@@ -63,7 +63,7 @@ def _literal(node: ast.AST) -> Any:
                 return list(range(*bounds))
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
-        raise ImportedTextError(f'{shorten(ast.unparse(node))}: is no plain value') from None
+        raise ImportedTextError(f'line {node.lineno}, column {node.col_offset + 1}: is no plain value') from None
 
 
 def _from_darts(parts: Dict[str, Any]) -> Dict[str, Tuple[List[Edge], List[int]]]:

@@ -4,6 +4,7 @@ The study, Optuna's journal of every trial, is the whole state of a search.
 """
 import multiprocessing
 import os
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,8 +22,7 @@ from .space import Space
 
 __all__ = ['SearchError', 'Search', 'Progress', 'LocalWorkers', 'open_study', 'finished_children']
 
-MAX_ASKED = 20  # trials a child: a sampler that repeats itself more often has nothing new to say
-STUDY = 'search'
+MAX_REPEATS = 500  # trials in a row that are nothing new, before a search gives up or waits for what is under way
 
 
 class SearchError(ValueError):
@@ -37,7 +37,6 @@ class Progress(NamedTuple):
         failed: Of them, those that gave no accuracy.
         best: The highest value so far; None before the first.
         per_hour: Children an hour, in this process.
-        seconds_left: At this rate.
         failures: The last reasons.
     """
     finished: int
@@ -45,30 +44,59 @@ class Progress(NamedTuple):
     failed: int
     best: Optional[float]
     per_hour: float
-    seconds_left: float
     failures: Sequence[str]
 
 
-def open_study(folder: Path, storage: Optional[str] = None, sampler: Optional[optuna.samplers.BaseSampler] = None,
-               must_exist: bool = False) -> optuna.Study:
-    """The study of a search's folder, or of another storage, given by Optuna's URL.
+def open_study(
+        folder: Path,
+        storage: Optional[str] = None,
+        sampler: Optional[Callable[[int], optuna.samplers.BaseSampler]] = None,
+        settings: Optional[Dict[str, Any]] = None,
+) -> optuna.Study:
+    """The study of a search's folder, in its journal or in another storage.
 
     The journal is the default: asking and telling take a fifth of the time that SQLite takes.
 
+    Args:
+        folder: It gives the study its name.
+        storage: Optuna's URL.
+        sampler: Makes the sampler, from the number of trials that there are.
+        settings: What the study's children have in common, JSON data; a new study is made for them. Without them only
+            an existing one is opened.
+
     Raises:
-        SearchError: Where there is none, if there must be.
+        SearchError: Where there is none, where it is of other settings, and where the storage cannot be used.
     """
-    path = folder / 'study.log'
-    if must_exist and storage is None and not path.exists():
+    name, path = folder.resolve().name, folder / 'study.log'
+    if settings is None and storage is None and not path.exists():
         raise SearchError(f'{folder}: there is no search here')
-    kept: Any = storage or JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+    if settings is not None and storage is None:
+        _cut_off_half_line(path)
     try:
-        if must_exist:
-            return optuna.load_study(study_name=STUDY, storage=kept, sampler=sampler)
-        return optuna.create_study(
-            study_name=STUDY, storage=kept, sampler=sampler, direction='maximize', load_if_exists=True)
+        kept = storage or JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        if settings is None:
+            return optuna.load_study(study_name=name, storage=kept)
+        study = optuna.create_study(study_name=name, storage=kept, direction='maximize', load_if_exists=True)
     except KeyError:
         raise SearchError(f'{folder}: there is no search here') from None
+    except Exception as error:  # SQLAlchemy, Redis and JSON have their own
+        raise SearchError(f'{storage or path}: cannot be used as a storage: {str(error).splitlines()[0]}') from None
+    known = study.user_attrs.get('settings')
+    if known is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr('settings', settings)
+    elif known != settings:
+        raise SearchError(f'{storage or path}: has a study {name!r} of other settings; call --out otherwise')
+    study.sampler = sampler(len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def _cut_off_half_line(path: Path) -> None:
+    """A journal that was cut off in the middle of a line, by a full disk, would glue the next one to it."""
+    if path.exists():
+        content = path.read_bytes()
+        if content and not content.endswith(b'\n'):
+            with path.open('r+b') as file:
+                file.truncate(content.rfind(b'\n') + 1)
 
 
 def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
@@ -86,9 +114,16 @@ def _begin(make: Callable[[], Callable[[Genotype], Evaluation]], threads: int) -
     import torch
 
     from ..training import keep_freed_memory
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
     _evaluate = make()
+
+
+def _end_with_parent() -> None:
+    """A killed search must not leave workers behind: the queue they wait for never ends."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(genotype: Genotype) -> Evaluation:
@@ -118,7 +153,11 @@ class LocalWorkers:
     def submit(self, genotype: Genotype) -> Future:
         """Have a child evaluated; there must be an idle worker."""
         worker = self._idle.pop()
-        future = worker.submit(_work, genotype)
+        try:
+            future = worker.submit(_work, genotype)
+        except BrokenProcessPool:  # it died while it was idle
+            worker = self._new()
+            future = worker.submit(_work, genotype)
         self._busy[future] = worker
         return future
 
@@ -179,8 +218,9 @@ class Search:
         again = {trial.user_attrs.get('again_for') for trial in trials}
         for trial in trials:
             if trial.state == TrialState.RUNNING:
-                if trial.number not in again and len(trial.params) == len(self.space.decisions):
-                    self.study.enqueue_trial(dict(trial.params), user_attrs=dict(again_for=trial.number))
+                params = trial.system_attrs.get('fixed_params') or trial.params
+                if trial.number not in again and len(params) == len(self.space.decisions):
+                    self.study.enqueue_trial(dict(params), user_attrs=dict(again_for=trial.number))
                 self.study._storage.set_trial_user_attr(trial._trial_id, 'interrupted', True)
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -190,53 +230,61 @@ class Search:
         Raises:
             SearchError: Where the sampler has nothing new to say, and where the workers cannot work.
         """
-        begun, before, asked = time.perf_counter(), len(self._known), 0
+        begun, before, repeats = time.perf_counter(), len(self._known), 0
         running: Dict[Future, List[optuna.Trial]] = {}  # the trials of one architecture; the first is evaluated
         try:
             while len(self._known) < trials:
-                while len(running) < min(self.workers.size, trials - len(self._known)):
-                    asked += 1
-                    if asked > MAX_ASKED * trials:
-                        raise SearchError(f'{asked - 1} trials and only {len(self._known)} different children: the '
-                                          'space or the sampler has no more to give')
-                    self._ask(running)
+                while len(running) < min(self.workers.size, trials - len(self._known)) and repeats < MAX_REPEATS:
+                    repeats = 0 if self._ask(running) else repeats + 1
+                if not running:
+                    raise SearchError(f'{repeats} trials in a row were no new children, and there are only '
+                                      f'{len(self._known)}: the space or the sampler has no more to give')
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._tell(future, running.pop(future))
+                repeats = 0  # whoever learns may now think of something else
+                faults = [self._tell(future, running.pop(future)) for future in done]
                 if on_progress:
                     on_progress(self._progress(trials, before, time.perf_counter() - begun))
+                for fault in filter(None, faults):
+                    raise fault
         finally:
             self.workers.close()
 
-    def _ask(self, running: Dict[Future, List[optuna.Trial]]) -> None:
-        """Begin a trial; what is known or under way already is not evaluated again."""
+    def _ask(self, running: Dict[Future, List[optuna.Trial]]) -> bool:
+        """Begin a trial; what is known or under way already is not evaluated again, and the answer is False."""
         trial = self.study.ask()
         genotype = self.space.genotype(self.space.suggest(trial))
         architecture = genotype.architecture_digest
         trial.set_user_attr('architecture', architecture)
         if architecture in self._known:
             self._tell_as(trial, self._known[architecture])
-            return
+            return False
         twins = next((twins for twins in running.values() if twins[0].user_attrs['architecture'] == architecture), None)
         if twins:
             twins.append(trial)
-        else:
-            running[self.workers.submit(genotype)] = [trial]
+            return False
+        running[self.workers.submit(genotype)] = [trial]
+        return True
 
-    def _tell(self, future: Future, trials: Sequence[optuna.Trial]) -> None:
+    def _tell(self, future: Future, trials: Sequence[optuna.Trial]) -> Optional[SearchError]:
+        """Keep what became of a child. Returns an error where it is not the child's fault."""
         first, *twins = trials
+        fault = None
         try:
             found = self.workers.result(future)
             for name, fact in found._asdict().items():
                 if name != 'accuracy':
                     first.set_user_attr(name, fact)
             told = self.study.tell(first, found.accuracy)
-        except ChildError as error:
-            first.set_user_attr('reason', str(error))
+        except Exception as error:
+            is_childs = isinstance(error, ChildError)
+            reason = str(error) if is_childs else f'{type(error).__name__}: {error}'
+            fault = None if is_childs else SearchError(f'child {first.number}: {reason}')
+            first.set_user_attr('reason', reason)
             told = self.study.tell(first, state=TrialState.FAIL)
         self._known[told.user_attrs['architecture']] = told
         for twin in twins:
             self._tell_as(twin, told)
+        return fault
 
     def _tell_as(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         """End a trial as another of the same architecture ended."""
@@ -251,5 +299,4 @@ class Search:
         failures = [trial.user_attrs['reason'] for trial in self._known.values() if trial.value is None]
         done = len(self._known)
         rate = (done - before) / seconds
-        return Progress(done, trials, len(failures), max(values, default=None), 3600 * rate,
-                        (trials - done) / rate if rate else float('inf'), failures[-3:])
+        return Progress(done, trials, len(failures), max(values, default=None), 3600 * rate, failures[-3:])

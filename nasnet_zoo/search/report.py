@@ -1,7 +1,9 @@
 """A search as one HTML file that needs nothing else: its pictures are SVG inside it."""
 import io
+import statistics
 from collections import Counter
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -37,7 +39,8 @@ def write_report(
         asked: The search's settings.
     """
     children = finished_children(study)
-    draw(cell, out / 'cells.svg')
+    with written_whole(out / 'cells.svg') as part:
+        draw(cell, part)
     failed = Counter(trial.user_attrs['reason'] for trial in study.get_trials(deepcopy=False)
                      if 'reason' in trial.user_attrs)
     rows = ''.join(
@@ -45,7 +48,7 @@ def write_report(
         f'<td>{row["macs"]:,}<td>{row["seconds"]:.0f} s<td><code>{row["architecture"][:12]}</code>' for row in finals)
     reasons = ''.join(f'<li>{count} × {escape(reason)}' for reason, count in failed.most_common(10))
     settings = ', '.join(f'{escape(str(name))} {escape(str(asked[name]))}' for name in (
-        'space', 'sampler', 'preset', 'seed', 'data') if name in asked)
+        'space', 'sampler', 'preset', 'seed', 'data') if asked[name] is not None)
     text = f'''<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{escape(cell.name)}</title>
 <style>
@@ -97,10 +100,9 @@ def _over_time(children: Sequence[Dict[str, Any]]) -> str:
     figure, axes = _figure()
     values = [100 * child['value'] for child in children]
     axes.plot(values, '.', color='tab:gray', label='each child')
-    axes.plot([max(values[:i + 1]) for i in range(len(values))], label='best so far')
+    axes.plot(list(accumulate(values, max)), label='best so far')
     width = max(1, len(values) // 10)
-    means = [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1])
-             for i in range(len(values))]
+    means = [statistics.mean(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
     axes.plot(means, label=f'mean of the last {width}')
     axes.set(xlabel='children, in the order in which they were asked for', ylabel='validation accuracy, %')
     axes.legend()

@@ -1,5 +1,6 @@
 """The controller, and evolution, as Optuna samplers: for our own loop and for anybody's study."""
 import random
+import threading
 from datetime import datetime
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -12,10 +13,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from .ppo import PPO, PRESETS, Learner, Sample
-from .space import Space, SpaceError
+from .space import Choices, Space, SpaceError
 
 __all__ = ['SpaceSampler', 'PPOSampler', 'EvolutionSampler', 'Finished']
 
+MAX_DRAWS = 50  # of a child that was not asked for before; then one that was must do
 Tokens = Tuple[int, ...]
 
 
@@ -29,11 +31,12 @@ class Finished(NamedTuple):
 
 
 class SpaceSampler(BaseSampler):
-    """Proposes whole children of a search space, from the seed, the trial's number and what has finished before.
+    """Proposes whole children of a search space, from the seed, the trial's number, and what was asked and has finished
+    before it, in the order of completion.
 
     Trials that failed or were pruned teach nothing. A trial that was enqueued keeps its choices. Parameters beyond the
     space's are drawn at random. The study keeps the seed and the fingerprint of the space, so that it can be gone on
-    with by another process and in no other space.
+    with by another process and in no other space. A sampler is of one study.
 
     Args:
         space: The children.
@@ -51,7 +54,8 @@ class SpaceSampler(BaseSampler):
         self.space, self.seed, self.reward = space, seed, reward
         self._independent = RandomSampler(seed)
         self._distributions = {name: CategoricalDistribution(options) for name, options in space.decisions}
-        self._checked: set = set()  # names of studies
+        self._study: Optional[str] = None  # what is known below is of this one
+        self._lock = threading.Lock()  # optimize(n_jobs=…) asks from several threads
         self._asked: Dict[int, Tokens] = {}  # of trials by number, whatever became of them
         self._finished: Dict[int, Finished] = {}
 
@@ -70,6 +74,10 @@ class SpaceSampler(BaseSampler):
     def sample_relative(
             self, study: Study, trial: FrozenTrial, search_space: Dict[str, BaseDistribution],
     ) -> Dict[str, Any]:
+        with self._lock:
+            return self._sample(study, trial)
+
+    def _sample(self, study: Study, trial: FrozenTrial) -> Choices:
         self._check(study)
         self._catch_up(study)
         if trial.system_attrs.get('fixed_params'):
@@ -93,8 +101,10 @@ class SpaceSampler(BaseSampler):
             SpaceError: For a study of another space or sampler.
             ValueError: For several objectives and no reward.
         """
-        if study.study_name in self._checked:
+        if study.study_name == self._study:
             return
+        if self._study is not None:
+            raise ValueError(f'{study.study_name}: this sampler is of study {self._study}; make another for this one')
         if self.reward is None and len(study.directions) > 1:
             raise ValueError(f'{study.study_name}: has {len(study.directions)} objectives; say by `reward` which '
                              'single number to raise')
@@ -110,7 +120,7 @@ class SpaceSampler(BaseSampler):
                 raise SpaceError(f'{study.study_name}: was begun with another {", ".join(changed)}; go on with '
                                  f'{", ".join(f"{name}={old.get(name)}" for name in changed)}, or begin another study')
             self.seed = kept['seed']
-        self._checked.add(study.study_name)
+        self._study = study.study_name
 
     def _catch_up(self, study: Study) -> None:
         sign = -1. if study.directions[0] == StudyDirection.MINIMIZE else 1.
@@ -156,9 +166,11 @@ class EvolutionSampler(SpaceSampler):
         alive = finished[-self.population:]
         parent = max(rng.sample(alive, min(self.tournament, len(alive))), key=lambda child: child.reward)
         tokens = list(parent.tokens)
-        while tuple(tokens) in asked:
+        for _ in range(MAX_DRAWS):
             i = rng.randrange(len(tokens))
             tokens[i] = (tokens[i] + rng.randrange(1, sizes[i])) % sizes[i]
+            if tuple(tokens) not in asked:
+                break
         return tuple(tokens), dict(parent=parent.number)
 
 
@@ -171,8 +183,6 @@ class PPOSampler(SpaceSampler):
     Args:
         settings: A name of :data:`~nasnet_zoo.search.ppo.PRESETS`, ``paper`` or ``fast``, or settings.
     """
-
-    MAX_DRAWS = 50  # of a child that was not asked for before
 
     def __init__(self, space: Space, settings: Union[str, PPO] = 'fast', seed: Optional[int] = None,
                  reward: Optional[Callable[[FrozenTrial], float]] = None) -> None:
@@ -196,12 +206,14 @@ class PPOSampler(SpaceSampler):
         return self._learner
 
     def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
+        learnt: Dict[str, Any] = {}
         for child in finished:
             if child.number not in self._told:
                 self._told.add(child.number)
                 log_probs = child.facts.get('log_probs') or self.learner.log_probs(child.tokens)
                 if self.learner.tell(Sample(child.tokens, log_probs, child.reward)):
                     self._drawn.clear()
+                    learnt = dict(diagnostics=self.learner.diagnostics)  # kept with the first trial after the update
         if number not in self._drawn:  # its neighbours are wanted soon, and a batch costs little more than one
             first = number // self.ppo.batch * self.ppo.batch  # always the same: the last bit depends on the neighbours
             numbers = range(first, first + self.ppo.batch)
@@ -210,9 +222,9 @@ class PPOSampler(SpaceSampler):
         if self.ppo.novel:
             asked = set(self._asked.values())
             if tuple(tokens) in asked:
-                draws = self._draw([(number, attempt) for attempt in range(1, self.MAX_DRAWS)])
+                draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)])
                 tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in asked), draws[-1])
-        return tuple(tokens), dict(log_probs=log_probs, update=self.learner.updates)
+        return tuple(tokens), dict(learnt, log_probs=log_probs, update=self.learner.updates)
 
     def _draw(self, keys: Sequence[Tuple[int, int]]) -> List[Tuple[List[int], List[float]]]:
         """Tokens and log-probabilities for each number and attempt."""

@@ -5,10 +5,11 @@ from collections import Counter
 from itertools import combinations
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..genotype import KINDS, Cell, Genotype
+from ..genotype import KINDS, Genotype
 from ..loader import load_genotype
 
-__all__ = ['Decision', 'Space', 'SpaceError', 'nasnet_space', 'darts_space', 'SPACES', 'PAPER_OPS', 'DARTS_OPS']
+__all__ = ['Choices', 'Decision', 'Space', 'SpaceError', 'nasnet_space', 'darts_space', 'SPACES', 'PAPER_OPS',
+           'DARTS_OPS']
 
 Choices = Dict[str, str]
 
@@ -212,13 +213,10 @@ def _blocks(genotype: Genotype, space: str, count: int):
     """Kind, number and block of each; of cells that the space may contain."""
     _expect(genotype.inputs == 2, genotype, f'inputs: {genotype.inputs}, {space} has 2')
     for kind, cell in genotype.cells.items():
-        _expect(len(cell.blocks) == count and len(cell.outputs) == 1, genotype,
-                f'{kind}: {_count(cell)}, {space} has {count} blocks and 1 output')
+        found = len(cell.blocks), len(cell.outputs)
+        _expect(found == (count, 1), genotype, f'{kind}: has {found[0]} blocks and hands on {found[1]}; in {space} it '
+                                               f'is {count} and 1')
         yield from ((kind, i, block) for i, block in enumerate(cell.blocks))
-
-
-def _count(cell: Cell) -> str:
-    return f'{len(cell.blocks)} blocks and {len(cell.outputs)} outputs'
 
 
 def _expect(condition: bool, genotype: Genotype, what: str) -> None:

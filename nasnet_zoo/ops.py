@@ -148,6 +148,7 @@ class Rectified(nn.Sequential):
     """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
 
 
+@register_notrace_module
 class FactorizedReduction(nn.Module):
     """Two strided 1x1 convolutions, one a pixel off, side by side, then BN: [B, C, H, W] to [B, F, H/s, W/s]."""
 

@@ -52,12 +52,16 @@ default_cfgs = generate_default_cfgs({
         size=331, hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0'),
     'nasnet_a_cifar': _cfg('cifar', 32),
     'nasnet_a_cifar_wide': _cfg('cifar', 32),
+    'nasnet_a_cifar_small.cifar10': _cfg(
+        'cifar', 32, file=str(_WEIGHTS / 'nasnet_a_cifar_small.safetensors'), **_CIFAR10_JPEG),
     'nasnet_b_mobile': _cfg(),
     'nasnet_b_cifar': _cfg('cifar', 32),
     'nasnet_b_cifar_small.cifar10': _cfg(
         'cifar', 32, file=str(_WEIGHTS / 'nasnet_b_cifar_small.safetensors'), **_CIFAR10_JPEG),
     'nasnet_c_mobile': _cfg(),
     'nasnet_c_cifar': _cfg('cifar', 32),
+    'nasnet_c_cifar_small.cifar10': _cfg(
+        'cifar', 32, file=str(_WEIGHTS / 'nasnet_c_cifar_small.safetensors'), **_CIFAR10_JPEG),
     'pnasnet5_mobile': _cfg(**_PNASNET),
     'pnasnet5_large.tf_in1k': _cfg(
         size=331, hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0', **_PNASNET),
@@ -240,6 +244,13 @@ def nasnet_a_cifar_wide(pretrained: bool = False, **kwargs: Any) -> NASNet:
 
 
 @register_model
+def nasnet_a_cifar_small(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-A (N = 1, F = 24) for CIFAR, small enough to be trained on a laptop."""
+    args = dict(genotype='nasnet_a', num_cells=1, cell_filters=24, stem='cifar')
+    return _create('nasnet_a_cifar_small', pretrained, args, **kwargs)
+
+
+@register_model
 def nasnet_b_mobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-B (4 @ 1536) for 224x224 images."""
     args = dict(genotype='nasnet_b', num_cells=4, cell_filters=48)
@@ -272,6 +283,13 @@ def nasnet_c_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """NASNet-C (4 @ 640) for CIFAR."""
     args = dict(genotype='nasnet_c', num_cells=4, cell_filters=32, stem='cifar')
     return _create('nasnet_c_cifar', pretrained, args, **kwargs)
+
+
+@register_model
+def nasnet_c_cifar_small(pretrained: bool = False, **kwargs: Any) -> NASNet:
+    """NASNet-C (N = 1, F = 16) for CIFAR, small enough to be trained on a laptop."""
+    args = dict(genotype='nasnet_c', num_cells=1, cell_filters=16, stem='cifar')
+    return _create('nasnet_c_cifar_small', pretrained, args, **kwargs)
 
 
 @register_model

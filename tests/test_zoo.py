@@ -41,9 +41,9 @@ PUBLISHED = {
 def test_names():
     assert NAMES == [
         'amoebanet_a_large', 'amoebanet_a_mobile', 'amoebanet_b_mobile', 'amoebanet_c_mobile', 'nasnet',
-        'nasnet_a_5x1536', 'nasnet_a_7x1920', 'nasnet_a_cifar', 'nasnet_a_cifar_wide', 'nasnet_a_large',
-        'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_cifar_small', 'nasnet_b_mobile', 'nasnet_c_cifar',
-        'nasnet_c_mobile', 'pnasnet5_large', 'pnasnet5_mobile']
+        'nasnet_a_5x1536', 'nasnet_a_7x1920', 'nasnet_a_cifar', 'nasnet_a_cifar_small', 'nasnet_a_cifar_wide',
+        'nasnet_a_large', 'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_cifar_small', 'nasnet_b_mobile',
+        'nasnet_c_cifar', 'nasnet_c_cifar_small', 'nasnet_c_mobile', 'pnasnet5_large', 'pnasnet5_mobile']
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

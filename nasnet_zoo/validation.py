@@ -9,6 +9,7 @@ from timm.data import resolve_model_data_config
 
 from .data import AnySet, DataError, FileSet, data_name, load_data
 from .hub import WEIGHTS, record_accuracy
+from .training import keep_freed_memory
 from .zoo import build, model_folder
 
 __all__ = ['Accuracy', 'evaluate', 'validate']
@@ -100,6 +101,7 @@ def validate(
     """
     if split not in ('train', 'test'):
         raise ValueError(f"split: must be 'train' or 'test', not {split!r}")
+    keep_freed_memory()
     model = build(source, pretrained=True).to(device).eval()
     weights = None
     folder = model_folder(source)

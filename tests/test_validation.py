@@ -110,6 +110,7 @@ def test_shipped_weights_say_what_they_reach(name):
 
 
 @pytest.mark.skipif(not ARCHIVE.exists(), reason='needs the CIFAR-10 pictures: NASNET_ZOO_DATA=FOLDER')
+@pytest.mark.timeout(1200)  # 10,000 pictures, beside other tests
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_weights_reach_what_they_say(name):
     recorded = hub.read_accuracy(timm.get_pretrained_cfg(name).file)

@@ -33,7 +33,7 @@ from .training import Trainer, keep_freed_memory
 from .validation import evaluate
 from .zoo import build
 
-__all__ = ['Run', 'RunError', 'run_training', 'flat', 'versions']
+__all__ = ['Run', 'RunError', 'run_training', 'changes', 'versions']
 
 _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
 
@@ -42,15 +42,22 @@ class RunError(ValueError):
     """A run that cannot begin or go on, and why."""
 
 
-def flat(settings: Dict[str, Any]) -> Dict[str, Any]:
+def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
     """Settings in one level: 'recipe.lr' and so on."""
     level = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            level.update((f'{name}.{inner}', inner_value) for inner, inner_value in flat(value).items())
+            level.update((f'{name}.{inner}', inner_value) for inner, inner_value in _flat(value).items())
         else:
             level[name] = value
     return level
+
+
+def changes(known: Dict[str, Any], asked: Dict[str, Any]) -> str:
+    """What differs between two settings, in words; nothing for the same."""
+    old, new = _flat(known), _flat(asked)
+    return '; '.join(f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
+                     for name in {**old, **new} if old.get(name) != new.get(name))
 
 
 def versions() -> Dict[str, str]:
@@ -85,10 +92,7 @@ class Run:
         if resume and known is None:
             raise RunError(f'{folder}: there is no run to resume')
         if kept and known['settings'] != self.settings:
-            old, new = flat(known['settings']), flat(self.settings)
-            changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
-                       for name in {**old, **new} if old.get(name) != new.get(name)]
-            raise RunError(f'{folder}: is a run of other settings: {"; ".join(changed)}')
+            raise RunError(f'{folder}: is a run of other settings: {changes(known["settings"], self.settings)}')
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob('.checkpoint.safetensors.*'):  # of a process killed while it wrote
             part.unlink()

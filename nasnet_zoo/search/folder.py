@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from ..data import ImageSet, data_name, load_data
 from ..files import written_whole
 from ..loader import load_genotype
-from ..runs import flat, versions
+from ..runs import changes, versions
 from .evaluator import ChildError, ChildSettings, Evaluator
 from .loop import LocalWorkers, Progress, Search, SearchError, finished_children, open_study
 from .ppo import PRESETS
@@ -176,11 +176,9 @@ def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
         known = _read_json(path)
         if not isinstance(known, dict) or not isinstance(known.get('settings'), dict):
             raise SearchError(f'{path}: is not of a search')
-        old, new = flat(known['settings']), flat(asked)
-        changed = [f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
-                   for name in {**old, **new} if old.get(name) != new.get(name)]
+        changed = changes(known['settings'], asked)
         if changed:
-            raise SearchError(f'{out}: is a search of other settings: {"; ".join(changed)}')
+            raise SearchError(f'{out}: is a search of other settings: {changed}')
         return
     if resume:
         raise SearchError(f'{out}: there is no search to resume')

@@ -180,16 +180,25 @@ def search(
         sampler: str = typer.Option('ppo', help='ppo, evolution, random, tpe or nsga2.'),
         preset: str = typer.Option('fast', help="PPO's: fast (hundreds of children) or paper (20,000)."),
         trials: int = typer.Option(100, min=1, help='Different children, with failed ones and those before --resume.'),
-        workers: int = typer.Option(1, min=1, help='Children at a time; they share the cores.'),
+        workers: Optional[int] = typer.Option(
+            None, min=1, help='Children at a time, which share the cores; 1, or as many as a cluster has room for.'),
+        ray: Optional[str] = typer.Option(None, help='Train on a Ray cluster: auto, HOST:PORT, ray://… or local.'),
+        cpus_per_child: float = typer.Option(1., help='Of a cluster.'),
+        gpus_per_child: float = typer.Option(0., help='Of a cluster; a part of one lets children share it.'),
         resume: bool = typer.Option(False, '--resume', help='Go on with the search in --out.'),
         status: bool = typer.Option(False, '--status', help='Print the finished children and end.'),
         warm_start: Optional[str] = typer.Option(None, help='A cell.json or a shipped genotype to begin with.'),
+        prune: Optional[str] = typer.Option(None, help='Give children up early: median, halving or hyperband.'),
+        objective: Optional[str] = typer.Option(None, help='A second one, the less the better: params, macs, latency.'),
+        cost_target: Optional[float] = typer.Option(None, help="Of --objective; by default NASNet-A's as a child."),
+        baseline: Optional[Path] = typer.Option(None, help="Another search's folder, to show in the report."),
         storage: Optional[str] = typer.Option(None, help="Optuna's URL of a storage; by default a journal in --out."),
         data_root: Optional[Path] = typer.Option(None, help="Where torchvision's data set lies."),
         download: bool = typer.Option(False, '--download', help='Let torchvision download.'),
         num_cells: int = typer.Option(2, min=1, help="A child's normal cells in each stage, N."),
         cell_filters: int = typer.Option(32, min=1, help="Filters of a child's first cells, F."),
         val_share: float = typer.Option(0.1, help='Share of the training images held out for the reward.'),
+        img_size: Optional[int] = typer.Option(None, min=4, help='Resize the images to this side.'),
         limit_train: Optional[int] = typer.Option(None, help='Train children on so many images.'),
         max_params: Optional[int] = typer.Option(None, help='Refuse larger children.'),
         max_macs: Optional[int] = typer.Option(None, help='Refuse costlier children.'),
@@ -208,21 +217,23 @@ def search(
             import optuna
         except ImportError:
             raise ImportError('a search needs Optuna: pip install nasnet-zoo[search]') from None
-        from .search.folder import run_search, search_status
+        from .search.folder import Cluster, run_search, search_status
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if status:
             _show_children(search_status(out, storage), as_json)
             return
-        child = _given(num_cells=num_cells, cell_filters=cell_filters, val_share=val_share, limit_train=limit_train,
-                       max_params=max_params, max_macs=max_macs, time_limit=time_limit, recipe=recipe)
+        child = _given(num_cells=num_cells, cell_filters=cell_filters, val_share=val_share, img_size=img_size,
+                       limit_train=limit_train, max_params=max_params, max_macs=max_macs, time_limit=time_limit,
+                       recipe=recipe)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn('best {task.fields[best]:.2%}  {task.fields[per_hour]:'
                    '.0f} children an hour  {task.fields[failed]} failed {task.fields[why]}'), TimeRemainingColumn())
         with Progress(*columns, console=Console(highlight=False, stderr=True)) as progress:
             task = progress.add_task('', total=trials, best=float('nan'), per_hour=0., failed=0, why='')
             report = run_search(
-                out, data, space, blocks, sampler, preset, trials, recipe.get('seed', 0), workers, resume, child, top,
-                final_epochs, warm_start, storage, data_root, download, say=lambda line: progress.console.print(
-                    line, markup=False),
+                out, data, space, blocks, sampler, preset, trials, recipe.get('seed', 0), workers,
+                Cluster(ray, cpus_per_child, gpus_per_child) if ray else None, resume, child, top, final_epochs,
+                warm_start, prune, objective, cost_target, baseline, storage, data_root, download,
+                say=lambda line: progress.console.print(line, markup=False),
                 on_progress=lambda now: progress.update(
                     task, completed=now.finished, best=float('nan') if now.best is None else now.best,
                     per_hour=now.per_hour, failed=now.failed,

@@ -22,7 +22,7 @@ class Noted:
     def __call__(self):  # made by itself in a worker's process
         return self.evaluate
 
-    def evaluate(self, genotype):
+    def evaluate(self, genotype, report=None):
         architecture = genotype.architecture_digest
         time.sleep(self.seconds)
         if architecture[0] in self.dies:

@@ -24,7 +24,7 @@ from nasnet_zoo.search import folder
 from nasnet_zoo.search.sampler import PPOSampler
 from nasnet_zoo.search.space import SPACES
 
-SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, preset, trials: PPOSampler(space, 'paper', seed)}
+SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, preset, trials, reward: PPOSampler(space, 'paper', seed)}
 CHECKPOINTS = (100, 500, 1000)
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
 _EDGES = {2: 0, 3: 2, 4: 5, 5: 9}  # number of a node's first edge; DARTS's nodes are 2 to 5, its inputs 0 and 1
@@ -64,7 +64,7 @@ def search(name: str, seed: int, trials: int, space_name: str, surrogate_dir: Pa
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, surrogate = SPACES[space_name](), Surrogate(surrogate_dir)
-    study = optuna.create_study(direction='maximize', sampler=SAMPLERS[name](space, seed, 'fast', 0))
+    study = optuna.create_study(direction='maximize', sampler=SAMPLERS[name](space, seed, 'fast', 0, None))
     known: Dict[str, float] = {}
     asked = 0
     while len(known) < trials and asked < 20 * trials:

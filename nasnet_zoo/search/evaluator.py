@@ -1,9 +1,11 @@
 """From a genotype to a reward: a small network of its cells is trained and validated."""
+import statistics
 import time
-from typing import Annotated, Any, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Annotated, Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from ..data import ImageSet
 from ..describe import describe
@@ -14,13 +16,17 @@ from ..skeleton import Checked, check
 from ..training import Trainer
 from ..validation import evaluate
 
-__all__ = ['ChildSettings', 'ChildError', 'Evaluation', 'Evaluator']
+__all__ = ['ChildSettings', 'ChildError', 'Pruned', 'Evaluation', 'Evaluator']
 
 _Limit = Annotated[Optional[int], Field(ge=1)]
 
 
 class ChildError(RuntimeError):
     """A child that gives no accuracy, and why: a finding about the child and no fault of the search."""
+
+
+class Pruned(ChildError):
+    """A child that was given up early."""
 
 
 class ChildSettings(Checked):
@@ -31,9 +37,11 @@ class ChildSettings(Checked):
     drop_path_rate: Annotated[float, Field(ge=0, le=1)] = 0.
     aux_head: bool = False
     val_share: Annotated[float, Field(gt=0, lt=1, description='share of the training images held out')] = 0.1
+    img_size: Annotated[Optional[int], Field(ge=4, description='resize the images to this side')] = None
     limit_train: Annotated[_Limit, Field(description='train on so many images')] = None
     max_params: Annotated[_Limit, Field(description='refuse a larger child before it is trained')] = None
     max_macs: Annotated[_Limit, Field(description='refuse a costlier child before it is trained')] = None
+    latency: Annotated[bool, Field(description='measure what an image takes')] = False
     time_limit: Annotated[Optional[float], Field(gt=0, description='seconds of training a child')] = None
     recipe: Recipe = CHILDREN
 
@@ -54,11 +62,13 @@ class Evaluation(NamedTuple):
         accuracy: Top-1 on the images held out, in [0, 1].
         params, macs: Parameters, and mult-adds of one image.
         seconds: Of training and validation.
+        latency: Milliseconds that one image takes, if it was asked for.
     """
     accuracy: float
     params: int
     macs: int
     seconds: float
+    latency: Optional[float] = None
 
 
 class Evaluator:
@@ -73,6 +83,8 @@ class Evaluator:
 
     def __init__(self, data: ImageSet, settings: ChildSettings, device: Union[str, torch.device] = 'cpu') -> None:
         self.settings, self.device = settings, torch.device(device)
+        if settings.img_size is not None:
+            data = data.resized(settings.img_size)
         train, val = data.split(settings.val_share)
         if settings.limit_train is not None:
             chosen = torch.randperm(train.size(), generator=torch.Generator().manual_seed(0))[:settings.limit_train]
@@ -88,11 +100,16 @@ class Evaluator:
         torch.manual_seed(self.settings.recipe.seed)
         return Trainer(compile_genotype(genotype, **self._args), self.train, self.settings.recipe, self.device)
 
-    def __call__(self, genotype: Genotype) -> Evaluation:
+    def __call__(self, genotype: Genotype, report: Optional[Callable[[int, float], bool]] = None) -> Evaluation:
         """Train a child and validate it.
 
+        Args:
+            report: Called after each epoch but the last with its number, from 1, and the accuracy; True gives the child
+                up.
+
         Raises:
-            ChildError: For a child that cannot be built, is too large, runs out of memory or time, or diverges.
+            ChildError: For a child that cannot be built, is too large, runs out of memory or time, diverges or is given
+                up.
         """
         limit, begun = self.settings.time_limit, time.perf_counter()
 
@@ -104,14 +121,37 @@ class Evaluator:
             trainer = self.trainer(genotype)
             while trainer.epoch < trainer.recipe.epochs:
                 trainer.run_epoch(in_time)
+                if report and trainer.epoch < trainer.recipe.epochs:
+                    accuracy = evaluate(trainer.result, self.val, device=self.device).top1
+                    if report(trainer.epoch, accuracy):
+                        raise Pruned(f'given up after epoch {trainer.epoch}, at {accuracy:.2%}')
             accuracy = evaluate(trainer.result, self.val, device=self.device).top1
-            return Evaluation(accuracy, params, macs, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            return Evaluation(accuracy, params, macs, seconds, self._latency(trainer.result))
         except (ValueError, FloatingPointError) as error:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
                 raise ChildError(f'out of memory: {str(error).splitlines()[0] if str(error) else ""}') from None
             raise
+
+    def costs(self, genotype: Genotype) -> Dict[str, float]:
+        """What a child costs, by the names of an evaluation: parameters, mult-adds and, if it is asked for, latency."""
+        params, macs = self._cost(genotype)
+        return dict(params=params, macs=macs, latency=self._latency(self.trainer(genotype).result))
+
+    def _latency(self, model: nn.Module) -> Optional[float]:
+        """Median of twenty images one by one, after as many to warm up; what else the machine does shows in it."""
+        if not self.settings.latency:
+            return None
+        image, times = self.val.normalized(self.val.images[:1]), []
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(40):
+                begun = time.perf_counter()
+                model(image).argmax().item()  # waits for a GPU
+                times.append(time.perf_counter() - begun)
+        return 1000 * statistics.median(times[20:])
 
     @property
     def _args(self) -> Dict[str, Any]:

@@ -12,32 +12,51 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 
 import optuna
+import torch
 from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
 
 from ..data import ImageSet, data_name, load_data
 from ..files import written_whole
 from ..loader import load_genotype
 from ..runs import changes, versions
 from .evaluator import ChildError, ChildSettings, Evaluator
-from .loop import LocalWorkers, Progress, Search, SearchError, finished_children, open_study
+from .loop import Progress, Search
 from .ppo import PRESETS
 from .sampler import EvolutionSampler, PPOSampler
 from .space import SPACES, Space
+from .study import SearchError, finished_children, open_study
+from .workers import LocalWorkers, RayWorkers, connect
 
-__all__ = ['SAMPLERS', 'run_search', 'search_status']
+__all__ = ['SAMPLERS', 'COSTS', 'PRUNERS', 'reward', 'run_search', 'search_status']
 
-# name: builder(space, seed, preset, trials). Optuna's begin their random numbers anew in each process, so the number of
-# trials that there are already is part of their seed; ours continue by themselves.
-SAMPLERS: Dict[str, Callable[[Space, int, str, int], optuna.samplers.BaseSampler]] = {
-    'ppo': lambda space, seed, preset, trials: PPOSampler(space, preset, seed),
-    'evolution': lambda space, seed, preset, trials: EvolutionSampler(space, seed),
-    'random': lambda space, seed, preset, trials: optuna.samplers.RandomSampler(seed + trials),
-    'tpe': lambda space, seed, preset, trials: optuna.samplers.TPESampler(seed=seed + trials),
-    'nsga2': lambda space, seed, preset, trials: optuna.samplers.NSGAIISampler(seed=seed + trials),
+Reward = Optional[Callable[[FrozenTrial], float]]
+
+# name: builder(space, seed, preset, trials, reward). Optuna's begin their random numbers anew in each process, so the
+# number of trials that there are already is part of their seed; ours continue by themselves, and want one number.
+SAMPLERS: Dict[str, Callable[[Space, int, str, int, Reward], optuna.samplers.BaseSampler]] = {
+    'ppo': lambda space, seed, preset, trials, reward: PPOSampler(space, preset, seed, reward),
+    'evolution': lambda space, seed, preset, trials, reward: EvolutionSampler(space, seed, reward=reward),
+    'random': lambda space, seed, preset, trials, reward: optuna.samplers.RandomSampler(seed + trials),
+    'tpe': lambda space, seed, preset, trials, reward: optuna.samplers.TPESampler(seed=seed + trials),
+    'nsga2': lambda space, seed, preset, trials, reward: optuna.samplers.NSGAIISampler(seed=seed + trials),
 }
+COSTS = {'params': 'parameters', 'macs': 'mult-adds', 'latency': 'ms an image'}  # second objectives
+PRUNERS: Dict[str, Callable[[int], optuna.pruners.BasePruner]] = {  # from a child's epochs
+    'median': lambda epochs: optuna.pruners.MedianPruner(),
+    'halving': lambda epochs: optuna.pruners.SuccessiveHalvingPruner(),
+    'hyperband': lambda epochs: optuna.pruners.HyperbandPruner(max_resource=epochs),
+}
+COST_EXPONENT = -0.07
+
+
+def reward(accuracy: float, cost: float, target: float) -> float:
+    """MnasNet's (arXiv:1807.11626, equation 2): accuracy times (cost / target) to the power of -0.07, so that a child
+    of twice the cost is as good if it is right 5 % more often, relatively."""
+    return accuracy * (cost / target) ** COST_EXPONENT
 
 
 class _Data(NamedTuple):
@@ -52,8 +71,24 @@ class _Data(NamedTuple):
         return train
 
 
-def _evaluator(data: _Data, settings: ChildSettings) -> Evaluator:
-    return Evaluator(data.train_set(), settings)
+class _Stored(NamedTuple):
+    """Images in Ray's object store, from where each node takes them once."""
+    reference: Any
+
+    def train_set(self) -> ImageSet:
+        import ray
+        return ray.get(self.reference)
+
+
+def _evaluator(data: Union[_Data, _Stored], settings: ChildSettings) -> Evaluator:
+    return Evaluator(data.train_set(), settings, 'cuda' if torch.cuda.is_available() else 'cpu')
+
+
+class Cluster(NamedTuple):
+    """Where on Ray children are trained, see :class:`~nasnet_zoo.search.workers.RayWorkers`."""
+    address: str
+    cpus: float = 1.
+    gpus: float = 0.
 
 
 def run_search(
@@ -65,12 +100,17 @@ def run_search(
         preset: str = 'fast',
         trials: int = 100,
         seed: int = 0,
-        workers: int = 1,
+        workers: Optional[int] = None,
+        cluster: Optional[Cluster] = None,
         resume: bool = False,
         child: Optional[Dict[str, Any]] = None,
         top: int = 3,
         final_epochs: Optional[int] = None,
         warm_start: Optional[Union[str, os.PathLike]] = None,
+        prune: Optional[str] = None,
+        cost: Optional[str] = None,
+        cost_target: Optional[float] = None,
+        baseline: Optional[Path] = None,
         storage: Optional[str] = None,
         data_root: Optional[Path] = None,
         download: bool = False,
@@ -88,12 +128,18 @@ def run_search(
         preset: Of PPO, ``fast`` (hundreds of children) or ``paper`` (20,000).
         trials: Different children that are trained, earlier runs' included; a resumed search may want more.
         seed: Of the sampler.
-        workers: Children at a time; they share the cores.
+        workers: Children at a time; they share the cores. One by default, on a cluster as many as there is room for.
+        cluster: Train them on Ray.
         resume: Go on with the search in `out`.
         child: Fields of :class:`~nasnet_zoo.search.evaluator.ChildSettings`.
         top: So many of the best are trained again.
         final_epochs: How long; three times a child's epochs by default.
         warm_start: A genotype to begin with.
+        prune: A name in :data:`PRUNERS`, to give children up early; not with `cost`.
+        cost: A name in :data:`COSTS`, a second objective. The sampler's reward, where it wants a single number, and the
+            choice of the best are by :func:`reward`.
+        cost_target: Its `target`; by default the cost of NASNet-A as a child.
+        baseline: Folder of another search, such as random's, to show in the report.
         storage: Optuna's URL of a storage to use instead of ``study.log``.
         say: Called with each line for people.
         on_progress: Called after each child.
@@ -110,31 +156,60 @@ def run_search(
         raise SearchError(f'space: there is no {space!r}; known: {", ".join(SPACES)}')
     if preset not in PRESETS:
         raise SearchError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
-    children, settings = SPACES[space](*([] if blocks is None else [blocks])), ChildSettings.create(**(child or {}))
+    for option, name, table in (('prune', prune, PRUNERS), ('objective', cost, COSTS)):
+        if name is not None and name not in table:
+            raise SearchError(f'{option}: there is no {name!r}; known: {", ".join(table)}')
+    if prune and cost:
+        raise SearchError('prune: Optuna gives children up by one objective only; leave out --prune or --objective')
+    others = None if baseline is None else search_status(baseline)
+    children = SPACES[space](*([] if blocks is None else [blocks]))
+    settings = ChildSettings.create(**{**(child or {}), **(dict(latency=True) if cost == 'latency' else {})})
     place = _Data(data, data_root)
     # What cannot work is found out before anything is written, and what is downloaded is there for the workers.
-    Evaluator(place.train_set(download), settings).trainer(children.genotype([0] * len(children.decisions)))
+    images = place.train_set(download)
+    evaluator = Evaluator(images, settings)
+    evaluator.trainer(children.genotype([0] * len(children.decisions)))
     first = None if warm_start is None else children.choices(children.find(load_genotype(warm_start)))
+    if cost and cost_target is None and out.joinpath('search.json').exists():
+        cost_target = _settings_of(out / 'search.json').get('cost_target')  # a latency is never the same again
+    if cost and cost_target is None:
+        cost_target = evaluator.costs(load_genotype('nasnet_a'))[cost]
     asked = json.loads(json.dumps(dict(
         space=children.name, fingerprint=children.fingerprint, sampler=sampler, seed=seed,
         preset=preset if sampler == 'ppo' else None, data=data_name(data), own_storage=storage is not None,
-        child=settings.model_dump(mode='json'))))
+        prune=prune, cost=cost, cost_target=cost_target, child=settings.model_dump(mode='json'))))
+
+    def value_of(accuracy: float, facts: Mapping[str, Any]) -> float:
+        return reward(accuracy, facts[cost], cost_target) if cost else accuracy
+
+    def hire(settings: ChildSettings, size: Optional[int]) -> Union[LocalWorkers, RayWorkers]:
+        if cluster is None:
+            return LocalWorkers(partial(_evaluator, place, settings), size or 1)
+        return RayWorkers(partial(_evaluator, stored, settings), cluster.address, size, cluster.cpus, cluster.gpus)
+    if cluster:
+        stored = _Stored(connect(cluster.address).put(images))
+    del images, evaluator
     _begin_or_resume(out, asked, resume)
     with _alone(out):
-        study = open_study(out, storage, partial(SAMPLERS[sampler], children, seed, preset), asked)
+        study = open_study(
+            out, storage, lambda trials: SAMPLERS[sampler](children, seed, preset, trials, cost and (
+                lambda trial: value_of(trial.values[0], trial.user_attrs))),
+            asked, ('maximize', 'minimize') if cost else ('maximize',),
+            PRUNERS[prune](settings.recipe.epochs) if prune else None)
         if first is not None and not study.get_trials(deepcopy=False):
             study.enqueue_trial(first)
-        Search(study, children, LocalWorkers(partial(_evaluator, place, settings), workers)).run(trials, on_progress)
-        best = sorted(finished_children(study), key=lambda one: (-one['value'], one['number']))[:top]
+        Search(study, children, hire(settings, workers), cost).run(trials, on_progress)
+        best = sorted(finished_children(study), key=lambda one: (-value_of(one['value'], one), one['number']))[:top]
         if not best:
             reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
             raise SearchError(f'{out}: none of the {trials} children gave an accuracy; the last: {reasons[-1]}')
         longer = settings.model_copy(update=dict(time_limit=None, recipe=settings.recipe.model_copy(update=dict(
             epochs=final_epochs or 3 * settings.recipe.epochs))))
         say(f'the best {len(best)} are trained again for {longer.recipe.epochs} epochs')
-        finals = _train_again(out, study, children, best, LocalWorkers(partial(_evaluator, place, longer), min(
-            workers, len(best))), longer.recipe.epochs, say)
-        return _crown(out, study, children, asked, finals, longer)
+        finals = _train_again(out, study, children, best, hire(longer, min(workers or len(best), len(best))),
+                              longer.recipe.epochs, say)
+        finals.sort(key=lambda row: -value_of(row['accuracy'], row))
+        return _crown(out, study, children, asked, finals, longer, others)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -168,15 +243,19 @@ def _read_json(path: Path) -> Any:
         raise SearchError(f'{path}: is no JSON: {error}') from None
 
 
+def _settings_of(path: Path) -> Dict[str, Any]:
+    known = _read_json(path)
+    if not isinstance(known, dict) or not isinstance(known.get('settings'), dict):
+        raise SearchError(f'{path}: is not of a search')
+    return known['settings']
+
+
 def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
     path = out / 'search.json'
     if path.exists():
         if not resume:
             raise SearchError(f'{out}: has a search already; --resume goes on with it, another --out begins anew')
-        known = _read_json(path)
-        if not isinstance(known, dict) or not isinstance(known.get('settings'), dict):
-            raise SearchError(f'{path}: is not of a search')
-        changed = changes(known['settings'], asked)
+        changed = changes(_settings_of(path), asked)
         if changed:
             raise SearchError(f'{out}: is a search of other settings: {changed}')
         return
@@ -190,10 +269,11 @@ def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
 
 
 def _train_again(
-        out: Path, study: optuna.Study, space: Space, best: List[Dict[str, Any]], workers: LocalWorkers, epochs: int,
+        out: Path, study: optuna.Study, space: Space, best: List[Dict[str, Any]],
+        workers: Union[LocalWorkers, RayWorkers], epochs: int,
         say: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
-    """The best children after a longer training, best first; what finals.json has is not trained again."""
+    """The best children after a longer training; what finals.json has is not trained again."""
     path = out / 'finals.json'
     rows = _read_json(path) if path.exists() else []
     known = {row['architecture'] for row in rows if row['epochs'] == epochs}
@@ -220,15 +300,14 @@ def _train_again(
     finally:
         workers.close()
     wanted = {one['architecture'] for one in best}
-    return sorted((row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs
-                   and 'accuracy' in row), key=lambda row: -row['accuracy'])
+    return [row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs and 'accuracy' in row]
 
 
 def _crown(
         out: Path, study: optuna.Study, space: Space, asked: Dict[str, Any], finals: List[Dict[str, Any]],
-        settings: ChildSettings,
+        settings: ChildSettings, others: Optional[List[Dict[str, Any]]],
 ) -> Dict[str, Any]:
-    """Write the winner, chosen by validation, and the report."""
+    """Write the first of the finals as the winner, and the report."""
     if not finals:
         raise SearchError(f'{out}: none of the best could be trained again')
     won = finals[0]
@@ -244,6 +323,6 @@ def _crown(
             mult_adds=won['macs'], epochs=won['epochs'], seed=settings.recipe.seed))
     cell.save(out / 'cell.json')
     from .report import write_report
-    write_report(out, study, space, cell, finals, asked)
+    write_report(out, study, space, cell, finals, asked, others)
     return dict(cell=str(out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

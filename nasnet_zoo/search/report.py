@@ -5,15 +5,15 @@ from collections import Counter
 from html import escape
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import optuna
 
 from ..drawing import draw
 from ..files import written_whole
 from ..genotype import Genotype
-from .loop import finished_children
 from .space import Space
+from .study import finished_children
 
 __all__ = ['write_report', 'pareto_front']
 
@@ -30,6 +30,7 @@ def pareto_front(points: Sequence[Tuple[float, float]]) -> List[int]:
 def write_report(
         out: Path, study: optuna.Study, space: Space, cell: Genotype, finals: Sequence[Dict[str, Any]],
         asked: Dict[str, Any],
+        others: Optional[Sequence[Dict[str, Any]]] = None,
 ) -> Path:
     """Write report.html and cells.svg into a search's folder.
 
@@ -37,18 +38,20 @@ def write_report(
         cell: The winner.
         finals: The best children after a longer training, best first.
         asked: The search's settings.
+        others: Finished children of another search, such as random's, to show beside.
     """
     children = finished_children(study)
     with written_whole(out / 'cells.svg') as part:
         draw(cell, part)
-    failed = Counter(trial.user_attrs['reason'] for trial in study.get_trials(deepcopy=False)
-                     if 'reason' in trial.user_attrs)
+    trials = study.get_trials(deepcopy=False)
+    failed = Counter(trial.user_attrs['reason'] for trial in trials if 'reason' in trial.user_attrs)
+    genotypes = {child['number']: space.genotype(space.tokens(trials[child['number']].params)) for child in children}
     rows = ''.join(
         f'<tr><td>{row["number"]}<td>{row["child_value"]:.2%}<td>{row["accuracy"]:.2%}<td>{row["params"]:,}'
         f'<td>{row["macs"]:,}<td>{row["seconds"]:.0f} s<td><code>{row["architecture"][:12]}</code>' for row in finals)
     reasons = ''.join(f'<li>{count} × {escape(reason)}' for reason, count in failed.most_common(10))
     settings = ', '.join(f'{escape(str(name))} {escape(str(asked[name]))}' for name in (
-        'space', 'sampler', 'preset', 'seed', 'data') if asked[name] is not None)
+        'space', 'sampler', 'preset', 'seed', 'data', 'prune', 'cost') if asked[name] is not None)
     text = f'''<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{escape(cell.name)}</title>
 <style>
@@ -66,11 +69,11 @@ model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)</
 <h2>The best, trained for longer</h2>
 <table><tr><th>child<th>in the search<th>now<th>parameters<th>mult-adds<th>training<th>architecture{rows}</table>
 <h2>Accuracy over the search</h2>
-{_over_time(children)}
+{_over_time(children, others)}
 <h2>Accuracy and cost</h2>
-{_costs(children)}
+{_costs(children, asked['cost'] or 'macs')}
 <h2>What good cells are made of</h2>
-{_histogram(children, study, space)}
+{_histogram(children, genotypes)}
 {f'<h2>Children without an accuracy</h2><ul>{reasons}</ul>' if reasons else ''}
 </html>
 '''
@@ -96,7 +99,7 @@ def _inline(svg: str) -> str:
     return svg[svg.index('<svg'):]
 
 
-def _over_time(children: Sequence[Dict[str, Any]]) -> str:
+def _over_time(children: Sequence[Dict[str, Any]], others: Optional[Sequence[Dict[str, Any]]]) -> str:
     figure, axes = _figure()
     values = [100 * child['value'] for child in children]
     axes.plot(values, '.', color='tab:gray', label='each child')
@@ -104,30 +107,33 @@ def _over_time(children: Sequence[Dict[str, Any]]) -> str:
     width = max(1, len(values) // 10)
     means = [statistics.mean(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
     axes.plot(means, label=f'mean of the last {width}')
+    if others:
+        axes.plot(list(accumulate((100 * child['value'] for child in others), max)), '--', label='best of the baseline')
     axes.set(xlabel='children, in the order in which they were asked for', ylabel='validation accuracy, %')
     axes.legend()
     return _svg(figure)
 
 
-def _costs(children: Sequence[Dict[str, Any]]) -> str:
+_UNITS = {'macs': ('mult-adds of a child, millions', 1e6), 'params': ('parameters of a child, thousands', 1e3),
+          'latency': ('milliseconds an image', 1.)}
+
+
+def _costs(children: Sequence[Dict[str, Any]], cost: str) -> str:
     figure, axes = _figure()
-    points = [(child['macs'] / 1e6, 100 * child['value']) for child in children]
+    label, unit = _UNITS[cost]
+    points = [(child[cost] / unit, 100 * child['value']) for child in children]
     axes.plot(*zip(*points), '.', color='tab:gray')
     axes.plot(*zip(*(points[i] for i in pareto_front(points))), 'o-', label='no other is both cheaper and better')
-    axes.set(xlabel='mult-adds of a child, millions', ylabel='validation accuracy, %')
+    axes.set(xlabel=label, ylabel='validation accuracy, %')
     axes.legend()
     return _svg(figure)
 
 
-def _histogram(children: Sequence[Dict[str, Any]], study: optuna.Study, space: Space) -> str:
+def _histogram(children: Sequence[Dict[str, Any]], genotypes: Dict[int, Genotype]) -> str:
     """How often each operation stands in the best fifth and in all."""
-    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-
     def shares(chosen: Sequence[Dict[str, Any]]) -> Dict[str, float]:
-        counts: Counter = Counter()
-        for child in chosen:
-            genotype = space.genotype(space.tokens(trials[child['number']].params))
-            counts.update(op for cell in genotype.cells.values() for block in cell.blocks for op, _ in block.edges)
+        counts = Counter(op for child in chosen for cell in genotypes[child['number']].cells.values()
+                         for block in cell.blocks for op, _ in block.edges)
         return {op: 100 * count / counts.total() for op, count in counts.items()}
     every = shares(children)
     best = shares(sorted(children, key=lambda child: -child['value'])[:max(1, len(children) // 5)])

@@ -1,8 +1,9 @@
 """The controller, and evolution, as Optuna samplers: for our own loop and for anybody's study."""
 import random
 import threading
+from collections import deque
 from datetime import datetime
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -56,11 +57,16 @@ class SpaceSampler(BaseSampler):
         self._distributions = {name: CategoricalDistribution(options) for name, options in space.decisions}
         self._study: Optional[str] = None  # what is known below is of this one
         self._lock = threading.Lock()  # optimize(n_jobs=…) asks from several threads
-        self._asked: Dict[int, Tokens] = {}  # of trials by number, whatever became of them
-        self._finished: Dict[int, Finished] = {}
+        self._count = 0  # of the study's trials that were looked at
+        self._open: Set[int] = set()  # numbers of those that had not ended then
+        self._asked: Set[Tokens] = set()  # whatever became of them
 
-    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
-        """Tokens of trial `number`, and JSON data to keep with it. `finished` is in the order of completion."""
+    def learn(self, child: Finished) -> None:
+        """Take a child that has finished. They come in the order of completion."""
+        raise NotImplementedError
+
+    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
+        """Tokens of trial `number`, and JSON data to keep with it."""
         raise NotImplementedError
 
     @property
@@ -82,8 +88,8 @@ class SpaceSampler(BaseSampler):
         self._catch_up(study)
         if trial.system_attrs.get('fixed_params'):
             return {}
-        tokens, facts = self.propose(trial.number, sorted(self._finished.values(), key=lambda f: (f.when, f.number)))
-        self._asked[trial.number] = tokens
+        tokens, facts = self.propose(trial.number)
+        self._asked.add(tokens)
         study._storage.set_trial_system_attr(  # as Optuna's own samplers keep what they must know again
             trial._trial_id, 'nasnet_zoo', dict(facts, tokens=list(tokens)))
         return self.space.choices(tokens)
@@ -123,20 +129,33 @@ class SpaceSampler(BaseSampler):
         self._study = study.study_name
 
     def _catch_up(self, study: Study) -> None:
-        sign = -1. if study.directions[0] == StudyDirection.MINIMIZE else 1.
-        for trial in study.get_trials(deepcopy=False):
+        """Learn from the trials that have ended since the last time."""
+        trials = study.get_trials(deepcopy=False)  # by number
+        finished = []
+        for number in [*self._open, *range(self._count, len(trials))]:
+            trial = trials[number]
             facts = trial.system_attrs.get('nasnet_zoo', {})
-            if trial.number not in self._asked and 'tokens' in facts:
-                self._asked[trial.number] = tuple(facts['tokens'])
-            if trial.state == TrialState.COMPLETE and trial.number not in self._finished:
+            if 'tokens' in facts:
+                self._asked.add(tuple(facts['tokens']))
+            if not trial.state.is_finished():
+                self._open.add(number)
+                continue
+            self._open.discard(number)
+            if trial.state == TrialState.COMPLETE:
                 try:
                     tokens = self.space.tokens(trial.params)
                 except SpaceError:
                     continue  # somebody else's trial
-                self._asked[trial.number] = tokens
-                reward = self.reward(trial) if self.reward else sign * trial.value
-                self._finished[trial.number] = Finished(
-                    trial.datetime_complete, trial.number, tokens, reward, facts)
+                finished.append(Finished(trial.datetime_complete, number, tokens, self._reward(study, trial), facts))
+        self._count = len(trials)
+        for child in sorted(finished, key=lambda child: (child.when, child.number)):
+            self._asked.add(child.tokens)
+            self.learn(child)
+
+    def _reward(self, study: Study, trial: FrozenTrial) -> float:
+        if self.reward:
+            return self.reward(trial)
+        return -trial.value if study.directions[0] == StudyDirection.MINIMIZE else trial.value
 
 
 class EvolutionSampler(SpaceSampler):
@@ -149,27 +168,30 @@ class EvolutionSampler(SpaceSampler):
         tournament: Drawn from them, without replacement.
     """
 
-    def __init__(self, space: Space, seed: Optional[int] = None, population: int = 50, tournament: int = 10,
+    def __init__(self, space: Space, seed: Optional[int] = None, population: int = 30, tournament: int = 10,
                  reward: Optional[Callable[[FrozenTrial], float]] = None) -> None:
         super().__init__(space, seed, reward)
         self.population, self.tournament = population, tournament
+        self._alive: Deque[Finished] = deque(maxlen=population)
 
     @property
     def settings(self) -> Dict[str, Any]:
         return dict(super().settings, population=self.population, tournament=self.tournament)
 
-    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
+    def learn(self, child: Finished) -> None:
+        self._alive.append(child)
+
+    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
         rng = random.Random(f'{self.seed}/{number}')
-        asked, sizes = set(self._asked.values()), self.space.sizes
-        if len(finished) < self.population:
+        sizes = self.space.sizes
+        if len(self._alive) < self.population:
             return tuple(rng.randrange(size) for size in sizes), {}
-        alive = finished[-self.population:]
-        parent = max(rng.sample(alive, min(self.tournament, len(alive))), key=lambda child: child.reward)
+        parent = max(rng.sample(self._alive, min(self.tournament, self.population)), key=lambda child: child.reward)
         tokens = list(parent.tokens)
         for _ in range(MAX_DRAWS):
             i = rng.randrange(len(tokens))
             tokens[i] = (tokens[i] + rng.randrange(1, sizes[i])) % sizes[i]
-            if tuple(tokens) not in asked:
+            if tuple(tokens) not in self._asked:
                 break
         return tuple(tokens), dict(parent=parent.number)
 
@@ -191,7 +213,7 @@ class PPOSampler(SpaceSampler):
             raise ValueError(f'settings: there is no preset {settings!r}; known: {", ".join(PRESETS)}')
         self.ppo = PRESETS[settings] if isinstance(settings, str) else settings
         self._learner: Optional[Learner] = None
-        self._told: set = set()  # numbers of trials
+        self._news: Dict[str, Any] = {}  # of the last update, for the next trial to keep
         self._drawn: Dict[int, Tuple[List[int], List[float]]] = {}  # by the present policy, by number
 
     @property
@@ -205,26 +227,23 @@ class PPOSampler(SpaceSampler):
             self._learner = Learner(self.space.sizes, self.ppo, self.seed)
         return self._learner
 
-    def propose(self, number: int, finished: Sequence[Finished]) -> Tuple[Tokens, Dict[str, Any]]:
-        learnt: Dict[str, Any] = {}
-        for child in finished:
-            if child.number not in self._told:
-                self._told.add(child.number)
-                log_probs = child.facts.get('log_probs') or self.learner.log_probs(child.tokens)
-                if self.learner.tell(Sample(child.tokens, log_probs, child.reward)):
-                    self._drawn.clear()
-                    learnt = dict(diagnostics=self.learner.diagnostics)  # kept with the first trial after the update
+    def learn(self, child: Finished) -> None:
+        log_probs = child.facts.get('log_probs') or self.learner.log_probs(child.tokens)
+        if self.learner.tell(Sample(child.tokens, log_probs, child.reward)):
+            self._drawn.clear()
+            self._news = dict(diagnostics=self.learner.diagnostics)
+
+    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
         if number not in self._drawn:  # its neighbours are wanted soon, and a batch costs little more than one
             first = number // self.ppo.batch * self.ppo.batch  # always the same: the last bit depends on the neighbours
             numbers = range(first, first + self.ppo.batch)
             self._drawn.update(zip(numbers, self._draw([(n, 0) for n in numbers])))
         tokens, log_probs = self._drawn[number]
-        if self.ppo.novel:
-            asked = set(self._asked.values())
-            if tuple(tokens) in asked:
-                draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)])
-                tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in asked), draws[-1])
-        return tuple(tokens), dict(learnt, log_probs=log_probs, update=self.learner.updates)
+        if self.ppo.novel and tuple(tokens) in self._asked:
+            draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)])
+            tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in self._asked), draws[-1])
+        news, self._news = self._news, {}
+        return tuple(tokens), dict(news, log_probs=log_probs, update=self.learner.updates)
 
     def _draw(self, keys: Sequence[Tuple[int, int]]) -> List[Tuple[List[int], List[float]]]:
         """Tokens and log-probabilities for each number and attempt."""

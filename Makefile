@@ -1,4 +1,4 @@
-# make demo: from a genotype to classified images. make test: all tests. Both set up what they need in .venv.
+# make demo: from a search to classified images. make test: all tests. Both set up what they need in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

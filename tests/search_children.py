@@ -3,7 +3,7 @@ import os
 import time
 from pathlib import Path
 
-from nasnet_zoo.search.evaluator import ChildError, Evaluation
+from nasnet_zoo.search.evaluator import ChildError, Evaluation, Pruned
 
 
 class Noted:
@@ -14,26 +14,39 @@ class Noted:
         seconds: That a child takes.
         fails, dies, faults: First digits of the architectures that give no accuracy, that take their process along,
             and that show a mistake of ours.
+        epochs: Of a child; after each it may be given up.
     """
 
-    def __init__(self, log, seconds=0., fails='', dies='', faults=''):
+    def __init__(self, log, seconds=0., fails='', dies='', faults='', epochs=1):
         self.log, self.seconds, self.fails, self.dies, self.faults = Path(log), seconds, fails, dies, faults
+        self.epochs = epochs
 
     def __call__(self):  # made by itself in a worker's process
         return self.evaluate
 
     def evaluate(self, genotype, report=None):
         architecture = genotype.architecture_digest
+        with self.log.with_suffix('.begun').open('a') as file:
+            file.write(f'{architecture} {os.getppid()}\n')
         time.sleep(self.seconds)
         if architecture[0] in self.dies:
             os._exit(1)
         if architecture[0] in self.faults:
             raise KeyError('a mistake of ours')
+        accuracy = int(architecture[:4], 16) / 65536
+        for epoch in range(1, self.epochs):
+            if report and report(epoch, accuracy * epoch / self.epochs):
+                raise Pruned(f'given up after epoch {epoch}')
         with self.log.open('a') as file:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:
             raise ChildError('was not good')
-        return Evaluation(int(architecture[:4], 16) / 65536, 10, 20, self.seconds)
+        return Evaluation(accuracy, 10, 20, self.seconds)
 
     def noted(self):
         return self.log.read_text().split() if self.log.exists() else []
+
+    def begun(self):
+        """Architecture of each child that was begun, and the parent of its process, which on Ray is the node."""
+        path = self.log.with_suffix('.begun')
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []

@@ -9,10 +9,10 @@ import pytest
 from search_children import Noted
 
 from nasnet_zoo.search.loop import Search
-from nasnet_zoo.search.study import SearchError, finished_children, open_study
-from nasnet_zoo.search.workers import LocalWorkers
 from nasnet_zoo.search.sampler import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.space import Space, darts_space, nasnet_space
+from nasnet_zoo.search.study import SearchError, finished_children, open_study
+from nasnet_zoo.search.workers import LocalWorkers
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)

@@ -1,8 +1,13 @@
-"""Our speed against named peers: python tools/benchmark.py train [--device cuda] [--json FILE]
+"""Our speed against named peers: python tools/benchmark.py train|child [--device cuda] [--json FILE]
 
-Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians. A step that is
-quick because it computes something else would show: before, both train from the same weights on the same images in
-float64, and their losses must agree. In float32 they do not for long, as training amplifies the last digit.
+Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians.
+
+train: a step of ours and of the same architecture elsewhere. A step that is quick because it computes something else
+would show: before, both train from the same weights on the same images in float64, and their losses must agree. In
+float32 they do not for long, as training amplifies the last digit.
+
+child: a child of a search, trained by our evaluator and by a plain loop of PyTorch: the same compiled network on the
+same images, with a DataLoader that reads PNG files and crops, mirrors and normalises them one by one.
 """
 import argparse
 import gc
@@ -10,6 +15,7 @@ import importlib.util
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable, Dict, List
@@ -20,10 +26,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import to_pil_image
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
+from nasnet_zoo import load_genotype
 from nasnet_zoo.checkpoints import load_foreign_weights
+from nasnet_zoo.data import ImageSet, data_name, load_data
+from nasnet_zoo.recipe import Recipe
 from nasnet_zoo.runs import versions
+from nasnet_zoo.search.evaluator import ChildSettings, Evaluator
 from nasnet_zoo.training import keep_freed_memory
 
 
@@ -81,6 +95,19 @@ def steppers(name: str, batch: int, side: int, dtype: torch.dtype, args: argpars
             for who, model in models.items()}
 
 
+def take_turns(steps: Dict[str, Callable], args: argparse.Namespace) -> Dict[str, float]:
+    """Median seconds of a call of each, which waits for the device."""
+    seconds: Dict[str, List[float]] = {who: [] for who in steps}
+    for block in range(-1, args.blocks):  # the first turn warms up
+        for who, step in steps.items():
+            for _ in range(args.calls if block >= 0 else args.warm_up):
+                begun = time.perf_counter()
+                step()
+                if block >= 0:
+                    seconds[who].append(time.perf_counter() - begun)
+    return {who: statistics.median(times) for who, times in seconds.items()}
+
+
 def compare(name: str, args: argparse.Namespace) -> Dict:
     """Steps of the peer and of ours in turns: medians, their ratio, and how far their losses are apart in float64."""
     _, _, side, on_cpu, on_gpu = PEERS[name]
@@ -91,15 +118,7 @@ def compare(name: str, args: argparse.Namespace) -> Dict:
     apart = max(abs(a - b) / abs(b) for a, b in zip(losses['ours'], losses['theirs']))
     gc.collect()
     steps = steppers(name, batch, side, torch.float32, args)
-    seconds: Dict[str, List[float]] = {who: [] for who in steps}
-    for block in range(-1, args.blocks):  # the first turn warms up
-        for who, step in steps.items():
-            for _ in range(args.calls if block >= 0 else args.warm_up):
-                begun = time.perf_counter()
-                step()  # its .item() waits for the device
-                if block >= 0:
-                    seconds[who].append(time.perf_counter() - begun)
-    medians = {who: statistics.median(times) for who, times in seconds.items()}
+    medians = take_turns(steps, args)
     return dict(
         peer=name, batch_size=batch, side=side,
         **{f'{who}_images_per_second': batch / medians[who] for who in steps},
@@ -107,44 +126,107 @@ def compare(name: str, args: argparse.Namespace) -> Dict:
         **{f'{who}_losses': losses[who] for who in steps}, largest_relative_difference_of_losses=apart)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=['train'])
-    parser.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
+def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path, workers: int) -> Callable:
+    """A function that makes an epoch of a plain loop, as PyTorch's tutorials have it."""
+    for i, (image, label) in enumerate(zip(images.images, images.labels.tolist())):
+        path = folder / f'{label:03}' / f'{i}.png'
+        path.parent.mkdir(exist_ok=True)
+        to_pil_image(image).save(path)
+    grey = [transforms.Grayscale()] if len(images.mean) == 1 else []
+    data = ImageFolder(str(folder), transforms.Compose([
+        *grey, transforms.RandomCrop(images.input_size[-1], padding=4), transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]))
+    loader = DataLoader(data, recipe.batch_size, shuffle=True, num_workers=workers, drop_last=True,
+                        persistent_workers=workers > 0)
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+
+    def epoch() -> None:
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            optimizer.step()
+            loss.item()
+    return epoch
+
+
+def child(name: str, train: ImageSet, args: argparse.Namespace) -> Dict:
+    """Epochs of a child's training in turns: medians and their ratio."""
+    recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # far from the end, as an epoch is what is timed
+    evaluator = Evaluator(train, ChildSettings.create(
+        recipe, num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images), args.device)
+    trainer, same = (evaluator.trainer(load_genotype(name)) for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        medians = take_turns(dict(
+            theirs=plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
+                               Path(folder), args.loader_workers),
+            ours=trainer.run_epoch), args)
+    images = trainer.steps_per_epoch * trainer.recipe.batch_size
+    return dict(
+        peer=f'a plain loop, {name}', batch_size=trainer.recipe.batch_size, side=train.input_size[-1],
+        data=data_name(args.data),
+        num_cells=args.num_cells, cell_filters=args.cell_filters,
+        **{f'{who}_images_per_second': images / seconds for who, seconds in medians.items()},
+        ratio=medians['theirs'] / medians['ours'])
+
+
+def options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
+    """Those that every comparison has."""
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--bf16', action='store_true', help='mixed precision, both')
-    parser.add_argument('--compile', action='store_true', help='torch.compile, both')
-    parser.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
     parser.add_argument('--plain-allocator', action='store_true', help="leave glibc's allocator as it is, for both")
     parser.add_argument('--batch-size', type=int)
-    parser.add_argument('--warm-up', type=int, default=3, help='calls that are not counted')
-    parser.add_argument('--blocks', type=int, default=2, help='turns of each')
-    parser.add_argument('--calls', type=int, default=20, help='calls a turn')
-    parser.add_argument('--same', type=int, default=5, help='steps in float64 whose losses must agree')
+    parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
+    parser.add_argument('--blocks', type=int, default=blocks, help='turns of each')
+    parser.add_argument('--calls', type=int, default=calls, help=f'{call} a turn')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--json', type=Path, help='file for all figures')
+    return parser
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest='what', required=True)
+    sub = options(kinds.add_parser('train', help='a step'), 2, 20, 'steps')
+    sub.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
+    sub.add_argument('--bf16', action='store_true', help='mixed precision, both')
+    sub.add_argument('--compile', action='store_true', help='torch.compile, both')
+    sub.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
+    sub.add_argument('--same', type=int, default=5, help='steps in float64 whose losses must agree')
+    sub = options(kinds.add_parser('child', help='an epoch of a child of a search'), 5, 1, 'epochs')
+    sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small pictures')
+    sub.add_argument('--cells', action='append', help='shipped genotypes (nasnet_a)')
+    sub.add_argument('--images', type=int, default=2560, help='an epoch')
+    sub.add_argument('--num-cells', type=int, default=1)
+    sub.add_argument('--cell-filters', type=int, default=8)
+    sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.plain_allocator:
         keep_freed_memory()  # for both: it is a property of the process
-    rows = [compare(name, args) for name in args.peer or PEERS]
-    mode = ', '.join([args.device, 'bf16' if args.bf16 else 'float32', 'compiled' if args.compile else 'eager'])
+    if args.what == 'train':
+        rows = [compare(name, args) for name in args.peer or PEERS]
+    else:
+        train, _ = load_data(args.data)
+        rows = [child(name, train, args) for name in args.cells or ['nasnet_a']]
+    mode = ', '.join([args.device, 'bf16' if getattr(args, 'bf16', False) else 'float32',
+                      'compiled' if getattr(args, 'compile', False) else 'eager'])
     table = Table('peer', 'images', 'theirs, img/s', 'ours, img/s', 'ratio', 'losses differ by',
-                  title=f'A training step, {mode}, {args.threads} threads', title_justify='left')
+                  title=f'Training, {mode}, {args.threads} threads', title_justify='left')
+    apart = 'largest_relative_difference_of_losses'
     for row in rows:
         table.add_row(
             row['peer'], f'{row["batch_size"]} x {row["side"]}²', f'{row["theirs_images_per_second"]:.1f}',
-            f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}',
-            f'{row["largest_relative_difference_of_losses"]:.1e}')
+            f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}', f'{row[apart]:.1e}' if apart in row else '')
     Console().print(table)
     if args.json:
-        settings = {name: value for name, value in vars(args).items() if name != 'json'}
+        settings = {name: value for name, value in vars(args).items() if name not in ('json', 'data')}
         device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
         args.json.write_text(json.dumps(
             dict(settings=settings, device=device, versions=versions(), rows=rows), indent=2) + '\n')
-    apart = [row['peer'] for row in rows if not row['largest_relative_difference_of_losses'] < 1e-6]
-    if apart:
-        raise SystemExit(f'not the same loss curve as {", ".join(apart)}')
+    wrong = [row['peer'] for row in rows if not row.get(apart, 0.) < 1e-6]
+    if wrong:
+        raise SystemExit(f'not the same loss curve as {", ".join(wrong)}')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from nasnet_zoo.search import folder
 from nasnet_zoo.search.sampler import PPOSampler
 from nasnet_zoo.search.space import SPACES
 
-SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, preset, trials, reward: PPOSampler(space, 'paper', seed)}
+SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, *_: PPOSampler(space, 'paper', seed)}
 CHECKPOINTS = (100, 500, 1000)
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
 _EDGES = {2: 0, 3: 2, 4: 5, 5: 9}  # number of a node's first edge; DARTS's nodes are 2 to 5, its inputs 0 and 1

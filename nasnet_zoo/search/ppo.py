@@ -40,7 +40,7 @@ class PPO(NamedTuple):
 
 PRESETS = {
     'paper': PPO(),
-    'fast': PPO(lr=3e-3, entropy_weight=0.1, batch=10, ranks=True, replay=20, replay_weight=0.5, novel=True),
+    'fast': PPO(lr=3e-3, entropy_weight=0.05, batch=10, epochs=2, ranks=True, replay=20, replay_weight=0.5, novel=True),
 }
 
 

@@ -243,7 +243,7 @@ class Judge:
 
     def _answer(self, question: bytes) -> bool:
         try:
-            return self._decide(*json.loads(question))
+            return bool(self._decide(*json.loads(question)))  # Optuna's may be NumPy's
         except Exception as error:  # such as a full disk
             self.fault = error
             return False

@@ -6,7 +6,7 @@ import torch
 
 from nasnet_zoo import load_genotype
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.search.evaluator import ChildError, ChildSettings, Evaluator
+from nasnet_zoo.search.evaluator import ChildError, ChildSettings, Evaluator, Pruned
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TRAIN = load_digits()[0]
@@ -26,6 +26,26 @@ def test_a_child_is_trained_and_validated():
     assert evaluate(CELLS)[:3] == found[:3], 'the same seed, the same child'
     assert evaluate.train.size() + evaluate.val.size() == 1347 and 125 < evaluate.val.size() < 135
     assert evaluator(limit_train=200).train.size() == 200
+
+
+def test_a_child_is_given_up_early():
+    seen = []
+
+    def report(epoch, accuracy):
+        seen.append((epoch, accuracy))
+        return epoch == 2
+    with pytest.raises(Pruned, match='given up after epoch 2, at'):
+        evaluator(recipe=dict(epochs=4))(CELLS, report)
+    assert [epoch for epoch, _ in seen] == [1, 2] and all(0 <= accuracy <= 1 for _, accuracy in seen)
+    whole = evaluator()(CELLS)
+    assert evaluator()(CELLS, lambda epoch, accuracy: False)[:3] == whole[:3], 'watching changes nothing'
+
+
+def test_latency_and_the_size_of_images():
+    evaluate = evaluator(latency=True, img_size=16)
+    costs = evaluate.costs(CELLS)
+    assert 0.1 < costs['latency'] < 1000 and evaluate.train.input_size == evaluate.val.input_size == (1, 16, 16)
+    assert costs['macs'] > evaluator().costs(CELLS)['macs'] and evaluator().costs(CELLS)['latency'] is None
 
 
 def test_defaults_are_the_papers():

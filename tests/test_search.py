@@ -6,13 +6,16 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import optuna
 import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli import app
+from nasnet_zoo.search.folder import reward
 from nasnet_zoo.search.report import pareto_front
+from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
@@ -82,6 +85,11 @@ def test_another_search_is_refused(searched, options, message):
 
 @pytest.mark.parametrize('options, message', [
     (['--sampler', 'luck'], "there is no 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--prune', 'luck'], "known: median, halving, hyperband"),
+    (['--objective', 'luck'], 'known: params, macs, latency'),
+    (['--prune', 'median', '--objective', 'params'], 'Optuna gives children up by one objective only'),
+    (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
+    (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: no cluster answers'),
     (['--preset', 'slow'], "there is no 'slow'; known: paper, fast"), (['--space', 'nas'], 'known: nasnet, darts'),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
@@ -91,6 +99,12 @@ def test_what_cannot_begin(tmp_path, options, message):
     result = command(tmp_path / 'new', *options)
     assert result.exit_code == 1 and message in result.stderr
     assert not (tmp_path / 'new').exists()
+
+
+def test_without_ray(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    result = command(tmp_path / 'new', '--ray', 'local')
+    assert result.exit_code == 1 and '--ray needs Ray: pip install nasnet-zoo[ray]' in result.stderr
 
 
 def test_two_processes_at_one_search(searched):
@@ -115,6 +129,33 @@ def test_warm_start_is_the_first_child(tmp_path):
     assert result.exit_code == 1 and 'none of the 1 children gave an accuracy' in result.stderr
     journal = (tmp_path / 'new' / 'study.log').read_text()
     assert load_genotype(given).architecture_digest in journal and 'more than 1' in journal
+
+
+def test_a_second_objective(tmp_path):
+    """NSGA-II, parameters as a cost, and random's curve in the report."""
+    assert command(tmp_path / 'random', '--trials', '2', '--sampler', 'random', '--json').exit_code == 0
+    options = ['--trials', '3', '--objective', 'params', '--json', '--baseline', str(tmp_path / 'random')]
+    for sampler in 'nsga2', 'ppo':
+        out = tmp_path / sampler
+        result = command(out, '--sampler', sampler, *options)
+        assert result.exit_code == 0, result.output
+        target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
+        rows = json.loads(result.stdout)['finals']
+        rewards = [reward(row['accuracy'], row['params'], target) for row in rows]
+        assert rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
+        assert 'best of the baseline' in (out / 'report.html').read_text()
+        assert [direction.name for direction in open_study(out).directions] == ['MAXIMIZE', 'MINIMIZE']
+    assert command(tmp_path / 'ppo', *options, '--resume', '--sampler', 'ppo').exit_code == 0
+    assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
+
+
+def test_children_are_given_up(tmp_path):
+    result = command(tmp_path / 'new', '--trials', '8', '--prune', 'halving', '--epochs', '4', '--sampler', 'random',
+                     '--limit-train', '256', '--json')
+    assert result.exit_code == 0, result.output
+    states = [trial.state for trial in open_study(tmp_path / 'new').trials]
+    assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
+    assert re.search('given up after epoch [1-3], at', (tmp_path / 'new' / 'report.html').read_text())
 
 
 def test_pareto_front():

@@ -94,7 +94,7 @@ def main() -> None:
     size = describe(rival, cell_filters=16, **NETWORK)['params']
     model, ours = trained(cell, filters_for(cell, size), args)
     _, theirs = trained(rival, 16, args)
-    save_file(model.state_dict(), files['model.safetensors'])
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, files['model.safetensors'])
 
     console.print('[bold]3. Export[/] the winner to ONNX')
     test_set = load_digits()[1]

@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import threading
 import uuid
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -186,8 +187,11 @@ def connect(address: str) -> Any:
         raise SearchError('--ray needs Ray: pip install nasnet-zoo[ray]') from None
     if not ray.is_initialized():
         try:
+            host, _, port = address.rpartition('//')[2].rpartition(':')
+            if host:  # Ray itself tries for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level='ERROR')
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise SearchError(f'--ray {address}: no cluster answers: {str(error).splitlines()[0]}') from None
     return ray
 

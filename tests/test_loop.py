@@ -11,7 +11,7 @@ from search_children import Noted
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.sampler import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.space import Space, darts_space, nasnet_space
-from nasnet_zoo.search.study import SearchError, finished_children, open_study
+from nasnet_zoo.search.study import SearchError, finished_children, open_study, written_together
 from nasnet_zoo.search.workers import LocalWorkers
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -19,8 +19,9 @@ SPACE = darts_space(2)
 
 
 def search(folder, make, trials, sampler=None, workers=2, space=SPACE, on_progress=None):
-    study = open_study(folder, settings=dict(space=space.name), sampler=lambda trials: sampler or EvolutionSampler(
-        space, 0, population=6, tournament=3))
+    study = open_study(
+        folder, 'test', settings=dict(space=space.name),
+        sampler=lambda trials: sampler or EvolutionSampler(space, 0, population=6, tournament=3))
     Search(study, space, LocalWorkers(make, workers)).run(trials, on_progress)
     return study
 
@@ -35,7 +36,7 @@ def test_different_children_are_evaluated_once_each(tmp_path):
     assert children[0]['params'] == 10 and children[0]['macs'] == 20 and 'seconds' in children[0]
     assert seen[-1].finished == seen[-1].trials == 12 and seen[-1].best == max(child['value'] for child in children)
     assert seen[0].per_hour > 0
-    assert finished_children(open_study(tmp_path)) == children
+    assert finished_children(open_study(tmp_path, 'test')) == children
 
 
 def test_a_finished_search_goes_on_where_it_was(tmp_path):
@@ -113,7 +114,7 @@ def test_killed_and_gone_on_with(tmp_path):
             break
         time.sleep(0.1)
     assert not left
-    study = open_study(tmp_path)
+    study = open_study(tmp_path, 'test')
     kept = finished_children(study)
     running = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
     assert len(kept) >= 10 and running
@@ -129,7 +130,8 @@ def test_killed_and_gone_on_with(tmp_path):
 
 def test_what_was_enqueued_is_asked_for_again_whole(tmp_path):
     """Also where a kill came before all its choices were written."""
-    study = open_study(tmp_path, settings=dict(space=SPACE.name), sampler=lambda trials: EvolutionSampler(SPACE, 0))
+    study = open_study(
+        tmp_path, 'test', settings=dict(space=SPACE.name), sampler=lambda trials: EvolutionSampler(SPACE, 0))
     given = tuple(size - 1 for size in SPACE.sizes)
     study.enqueue_trial(SPACE.choices(given))
     study.ask().suggest_categorical(*SPACE.decisions[0])
@@ -143,6 +145,45 @@ def test_a_fault_is_no_finding_about_a_child(tmp_path):
     make = Noted(tmp_path / 'log', faults='0123456789abcdef')
     with pytest.raises(SearchError, match='child 0: KeyError'):
         search(tmp_path, make, 3, workers=1)
+    good = Noted(tmp_path / 'log')
+    study = search(tmp_path, good, 3, workers=1)
+    assert make.begun()[0][0] in good.noted(), 'it is asked for again'
+    assert not [trial for trial in study.trials if 'reason' in trial.user_attrs]
+
+
+def test_twins_with_two_objectives_and_hyperband(tmp_path):
+    """Samplers of ours learn from twins too, and from all brackets."""
+    space = nasnet_space(1, ('identity', 'conv_1x1'), ('add',))
+    for kind, options in dict(two=dict(directions=['maximize', 'minimize']), one=dict(
+            pruner=optuna.pruners.HyperbandPruner(max_resource=4))).items():
+        (tmp_path / kind).mkdir()
+        for trials in 20, 25:
+            study = open_study(tmp_path / kind, 'test', settings={}, sampler=lambda _: EvolutionSampler(
+                space, 0, 6, 3, reward=lambda one: one.values[0]), **options)
+            make = Noted(tmp_path / kind / 'log', epochs=4)
+            Search(study, space, LocalWorkers(make, 2), 'params' if kind == 'two' else None).run(trials)
+        learnt = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+        assert len(learnt) > 6 and any('duplicate_of' in trial.user_attrs for trial in study.trials)
+        assert any('parent' in trial.system_attrs['nasnet_zoo'] for trial in study.trials)
+
+
+def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
+    study = open_study(tmp_path, 'test', settings={}, sampler=lambda trials: EvolutionSampler(SPACE, 0))
+    SPACE.suggest(study.ask())
+    whole = (tmp_path / 'study.log').read_bytes()
+
+    def full(self, logs):
+        with open(self._file_path, 'a') as file:
+            file.write('{"half of')
+        raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.journal.JournalFileBackend, 'append_logs', full)
+        with pytest.raises(OSError, match='No space left'), written_together(study):
+            study.ask()
+    with pytest.raises(OSError, match='could not be written to before'):
+        study.ask()
+    assert (tmp_path / 'study.log').read_bytes() == whole
+    assert len(open_study(tmp_path, 'test').trials) == 1
 
 
 def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path):
@@ -151,7 +192,7 @@ def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path):
     with (tmp_path / 'study.log').open('a') as file:
         file.write('{"op_code": 4, "wor')
     search(tmp_path, make, 4)
-    assert len(finished_children(open_study(tmp_path))) == 4
+    assert len(finished_children(open_study(tmp_path, 'test'))) == 4
 
 
 def test_other_settings_and_storages_are_refused(tmp_path):
@@ -159,9 +200,9 @@ def test_other_settings_and_storages_are_refused(tmp_path):
     with pytest.raises(SearchError, match='of other settings'):
         search(tmp_path, Noted(tmp_path / 'log'), 1, space=darts_space(3))
     with pytest.raises(SearchError, match='nonsense: cannot be used as a storage'):
-        open_study(tmp_path, 'nonsense')
+        open_study(tmp_path, 'test', 'nonsense')
 
 
 def test_there_is_no_search(tmp_path):
     with pytest.raises(SearchError, match='there is no search here'):
-        open_study(tmp_path)
+        open_study(tmp_path, 'test')

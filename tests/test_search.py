@@ -26,6 +26,10 @@ def command(out, *options):
     return CliRunner().invoke(app, ['search', '--out', str(out), *CHILD, *options])
 
 
+def study_in(out):
+    return open_study(out, json.loads((out / 'search.json').read_text())['study'])
+
+
 @pytest.fixture(scope='module')
 def searched(tmp_path_factory):
     """A search of three children, gone on with to four, and what was printed."""
@@ -90,6 +94,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--prune', 'median', '--objective', 'params'], 'Optuna gives children up by one objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: no cluster answers'),
+    (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
     (['--preset', 'slow'], "there is no 'slow'; known: paper, fast"), (['--space', 'nas'], 'known: nasnet, darts'),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
@@ -131,21 +136,18 @@ def test_warm_start_is_the_first_child(tmp_path):
     assert load_genotype(given).architecture_digest in journal and 'more than 1' in journal
 
 
-def test_a_second_objective(tmp_path):
-    """NSGA-II, parameters as a cost, and random's curve in the report."""
-    assert command(tmp_path / 'random', '--trials', '2', '--sampler', 'random', '--json').exit_code == 0
-    options = ['--trials', '3', '--objective', 'params', '--json', '--baseline', str(tmp_path / 'random')]
-    for sampler in 'nsga2', 'ppo':
-        out = tmp_path / sampler
-        result = command(out, '--sampler', sampler, *options)
-        assert result.exit_code == 0, result.output
-        target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
-        rows = json.loads(result.stdout)['finals']
-        rewards = [reward(row['accuracy'], row['params'], target) for row in rows]
-        assert rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-        assert 'best of the baseline' in (out / 'report.html').read_text()
-        assert [direction.name for direction in open_study(out).directions] == ['MAXIMIZE', 'MINIMIZE']
-    assert command(tmp_path / 'ppo', *options, '--resume', '--sampler', 'ppo').exit_code == 0
+def test_a_second_objective(searched, tmp_path):
+    """Parameters as a cost, and another search's curve in the report."""
+    options = ['--trials', '2', '--objective', 'params', '--json', '--baseline', str(searched[0])]
+    out = tmp_path / 'new'
+    result = command(out, *options)
+    assert result.exit_code == 0, result.output
+    target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
+    rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
+    assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
+    assert 'best of the baseline' in (out / 'report.html').read_text()
+    assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
+    assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
 
 
@@ -153,7 +155,7 @@ def test_children_are_given_up(tmp_path):
     result = command(tmp_path / 'new', '--trials', '8', '--prune', 'halving', '--epochs', '4', '--sampler', 'random',
                      '--limit-train', '256', '--json')
     assert result.exit_code == 0, result.output
-    states = [trial.state for trial in open_study(tmp_path / 'new').trials]
+    states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
     assert re.search('given up after epoch [1-3], at', (tmp_path / 'new' / 'report.html').read_text())
 

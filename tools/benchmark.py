@@ -139,11 +139,12 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
     loader = DataLoader(data, recipe.batch_size, shuffle=True, num_workers=workers, drop_last=True,
                         persistent_workers=workers > 0)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    device = next(model.parameters()).device
 
     def epoch() -> None:
         for inputs, labels in loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = F.cross_entropy(model(inputs.to(device)), labels.to(device))
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()

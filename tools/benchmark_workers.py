@@ -40,7 +40,8 @@ def search(workers: Any, sampler: str, children: int) -> List[Tuple[float, int]]
     """When each child was told, in seconds, after those with which the workers warm up."""
     space, times = nasnet_space(), []
     with tempfile.TemporaryDirectory() as folder:
-        study = open_study(Path(folder), settings={}, sampler=lambda n: SAMPLERS[sampler](space, 0, 'fast', n, None))
+        study = open_study(Path(folder), 'benchmark', settings={},
+                           sampler=lambda n: SAMPLERS[sampler](space, 0, 'fast', n, None))
         first = 2 * workers.size
         Search(study, space, workers).run(
             first + children, lambda now: times.append((time.perf_counter(), now.finished)))
@@ -63,7 +64,7 @@ def study(args: argparse.Namespace) -> List[Dict[str, float]]:
     """Milliseconds of asking and telling a child, by the number of children before it."""
     space, rows = nasnet_space(), []
     with tempfile.TemporaryDirectory() as folder:
-        one = open_study(Path(folder), settings={}, sampler=lambda n: SAMPLERS[args.sampler](
+        one = open_study(Path(folder), 'benchmark', settings={}, sampler=lambda n: SAMPLERS[args.sampler](
             space, 0, args.preset, n, None))
         begun = time.perf_counter()
         for number in range(1, args.trials + 1):
@@ -77,11 +78,11 @@ def study(args: argparse.Namespace) -> List[Dict[str, float]]:
                 one.tell(trial, int(digest[:4], 16) / 65536)
             if number % max(1, args.trials // 10) == 0:
                 now = time.perf_counter()
-                rows.append(dict(children=number, ms=1000 * (now - begun) / (args.trials // 10)))
+                rows.append(dict(children=number, ms=1000 * (now - begun) / max(1, args.trials // 10)))
                 begun = now
         size = (Path(folder) / 'study.log').stat().st_size
         begun = time.perf_counter()
-        again = open_study(Path(folder), settings={}, sampler=lambda n: SAMPLERS[args.sampler](
+        again = open_study(Path(folder), 'benchmark', settings={}, sampler=lambda n: SAMPLERS[args.sampler](
             space, 0, args.preset, n, None))
         opened = time.perf_counter() - begun
         space.suggest(again.ask())

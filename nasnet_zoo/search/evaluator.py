@@ -137,8 +137,8 @@ class Evaluator:
 
     def costs(self, genotype: Genotype) -> Dict[str, float]:
         """What a child costs, by the names of an evaluation: parameters, mult-adds and, if it is asked for, latency."""
-        params, macs = self._cost(genotype)
-        return dict(params=params, macs=macs, latency=self._latency(self.trainer(genotype).result))
+        cost = describe(genotype, **self._args)
+        return dict(params=cost['params'], macs=cost['macs'], latency=self._latency(self.trainer(genotype).result))
 
     def _latency(self, model: nn.Module) -> Optional[float]:
         """Median of twenty images one by one, after as many to warm up; what else the machine does shows in it."""

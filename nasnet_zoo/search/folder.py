@@ -8,6 +8,7 @@
 """
 import json
 import os
+import uuid
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +29,7 @@ from .loop import Progress, Search
 from .ppo import PRESETS
 from .sampler import EvolutionSampler, PPOSampler
 from .space import SPACES, Space
-from .study import SearchError, finished_children, open_study
+from .study import SearchError, finished_children, open_study, reach
 from .workers import LocalWorkers, RayWorkers, connect
 
 __all__ = ['SAMPLERS', 'COSTS', 'PRUNERS', 'reward', 'run_search', 'search_status']
@@ -171,7 +172,8 @@ def run_search(
     evaluator.trainer(children.genotype([0] * len(children.decisions)))
     first = None if warm_start is None else children.choices(children.find(load_genotype(warm_start)))
     if cost and cost_target is None and out.joinpath('search.json').exists():
-        cost_target = _settings_of(out / 'search.json').get('cost_target')  # a latency is never the same again
+        # A latency is never the same again.
+        cost_target = _read_search(out / 'search.json')['settings'].get('cost_target')
     if cost and cost_target is None:
         cost_target = evaluator.costs(load_genotype('nasnet_a'))[cost]
     asked = json.loads(json.dumps(dict(
@@ -189,16 +191,19 @@ def run_search(
     if cluster:
         stored = _Stored(connect(cluster.address).put(images))
     del images, evaluator
-    _begin_or_resume(out, asked, resume)
-    with _alone(out):
+    workforce = hire(settings, workers)  # a cluster without room says so now
+    if storage is not None:
+        reach(storage)
+    with _alone(out, resume):
+        name = _begin_or_resume(out, asked, resume)
         study = open_study(
-            out, storage, lambda trials: SAMPLERS[sampler](children, seed, preset, trials, cost and (
-                lambda trial: value_of(trial.values[0], trial.user_attrs))),
+            out, name, storage, lambda trials: SAMPLERS[sampler](children, seed, preset, trials, cost and (
+                lambda trial: reward(*trial.values, cost_target))),
             asked, ('maximize', 'minimize') if cost else ('maximize',),
             PRUNERS[prune](settings.recipe.epochs) if prune else None)
         if first is not None and not study.get_trials(deepcopy=False):
             study.enqueue_trial(first)
-        Search(study, children, hire(settings, workers), cost).run(trials, on_progress)
+        Search(study, children, workforce, cost).run(trials, on_progress)
         best = sorted(finished_children(study), key=lambda one: (-value_of(one['value'], one), one['number']))[:top]
         if not best:
             reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
@@ -206,8 +211,8 @@ def run_search(
         longer = settings.model_copy(update=dict(time_limit=None, recipe=settings.recipe.model_copy(update=dict(
             epochs=final_epochs or 3 * settings.recipe.epochs))))
         say(f'the best {len(best)} are trained again for {longer.recipe.epochs} epochs')
-        finals = _train_again(out, study, children, best, hire(longer, min(workers or len(best), len(best))),
-                              longer.recipe.epochs, say)
+        at_once = min(len(best), workers or (len(best) if cluster else 1))
+        finals = _train_again(out, study, children, best, hire(longer, at_once), longer.recipe.epochs, say)
         finals.sort(key=lambda row: -value_of(row['accuracy'], row))
         return _crown(out, study, children, asked, finals, longer, others)
 
@@ -218,12 +223,17 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     Raises:
         SearchError: Where there is no search.
     """
-    return finished_children(open_study(out, storage))
+    if not (out / 'search.json').exists():
+        raise SearchError(f'{out}: there is no search here')
+    return finished_children(open_study(out, _read_search(out / 'search.json')['study'], storage))
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _alone(out: Path, exists: bool) -> Iterator[None]:
     """Two processes at one search would take each other's trials for those of a killed one."""
+    if exists and not (out / 'search.json').exists():
+        raise SearchError(f'{out}: there is no search to resume')
+    out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / '.lock', timeout=0):
             yield
@@ -243,29 +253,30 @@ def _read_json(path: Path) -> Any:
         raise SearchError(f'{path}: is no JSON: {error}') from None
 
 
-def _settings_of(path: Path) -> Dict[str, Any]:
+def _read_search(path: Path) -> Dict[str, Any]:
     known = _read_json(path)
-    if not isinstance(known, dict) or not isinstance(known.get('settings'), dict):
+    if not isinstance(known, dict) or not isinstance(known.get('settings'), dict) or 'study' not in known:
         raise SearchError(f'{path}: is not of a search')
-    return known['settings']
+    return known
 
 
-def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> None:
+def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> str:
+    """Name of the study, whose like no other folder has in the same storage."""
     path = out / 'search.json'
     if path.exists():
         if not resume:
             raise SearchError(f'{out}: has a search already; --resume goes on with it, another --out begins anew')
-        changed = changes(_settings_of(path), asked)
+        known = _read_search(path)
+        changed = changes(known['settings'], asked)
         if changed:
             raise SearchError(f'{out}: is a search of other settings: {changed}')
-        return
-    if resume:
-        raise SearchError(f'{out}: there is no search to resume')
+        return known['study']
     left = [name for name in ('study.log', 'finals.json') if (out / name).exists()]
     if left:
         raise SearchError(f'{out}: has {left[0]} but no search.json; another --out begins anew')
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(path, dict(settings=asked, versions=versions()))
+    name = f'{out.resolve().name}-{uuid.uuid4().hex[:8]}'
+    _write_json(path, dict(settings=asked, study=name, versions=versions()))
+    return name
 
 
 def _train_again(
@@ -276,6 +287,7 @@ def _train_again(
     """The best children after a longer training; what finals.json has is not trained again."""
     path = out / 'finals.json'
     rows = _read_json(path) if path.exists() else []
+    rows = [row for row in rows if 'accuracy' in row]  # what failed is tried again
     known = {row['architecture'] for row in rows if row['epochs'] == epochs}
     todo = [one for one in best if one['architecture'] not in known]
     by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}

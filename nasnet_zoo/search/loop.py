@@ -111,8 +111,10 @@ class Search:
                     faults = [self._tell(future, running.pop(future)) for future in done]
                 if on_progress:
                     on_progress(self._progress(trials, before, time.perf_counter() - begun))
-                for fault in filter(None, [*faults, judge and judge.fault]):
+                for fault in filter(None, faults):
                     raise fault
+                if judge and judge.fault:
+                    raise SearchError(f'pruning: {type(judge.fault).__name__}: {judge.fault}')
         finally:
             if judge:
                 judge.close()
@@ -136,15 +138,17 @@ class Search:
 
     def _gives_up(self, number: int, epoch: int, accuracy: float) -> bool:
         with self._lock:
-            trial = self._begun[number]
+            trial = self._begun.get(number)
+            if trial is None:  # its worker was given up meanwhile
+                return True
             trial.report(accuracy, epoch)
             return trial.should_prune()
 
     def _tell(self, future: Future, architecture: str) -> Optional[SearchError]:
-        """Keep what became of a child. Returns an error where it is not the child's fault."""
+        """Keep what became of a child. Returns an error where it is not the child's fault: then the trial is left as it
+        is, and asked for again when the search goes on."""
         first, *twins = self._under_way.pop(architecture)
         del self._begun[first.number]
-        fault = None
         try:
             found = self.workers.result(future)
             self._deaths = 0
@@ -153,21 +157,20 @@ class Search:
                     first.set_user_attr(name, fact)
             told = self.study.tell(
                 first, found.accuracy if self.cost is None else [found.accuracy, getattr(found, self.cost)])
-        except Exception as error:
-            is_childs = isinstance(error, ChildError)
-            reason = str(error) if is_childs else f'{type(error).__name__}: {error}'
-            fault = None if is_childs else SearchError(f'child {first.number}: {reason}')
+        except ChildError as error:
             self._deaths = self._deaths + 1 if isinstance(error, WorkerDied) else 0
             if self._deaths >= MAX_DEATHS:
-                fault = SearchError(f'{self._deaths} workers died one after the other; is there too little memory, or '
-                                    'do their data not load?')
-            first.set_user_attr('reason', reason)
+                return SearchError(f'{self._deaths} workers died one after the other; is there too little memory, or '
+                                   'do their data not load?')
+            first.set_user_attr('reason', str(error))
             told = self.study.tell(
                 first, state=TrialState.PRUNED if isinstance(error, Pruned) else TrialState.FAIL)
+        except Exception as error:
+            return SearchError(f'child {first.number}: {type(error).__name__}: {error}')
         self._note(told)
         for twin in twins:
             self._tell_as(twin, told)
-        return fault
+        return None
 
     def _tell_as(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         """End a trial as another of the same architecture ended."""

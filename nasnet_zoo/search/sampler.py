@@ -130,7 +130,8 @@ class SpaceSampler(BaseSampler):
 
     def _catch_up(self, study: Study) -> None:
         """Learn from the trials that have ended since the last time."""
-        trials = study.get_trials(deepcopy=False)  # by number
+        # By number, and all: Hyperband shows a sampler only the trials of a bracket.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         finished = []
         for number in [*self._open, *range(self._count, len(trials))]:
             trial = trials[number]

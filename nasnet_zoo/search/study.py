@@ -1,4 +1,5 @@
 """The study of a search: Optuna's record of every trial, which is a search's whole state."""
+import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
@@ -8,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-__all__ = ['SearchError', 'open_study', 'written_together', 'finished_children']
+__all__ = ['SearchError', 'open_study', 'reach', 'written_together', 'finished_children']
 
 
 class SearchError(ValueError):
@@ -23,6 +24,7 @@ class _Journal(JournalFileBackend):
         super().__init__(str(path), JournalFileOpenLock(str(path)))
         self._pending: Optional[List[Dict[str, Any]]] = None
         self._first = 0  # number of the first pending record
+        self._broken = False
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -38,10 +40,18 @@ class _Journal(JournalFileBackend):
                     pass
 
     def append_logs(self, logs: List[Dict[str, Any]]) -> None:
-        if self._pending is None:
-            super().append_logs(logs)
-        else:
+        if self._pending is not None:
             self._pending += logs
+            return
+        if self._broken:
+            raise OSError(f'{self._file_path}: could not be written to before')
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:  # a full disk: half a line would glue the next one to it
+            self._broken = True
+            os.truncate(self._file_path, size)
+            raise
 
     def read_logs(self, log_number_from: int) -> Iterator[Dict[str, Any]]:
         if self._pending is None:
@@ -59,6 +69,7 @@ def written_together(study: optuna.Study) -> ContextManager[None]:
 
 def open_study(
         folder: Path,
+        name: str,
         storage: Optional[str] = None,
         sampler: Optional[Callable[[int], optuna.samplers.BaseSampler]] = None,
         settings: Optional[Dict[str, Any]] = None,
@@ -70,7 +81,8 @@ def open_study(
     The journal is the default: asking and telling take a fifth of the time that SQLite takes.
 
     Args:
-        folder: It gives the study its name.
+        folder: It has the journal.
+        name: Of the study.
         storage: Optuna's URL.
         sampler: Makes the sampler, from the number of trials that there are.
         settings: What the study's children have in common, JSON data; a new study is made for them. Without them only
@@ -81,7 +93,7 @@ def open_study(
     Raises:
         SearchError: Where there is none, where it is of other settings, and where the storage cannot be used.
     """
-    name, path = folder.resolve().name, folder / 'study.log'
+    path = folder / 'study.log'
     if settings is None and storage is None and not path.exists():
         raise SearchError(f'{folder}: there is no search here')
     if settings is not None and storage is None:
@@ -103,6 +115,18 @@ def open_study(
         raise SearchError(f'{storage or path}: has a study {name!r} of other settings; call --out otherwise')
     study.sampler = sampler(len(study.get_trials(deepcopy=False)))
     return study
+
+
+def reach(storage: str) -> None:
+    """Try whether a storage answers.
+
+    Raises:
+        SearchError: Where it does not.
+    """
+    try:
+        optuna.storages.get_storage(storage)
+    except Exception as error:  # SQLAlchemy and Redis have their own
+        raise SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}') from None
 
 
 def _cut_off_half_line(path: Path) -> None:

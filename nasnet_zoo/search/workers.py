@@ -2,12 +2,14 @@
 import json
 import multiprocessing
 import os
+import secrets
 import socket
 import threading
 import uuid
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Client, Listener
+from functools import partial
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..genotype import Genotype
@@ -18,6 +20,8 @@ __all__ = ['WorkerDied', 'LocalWorkers', 'RayWorkers', 'Judge']
 
 Report = Callable[[int, float], bool]  # from an epoch and its accuracy to whether the child is given up
 Evaluate = Callable[[Genotype, Optional[Report]], Evaluation]
+
+PATIENCE = 60.  # seconds that a worker waits for the answer, and the other way round
 
 
 class WorkerDied(ChildError):
@@ -131,17 +135,20 @@ class RayWorkers:
             retries: int = 3,
     ) -> None:
         self._ray = connect(address)
-        room = self._ray.cluster_resources()
-        fits = min(int(room.get(name, 0.) / share + 1e-9) for name, share in (('CPU', cpus), ('GPU', gpus)) if share)
+        shares = [(name, share) for name, share in (('CPU', cpus), ('GPU', gpus)) if share > 0]
+        if not shares:
+            raise SearchError('a child on a cluster needs a share of a CPU or of a GPU')
+        fits = sum(min(int(node['Resources'].get(name, 0.) / share + 1e-9) for name, share in shares)
+                   for node in self._ray.nodes() if node['Alive'])
         if fits < 1:
-            raise SearchError(f'{address}: the cluster has no room for a child of {cpus:g} CPUs and {gpus:g} GPUs; it '
-                              f'has {room.get("CPU", 0):g} and {room.get("GPU", 0):g}')
+            raise SearchError(f'{address}: no node of the cluster has room for a child of {cpus:g} CPUs and {gpus:g} '
+                              'GPUs')
         self.size = size or fits
         self.host = self._ray.util.get_node_ip_address()
         self._threads = max(1, int(cpus))
         self._make, self._key = self._ray.put(make), uuid.uuid4().hex
         self._task = self._ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_retries=retries, scheduling_strategy='SPREAD')(_work_on_ray)
+            num_cpus=cpus, num_gpus=gpus, max_retries=retries, scheduling_strategy='SPREAD', max_calls=0)(_work_on_ray)
         self._busy: Dict[Future, Any] = {}
 
     def submit(self, genotype: Genotype, report: Optional[Report] = None) -> Future:
@@ -160,8 +167,8 @@ class RayWorkers:
         del self._busy[future]
         try:
             found = future.result()
-        except self._ray.exceptions.RayTaskError:
-            raise  # a mistake of ours
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # a mistake of ours
         except self._ray.exceptions.RayError as error:
             raise WorkerDied(f'its worker was lost again and again: {str(error).splitlines()[0]}') from None
         if isinstance(found, ChildError):
@@ -214,7 +221,8 @@ def _work_on_ray(key: str, make: list, threads: int, genotype: Genotype, report:
 class Judge:
     """Answers workers, wherever they are, whether a child is given up after an epoch.
 
-    A connection a question, each with the key of this search, and nothing but JSON on it.
+    A connection is a line of JSON there and one back. The question has the search's key, so that no stranger's is taken
+    for a child's.
 
     Args:
         decide: From a child's number, an epoch and its accuracy to whether the child is given up. Called from threads.
@@ -222,42 +230,46 @@ class Judge:
     """
 
     def __init__(self, decide: Callable[[int, int, float], bool], host: str) -> None:
-        self._decide, self._key = decide, os.urandom(32)
         self.fault: Optional[Exception] = None  # of `decide`; the children then go on
-        self._listener = Listener((host, 0), authkey=self._key, backlog=64)
-        threading.Thread(target=self._listen, daemon=True).start()
+        key = secrets.token_hex()
+
+        class Handler(StreamRequestHandler):
+            timeout = PATIENCE
+
+            def handle(handler) -> None:
+                try:
+                    question = json.loads(handler.rfile.readline(1000))
+                    if secrets.compare_digest(question.pop('key'), key):
+                        handler.wfile.write(json.dumps(self._answer(decide, question)).encode() + b'\n')
+                except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                    pass  # a worker that was killed while it asked, or a stranger
+
+        self._key = key
+        self._server = ThreadingTCPServer((host, 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def report(self, number: int) -> Report:
         """What a worker calls after an epoch of child `number`."""
-        return _Question(self._listener.address, self._key, number)
+        return partial(_ask_judge, self._server.server_address, self._key, number)
 
     def close(self) -> None:
-        self._listener.close()
+        self._server.shutdown()
+        self._server.server_close()
 
-    def _listen(self) -> None:
-        while True:
-            try:
-                with self._listener.accept() as connection:
-                    connection.send_bytes(json.dumps(self._answer(connection.recv_bytes())).encode())
-            except (EOFError, ConnectionError, multiprocessing.AuthenticationError):
-                continue  # a worker that was killed while it asked, or a stranger
-            except OSError:
-                return  # closed
-
-
-    def _answer(self, question: bytes) -> bool:
+    def _answer(self, decide: Callable[[int, int, float], bool], question: Dict[str, Any]) -> bool:
         try:
-            return bool(self._decide(*json.loads(question)))  # Optuna's may be NumPy's
+            return bool(decide(**question))  # Optuna's may be NumPy's
         except Exception as error:  # such as a full disk
             self.fault = error
             return False
 
 
-class _Question:
-    def __init__(self, address: Tuple[str, int], key: bytes, number: int) -> None:
-        self.address, self.key, self.number = address, key, number
-
-    def __call__(self, epoch: int, accuracy: float) -> bool:
-        with Client(self.address, authkey=self.key) as connection:
-            connection.send_bytes(json.dumps([self.number, epoch, accuracy]).encode())
-            return json.loads(connection.recv_bytes())
+def _ask_judge(address: Tuple[str, int], key: str, number: int, epoch: int, accuracy: float) -> bool:
+    try:
+        with socket.create_connection(address, timeout=PATIENCE) as connection, connection.makefile('rw') as stream:
+            stream.write(json.dumps(dict(key=key, number=number, epoch=epoch, accuracy=accuracy)) + '\n')
+            stream.flush()
+            return bool(json.loads(stream.readline() or 'false'))
+    except OSError:
+        return False  # what cannot be asked goes on

@@ -34,9 +34,9 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def search(folder, make, cluster, trials, **options):
+def search(folder, make, cluster, trials, retries=3, **options):
     study = open_study(folder, 'test', settings={}, sampler=lambda trials: PPOSampler(SPACE, 'fast', 0), **options)
-    workers = RayWorkers(make, cluster.address)
+    workers = RayWorkers(make, cluster.address, retries=retries)
     assert workers.size == sum(node['Resources'].get('CPU', 0) for node in ray.nodes() if node['Alive'])
     Search(study, SPACE, workers).run(trials)
     return study
@@ -73,11 +73,11 @@ def test_a_node_is_lost_while_children_train(cluster, tmp_path):
 def test_what_becomes_of_children(cluster, tmp_path):
     """Failures, deaths of processes and pruning are as with local workers."""
     make = Noted(tmp_path / 'log', fails='0123', dies='45')
-    study = search(tmp_path, make, cluster, 24)
+    study = search(tmp_path, make, cluster, 24, retries=0)
     reasons = {trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs}
     assert 'was not good' in reasons
     lost = reasons - {'was not good'}
-    assert lost and all(reason.startswith('its worker was lost again and again') for reason in lost)
+    assert lost and all(reason.startswith('its worker was lost') for reason in lost)
     make = Noted(tmp_path / 'log2', epochs=3)
     (tmp_path / 'pruned').mkdir()
     study = search(tmp_path / 'pruned', make, cluster, 12, pruner=optuna.pruners.MedianPruner(n_startup_trials=3))

@@ -170,7 +170,7 @@ class RayWorkers:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None  # a mistake of ours
         except self._ray.exceptions.RayError as error:
-            raise WorkerDied(f'its worker was lost again and again: {str(error).splitlines()[0]}') from None
+            raise WorkerDied(f'its worker was lost, as often as it may be: {str(error).splitlines()[0]}') from None
         if isinstance(found, ChildError):
             raise found
         return found

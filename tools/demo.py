@@ -31,6 +31,7 @@ from nasnet_zoo.validation import evaluate
 
 NETWORK = dict(num_cells=1, stem='cifar', img_size=8, num_classes=10, in_chans=1)
 RECIPE = dict(batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
+FILTERS = 12  # of NASNet-A
 COLUMNS = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 console = Console(highlight=False)
 
@@ -44,8 +45,8 @@ def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
         task = progress.add_task('', total=args.trials, best=0.)
         report = run_search(
             folder, 'digits', trials=args.trials, seed=args.seed, workers=2, resume=(folder / 'search.json').exists(),
-            child=dict(num_cells=1, cell_filters=8, val_share=0.2, recipe=dict(RECIPE, epochs=3, seed=args.seed)),
-            top=2, final_epochs=9, say=lambda line: progress.console.print(f'   {line}'),
+            child=dict(num_cells=1, cell_filters=8, val_share=0.2, recipe=dict(RECIPE, epochs=2, seed=args.seed)),
+            top=2, final_epochs=6, say=lambda line: progress.console.print(f'   {line}'),
             on_progress=lambda now: progress.update(task, completed=now.finished, best=now.best or 0.))
     console.print(f'   {folder / "report.html"} has it all')
     return load_genotype(folder / 'cell.json'), report
@@ -78,8 +79,8 @@ def trained(genotype: Genotype, cell_filters: int, args: argparse.Namespace) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for what is made (demo)')
-    parser.add_argument('--trials', type=int, default=20, help='children of the search')
-    parser.add_argument('--epochs', type=int, default=12, help='of the networks')
+    parser.add_argument('--trials', type=int, default=16, help='children of the search')
+    parser.add_argument('--epochs', type=int, default=10, help='of the networks')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -91,9 +92,9 @@ def main() -> None:
 
     rival = load_genotype('nasnet_a')
     console.print(f'[bold]2. Compile and train[/] the winner and NASNet-A for {args.epochs} epochs')
-    size = describe(rival, cell_filters=16, **NETWORK)['params']
+    size = describe(rival, cell_filters=FILTERS, **NETWORK)['params']
     model, ours = trained(cell, filters_for(cell, size), args)
-    _, theirs = trained(rival, 16, args)
+    _, theirs = trained(rival, FILTERS, args)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, files['model.safetensors'])
 
     console.print('[bold]3. Export[/] the winner to ONNX')
@@ -128,8 +129,8 @@ def main() -> None:
             "the winner's cells", 'its weights', 'its network for ONNX Runtime', 'these figures'))):
         table.add_row(str(file), what)
     console.print(table)
-    if ours['accuracy'] < 0.95 or onnx_accuracy < 0.95 or difference > 1e-4:
-        raise SystemExit('The winner did not reach 95 % or ONNX Runtime differs from PyTorch: something is broken.')
+    if ours['accuracy'] < 0.9 or onnx_accuracy < 0.9 or difference > 1e-4:
+        raise SystemExit('The winner did not reach 90 % or ONNX Runtime differs from PyTorch: something is broken.')
 
 
 if __name__ == '__main__':

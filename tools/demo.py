@@ -1,7 +1,7 @@
 """From a search to classified images, on scikit-learn's digits: python tools/demo.py [--out DIR]
 
 Searches for a cell, compiles the winner and NASNet-A to networks of the same size, trains both alike, writes the
-winner's as ONNX, classifies the digits held out in ONNX Runtime and compares with PyTorch. A few minutes on two cores.
+winner's as ONNX, classifies the digits held out in ONNX Runtime and compares with PyTorch. Two minutes on two cores.
 """
 import argparse
 import json

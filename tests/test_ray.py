@@ -44,7 +44,7 @@ def search(folder, make, cluster, trials, retries=3, **options):
 
 def test_a_node_is_lost_while_children_train(cluster, tmp_path):
     """Every child is finished once, and the study is what its log says."""
-    make = Noted(tmp_path / 'log', seconds=1.)
+    make = Noted(tmp_path / 'log', seconds=3.)  # longer than it takes to kill a node
 
     def lose():
         while len({node for _, node in make.begun()}) < 2:
@@ -80,7 +80,7 @@ def test_what_becomes_of_children(cluster, tmp_path):
     assert lost and all(reason.startswith('its worker was lost') for reason in lost)
     make = Noted(tmp_path / 'log2', epochs=3)
     (tmp_path / 'pruned').mkdir()
-    study = search(tmp_path / 'pruned', make, cluster, 12, pruner=optuna.pruners.MedianPruner(n_startup_trials=3))
+    study = search(tmp_path / 'pruned', make, cluster, 30, pruner=optuna.pruners.MedianPruner(n_startup_trials=3))
     states = {trial.state for trial in study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
     make = Noted(tmp_path / 'log3', faults='0123456789abcdef')

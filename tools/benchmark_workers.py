@@ -1,4 +1,4 @@
-"""What a search costs beside its children: python tools/benchmark_workers.py [--ray] [--json FILE]
+"""What a search costs beside its children: python tools/benchmark_workers.py [--ray ADDRESS] [--json FILE]
 
 local: which share of the time two workers are busy with children that take half a second.
 ray: how many children that take no time a cluster is given in a second, 64 at a time.
@@ -10,6 +10,7 @@ import os
 import platform
 import tempfile
 import time
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -25,7 +26,7 @@ from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.folder import SAMPLERS
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.space import nasnet_space
-from nasnet_zoo.search.study import open_study, written_together
+from nasnet_zoo.search.study import open_study
 from nasnet_zoo.search.workers import LocalWorkers, RayWorkers
 
 
@@ -36,58 +37,57 @@ def sleeper(seconds: float) -> Any:
     return evaluate
 
 
-def search(workers: Any, sampler: str, children: int) -> List[Tuple[float, int]]:
-    """When each child was told, in seconds, after those with which the workers warm up."""
-    space, times = nasnet_space(), []
-    with tempfile.TemporaryDirectory() as folder:
-        study = open_study(Path(folder), 'benchmark', settings={},
-                           sampler=lambda n: SAMPLERS[sampler](space, 0, 'fast', n, None))
-        first = 2 * workers.size
-        Search(study, space, workers).run(
-            first + children, lambda now: times.append((time.perf_counter(), now.finished)))
+class Inline:
+    """A worker that is the search's own process."""
+    size = 1
+
+    def submit(self, genotype: Genotype, report: Any) -> Future:
+        future: Future = Future()
+        future.set_result(sleeper(0.)(genotype, report))
+        return future
+
+    def result(self, future: Future) -> Evaluation:
+        return future.result()
+
+    def close(self) -> None:
+        pass
+
+
+def opened(folder: str, args: argparse.Namespace) -> optuna.Study:
+    return open_study(Path(folder), 'benchmark', settings={}, sampler=lambda trials: SAMPLERS[args.sampler](
+        nasnet_space(), 0, args.preset, trials, None))
+
+
+def search(folder: str, workers: Any, children: int, args: argparse.Namespace) -> List[Tuple[float, int]]:
+    """When children were told, in seconds, and how many by then, after those with which the workers warm up."""
+    times, first = [], 2 * workers.size
+    Search(opened(folder, args), nasnet_space(), workers).run(
+        first + children, lambda now: times.append((time.perf_counter(), now.finished)))
     return [(when, count) for when, count in times if count >= first]
 
 
-def local(args: argparse.Namespace) -> Dict[str, float]:
-    times = search(LocalWorkers(partial(sleeper, args.seconds), 2), args.sampler, args.children)
-    (begun, first), (ended, last) = times[0], times[-1]
-    return dict(busy=(last - first) * args.seconds / (2 * (ended - begun)), children=last - first)
-
-
-def on_ray(args: argparse.Namespace) -> Dict[str, float]:
-    times = search(RayWorkers(partial(sleeper, 0.), args.ray, size=64), args.sampler, 10 * args.children)
+def rate(workers: Any, children: int, args: argparse.Namespace) -> Dict[str, float]:
+    """Children that were told in a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        times = search(folder, workers, children, args)
     (begun, first), (ended, last) = times[0], times[-1]
     return dict(children_per_second=(last - first) / (ended - begun), children=last - first)
 
 
-def study(args: argparse.Namespace) -> List[Dict[str, float]]:
+def growth(args: argparse.Namespace) -> List[Dict[str, float]]:
     """Milliseconds of asking and telling a child, by the number of children before it."""
-    space, rows = nasnet_space(), []
+    part = max(1, args.trials // 10)
     with tempfile.TemporaryDirectory() as folder:
-        one = open_study(Path(folder), 'benchmark', settings={}, sampler=lambda n: SAMPLERS[args.sampler](
-            space, 0, args.preset, n, None))
+        times = search(folder, Inline(), args.trials, args)[::part]
+        rows = [dict(children=count, ms=1000 * (when - begun) / (count - before))
+                for (begun, before), (when, count) in zip(times, times[1:])]
         begun = time.perf_counter()
-        for number in range(1, args.trials + 1):
-            with written_together(one):
-                trial = one.ask()
-                digest = space.genotype(space.suggest(trial)).architecture_digest
-                trial.set_user_attr('architecture', digest)
-            with written_together(one):
-                for name in ('params', 'macs', 'seconds'):
-                    trial.set_user_attr(name, 1)
-                one.tell(trial, int(digest[:4], 16) / 65536)
-            if number % max(1, args.trials // 10) == 0:
-                now = time.perf_counter()
-                rows.append(dict(children=number, ms=1000 * (now - begun) / max(1, args.trials // 10)))
-                begun = now
-        size = (Path(folder) / 'study.log').stat().st_size
-        begun = time.perf_counter()
-        again = open_study(Path(folder), 'benchmark', settings={}, sampler=lambda n: SAMPLERS[args.sampler](
-            space, 0, args.preset, n, None))
-        opened = time.perf_counter() - begun
-        space.suggest(again.ask())
-        rows.append(dict(children=args.trials, open_seconds=opened, replay_seconds=time.perf_counter() - begun - opened,
-                         megabytes=size / 1e6))
+        study = opened(folder, args)
+        open_seconds = time.perf_counter() - begun
+        nasnet_space().suggest(study.ask())
+        rows.append(dict(children=args.trials, open_seconds=open_seconds,
+                         replay_seconds=time.perf_counter() - begun - open_seconds,
+                         megabytes=(Path(folder) / 'study.log').stat().st_size / 1e6))
     return rows
 
 
@@ -106,13 +106,14 @@ def main() -> None:
     report: Dict[str, Any] = dict(sampler=args.sampler, cores=os.cpu_count(), machine=platform.machine(),
                                   versions=versions())
     table = Table('part', 'what', title=f'{args.sampler}, {os.cpu_count()} cores', title_justify='left')
-    report['local'] = local(args)
+    report['local'] = rate(LocalWorkers(partial(sleeper, args.seconds), 2), args.children, args)
+    report['local']['busy'] = report['local']['children_per_second'] * args.seconds / 2
     table.add_row('local', f'2 workers, children of {args.seconds:g} s: busy {report["local"]["busy"]:.1%} of the time')
     if args.ray:
-        report['ray'] = on_ray(args)
+        report['ray'] = rate(RayWorkers(partial(sleeper, 0.), args.ray, size=64), 10 * args.children, args)
         table.add_row('ray', f'64 children at a time that take no time: {report["ray"]["children_per_second"]:.0f} a '
                              'second')
-    report['study'] = study(args)
+    report['study'] = growth(args)
     for row in report['study']:
         table.add_row('study', f'up to {row["children"]:,} children: {row["ms"]:.1f} ms a child' if 'ms' in row else
                       f'{row["children"]:,} children: {row["megabytes"]:.0f} MB, opened in {row["open_seconds"]:.1f} '

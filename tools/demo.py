@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save_model
 
 from nasnet_zoo import compile_genotype, draw, load_genotype
 from nasnet_zoo.data import load_digits
@@ -95,7 +95,7 @@ def main() -> None:
     size = describe(rival, cell_filters=FILTERS, **NETWORK)['params']
     model, ours = trained(cell, filters_for(cell, size), args)
     _, theirs = trained(rival, FILTERS, args)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, files['model.safetensors'])
+    save_model(model, str(files['model.safetensors']))
 
     console.print('[bold]3. Export[/] the winner to ONNX')
     test_set = load_digits()[1]

@@ -16,7 +16,16 @@ from ..skeleton import Checked, check
 from ..training import Trainer
 from ..validation import evaluate
 
-__all__ = ['ChildSettings', 'ChildError', 'Pruned', 'Evaluation', 'Evaluator']
+__all__ = ['COSTS', 'Report', 'ChildSettings', 'ChildError', 'Pruned', 'Evaluation', 'Evaluator']
+
+Report = Callable[[int, float], bool]  # from an epoch, from 1, and its accuracy to whether the child is given up
+
+# field of an evaluation: what it is, for people, and in which unit
+COSTS = {
+    'params': ('parameters of a child, thousands', 1e3),
+    'macs': ('mult-adds of a child, millions', 1e6),
+    'latency': ('milliseconds an image', 1.),
+}
 
 _Limit = Annotated[Optional[int], Field(ge=1)]
 
@@ -100,7 +109,7 @@ class Evaluator:
         torch.manual_seed(self.settings.recipe.seed)
         return Trainer(compile_genotype(genotype, **self._args), self.train, self.settings.recipe, self.device)
 
-    def __call__(self, genotype: Genotype, report: Optional[Callable[[int, float], bool]] = None) -> Evaluation:
+    def __call__(self, genotype: Genotype, report: Optional[Report] = None) -> Evaluation:
         """Train a child and validate it.
 
         Args:
@@ -127,7 +136,8 @@ class Evaluator:
                         raise Pruned(f'given up after epoch {trainer.epoch}, at {accuracy:.2%}')
             accuracy = evaluate(trainer.result, self.val, device=self.device).top1
             seconds = time.perf_counter() - begun
-            return Evaluation(accuracy, params, macs, seconds, self._latency(trainer.result))
+            latency = self._latency(trainer.result) if self.settings.latency else None
+            return Evaluation(accuracy, params, macs, seconds, latency)
         except (ValueError, FloatingPointError) as error:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
@@ -138,12 +148,11 @@ class Evaluator:
     def costs(self, genotype: Genotype) -> Dict[str, float]:
         """What a child costs, by the names of an evaluation: parameters, mult-adds and, if it is asked for, latency."""
         cost = describe(genotype, **self._args)
-        return dict(params=cost['params'], macs=cost['macs'], latency=self._latency(self.trainer(genotype).result))
+        latency = self._latency(self.trainer(genotype).result) if self.settings.latency else None
+        return dict(params=cost['params'], macs=cost['macs'], latency=latency)
 
-    def _latency(self, model: nn.Module) -> Optional[float]:
+    def _latency(self, model: nn.Module) -> float:
         """Median of twenty images one by one, after as many to warm up; what else the machine does shows in it."""
-        if not self.settings.latency:
-            return None
         image, times = self.val.normalized(self.val.images[:1]), []
         model.eval()
         with torch.inference_mode():

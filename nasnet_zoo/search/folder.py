@@ -24,7 +24,7 @@ from ..data import ImageSet, data_name, load_data
 from ..files import written_whole
 from ..loader import load_genotype
 from ..runs import changes, versions
-from .evaluator import ChildError, ChildSettings, Evaluator
+from .evaluator import COSTS, ChildError, ChildSettings, Evaluator
 from .loop import Progress, Search
 from .ppo import PRESETS
 from .sampler import EvolutionSampler, PPOSampler
@@ -32,7 +32,7 @@ from .space import SPACES, Space
 from .study import SearchError, finished_children, open_study, reach
 from .workers import LocalWorkers, RayWorkers, connect
 
-__all__ = ['SAMPLERS', 'COSTS', 'PRUNERS', 'reward', 'run_search', 'search_status']
+__all__ = ['SAMPLERS', 'PRUNERS', 'reward', 'run_search', 'search_status']
 
 Reward = Optional[Callable[[FrozenTrial], float]]
 
@@ -45,7 +45,6 @@ SAMPLERS: Dict[str, Callable[[Space, int, str, int, Reward], optuna.samplers.Bas
     'tpe': lambda space, seed, preset, trials, reward: optuna.samplers.TPESampler(seed=seed + trials),
     'nsga2': lambda space, seed, preset, trials, reward: optuna.samplers.NSGAIISampler(seed=seed + trials),
 }
-COSTS = {'params': 'parameters', 'macs': 'mult-adds', 'latency': 'ms an image'}  # second objectives
 PRUNERS: Dict[str, Callable[[int], optuna.pruners.BasePruner]] = {  # from a child's epochs
     'median': lambda epochs: optuna.pruners.MedianPruner(),
     'halving': lambda epochs: optuna.pruners.SuccessiveHalvingPruner(),
@@ -137,8 +136,8 @@ def run_search(
         final_epochs: How long; three times a child's epochs by default.
         warm_start: A genotype to begin with.
         prune: A name in :data:`PRUNERS`, to give children up early; not with `cost`.
-        cost: A name in :data:`COSTS`, a second objective. The sampler's reward, where it wants a single number, and the
-            choice of the best are by :func:`reward`.
+        cost: A name in :data:`~nasnet_zoo.search.evaluator.COSTS`, a second objective. The sampler's reward, where it
+            wants a single number, and the choice of the best are by :func:`reward`.
         cost_target: Its `target`; by default the cost of NASNet-A as a child.
         baseline: Folder of another search, such as random's, to show in the report.
         storage: Optuna's URL of a storage to use instead of ``study.log``.
@@ -151,13 +150,8 @@ def run_search(
     Raises:
         SearchError: For a folder that holds another search, or none to resume.
     """
-    if sampler not in SAMPLERS:
-        raise SearchError(f'sampler: there is no {sampler!r}; known: {", ".join(SAMPLERS)}')
-    if space not in SPACES:
-        raise SearchError(f'space: there is no {space!r}; known: {", ".join(SPACES)}')
-    if preset not in PRESETS:
-        raise SearchError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
-    for option, name, table in (('prune', prune, PRUNERS), ('objective', cost, COSTS)):
+    for option, name, table in (('sampler', sampler, SAMPLERS), ('space', space, SPACES), ('preset', preset, PRESETS),
+                                ('prune', prune, PRUNERS), ('objective', cost, COSTS)):
         if name is not None and name not in table:
             raise SearchError(f'{option}: there is no {name!r}; known: {", ".join(table)}')
     if prune and cost:
@@ -194,7 +188,9 @@ def run_search(
     workforce = hire(settings, workers)  # a cluster without room says so now
     if storage is not None:
         reach(storage)
-    with _alone(out, resume):
+    if resume and not (out / 'search.json').exists():
+        raise SearchError(f'{out}: there is no search to resume')
+    with _alone(out):
         name = _begin_or_resume(out, asked, resume)
         study = open_study(
             out, name, storage, lambda trials: SAMPLERS[sampler](children, seed, preset, trials, cost and (
@@ -229,10 +225,8 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
 
 
 @contextmanager
-def _alone(out: Path, exists: bool) -> Iterator[None]:
+def _alone(out: Path) -> Iterator[None]:
     """Two processes at one search would take each other's trials for those of a killed one."""
-    if exists and not (out / 'search.json').exists():
-        raise SearchError(f'{out}: there is no search to resume')
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / '.lock', timeout=0):
@@ -281,8 +275,7 @@ def _begin_or_resume(out: Path, asked: Dict[str, Any], resume: bool) -> str:
 
 def _train_again(
         out: Path, study: optuna.Study, space: Space, best: List[Dict[str, Any]],
-        workers: Union[LocalWorkers, RayWorkers], epochs: int,
-        say: Callable[[str], None],
+        workers: Union[LocalWorkers, RayWorkers], epochs: int, say: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
     """The best children after a longer training; what finals.json has is not trained again."""
     path = out / 'finals.json'

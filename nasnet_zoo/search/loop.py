@@ -25,7 +25,6 @@ class Progress(NamedTuple):
     Attributes:
         finished, trials: Children that were trained or failed, and how many are wanted.
         failed: Of them, those that gave no accuracy.
-        pruned: Of them, those that were given up early.
         best: The highest value so far; None before the first.
         per_hour: Children an hour, in this process.
         failures: The last reasons.
@@ -33,7 +32,6 @@ class Progress(NamedTuple):
     finished: int
     trials: int
     failed: int
-    pruned: int
     best: Optional[float]
     per_hour: float
     failures: Sequence[str]
@@ -59,7 +57,6 @@ class Search:
         self._begun: Dict[int, optuna.Trial] = {}  # those first ones, by number
         self._best: Optional[float] = None
         self._reasons: List[str] = []  # of children that failed
-        self._pruned = 0
         self._deaths = 0  # of workers, one after the other
         with written_together(study):
             self._requeue()
@@ -184,12 +181,10 @@ class Search:
         self._known[told.user_attrs['architecture']] = told
         if told.state == TrialState.COMPLETE:
             self._best = told.values[0] if self._best is None else max(self._best, told.values[0])
-        elif told.state == TrialState.PRUNED:
-            self._pruned += 1
-        else:
+        elif told.state == TrialState.FAIL:
             self._reasons.append(told.user_attrs['reason'])
 
     def _progress(self, trials: int, before: int, seconds: float) -> Progress:
         done = len(self._known)
-        return Progress(done, trials, len(self._reasons), self._pruned, self._best, 3600 * (done - before) / seconds,
+        return Progress(done, trials, len(self._reasons), self._best, 3600 * (done - before) / seconds,
                         self._reasons[-3:])

@@ -12,6 +12,7 @@ import optuna
 from ..drawing import draw
 from ..files import written_whole
 from ..genotype import Genotype
+from .evaluator import COSTS
 from .space import Space
 from .study import finished_children
 
@@ -114,13 +115,9 @@ def _over_time(children: Sequence[Dict[str, Any]], others: Optional[Sequence[Dic
     return _svg(figure)
 
 
-_UNITS = {'macs': ('mult-adds of a child, millions', 1e6), 'params': ('parameters of a child, thousands', 1e3),
-          'latency': ('milliseconds an image', 1.)}
-
-
 def _costs(children: Sequence[Dict[str, Any]], cost: str) -> str:
     figure, axes = _figure()
-    label, unit = _UNITS[cost]
+    label, unit = COSTS[cost]
     points = [(child[cost] / unit, 100 * child['value']) for child in children]
     axes.plot(*zip(*points), '.', color='tab:gray')
     axes.plot(*zip(*(points[i] for i in pareto_front(points))), 'o-', label='no other is both cheaper and better')

@@ -2,7 +2,7 @@
 import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
 
 import optuna
 from optuna.storages import JournalStorage
@@ -107,7 +107,7 @@ def open_study(
     except KeyError:
         raise SearchError(f'{folder}: there is no search here') from None
     except Exception as error:  # SQLAlchemy, Redis and JSON have their own
-        raise SearchError(f'{storage or path}: cannot be used as a storage: {str(error).splitlines()[0]}') from None
+        raise _unusable(storage or path, error) from None
     known = study.user_attrs.get('settings')
     if known is None and not study.get_trials(deepcopy=False):
         study.set_user_attr('settings', settings)
@@ -126,7 +126,11 @@ def reach(storage: str) -> None:
     try:
         optuna.storages.get_storage(storage)
     except Exception as error:  # SQLAlchemy and Redis have their own
-        raise SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}') from None
+        raise _unusable(storage, error) from None
+
+
+def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
+    return SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}')
 
 
 def _cut_off_half_line(path: Path) -> None:

@@ -13,12 +13,11 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..genotype import Genotype
-from .evaluator import ChildError, Evaluation
+from .evaluator import ChildError, Evaluation, Report
 from .study import SearchError
 
 __all__ = ['WorkerDied', 'LocalWorkers', 'RayWorkers', 'Judge']
 
-Report = Callable[[int, float], bool]  # from an epoch and its accuracy to whether the child is given up
 Evaluate = Callable[[Genotype, Optional[Report]], Evaluation]
 
 PATIENCE = 60.  # seconds that a worker waits for the answer, and the other way round
@@ -146,14 +145,14 @@ class RayWorkers:
         self.size = size or fits
         self.host = self._ray.util.get_node_ip_address()
         self._threads = max(1, int(cpus))
-        self._make, self._key = self._ray.put(make), uuid.uuid4().hex
+        self._make, self._key = make, uuid.uuid4().hex
         self._task = self._ray.remote(
             num_cpus=cpus, num_gpus=gpus, max_retries=retries, scheduling_strategy='SPREAD', max_calls=0)(_work_on_ray)
         self._busy: Dict[Future, Any] = {}
 
     def submit(self, genotype: Genotype, report: Optional[Report] = None) -> Future:
         """Have a child evaluated, as soon as there is room."""
-        reference = self._task.remote(self._key, [self._make], self._threads, genotype, report)
+        reference = self._task.remote(self._key, self._make, self._threads, genotype, report)
         future = reference.future()
         self._busy[future] = reference
         return future
@@ -206,11 +205,12 @@ def connect(address: str) -> Any:
 _key: Optional[str] = None  # of the search that this process of Ray's has its evaluator for
 
 
-def _work_on_ray(key: str, make: list, threads: int, genotype: Genotype, report: Optional[Report]) -> Any:
+def _work_on_ray(
+        key: str, make: Callable[[], Evaluate], threads: int, genotype: Genotype, report: Optional[Report],
+) -> Any:
     global _key
     if key != _key:
-        import ray
-        _prepare(ray.get(make[0]), threads)
+        _prepare(make, threads)
         _key = key
     try:
         return _work(genotype, report)

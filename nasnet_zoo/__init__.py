@@ -9,7 +9,8 @@ from .skeleton import Skeleton
 
 __version__ = '0.1.0'
 _LAZY = {
-    'load_foreign_weights': '.checkpoints', 'draw': '.drawing', 'export_onnx': '.export', 'Classifier': '.runtime'}
+    'load_foreign_weights': '.checkpoints', 'draw': '.drawing', 'export_onnx': '.export', 'Classifier': '.runtime',
+    'optimize_for_inference': '.inference'}
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'NASNet', 'Skeleton', 'compile_genotype', 'list_genotypes',
            'load_genotype', *_LAZY]
 

@@ -1,0 +1,232 @@
+"""A trained network as a graph of plain operations, for rewriting.
+
+The graph is its last node: a node holds its inputs. Nothing in it changes once made; a rewrite makes new nodes.
+graph_torch.py runs it in PyTorch, graph_onnx.py writes it as ONNX.
+"""
+import operator
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Tuple
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from torch import fx, nn
+from torch.nn import functional as F
+
+from . import ops
+from .network import NASNet
+
+__all__ = ['Node', 'Rule', 'lower', 'ordered', 'rewrite', 'window', 'NO_PADDING', 'SAME']
+
+SAME = 'same'  # padding that depends on the input's size, as TensorFlow's
+NO_PADDING = (0, 0, 0, 0)
+
+
+@dataclass(eq=False, frozen=True)
+class Node:
+    """An operation, of which there are these, by :attr:`op`; features are [B, C, H, W].
+
+    input (attrs ``channels``); relu; add; concat (in depth); flatten (all but the batch);
+    conv (params ``weight``, ``bias``; attrs ``stride``, ``dilation``, ``groups``, ``padding``);
+    pointwise (``weight`` [out, in], ``bias``), a 1x1 convolution as a product of matrices;
+    affine (``scale`` and ``shift`` of each channel, or one for all);
+    avg_pool and max_pool (``kernel``, ``stride``, ``padding``, which neither sees);
+    pad (``value``, ``padding``; with SAME also ``kernel`` and ``stride``);
+    group_norm (``weight``, ``bias``; ``groups``, ``eps``), of layer norm and instance norm;
+    global_pool (``kind``: avg or max), to [B, C, 1, 1]; linear (``weight``, ``bias``);
+    check_size (``size``), which passes images of one height and width on.
+
+    ``padding`` is of top, left, bottom and right, or SAME.
+    """
+    op: str
+    inputs: Tuple['Node', ...] = ()
+    params: Dict[str, torch.Tensor] = field(default_factory=dict)  # float64
+    attrs: Dict[str, Any] = field(default_factory=dict)
+
+    def but(self, inputs: Tuple['Node', ...] = (), params: Dict[str, torch.Tensor] = {}, **attrs: Any) -> 'Node':  # noqa: B006
+        """The same with other inputs, parameters or attributes."""
+        return Node(self.op, tuple(inputs) or self.inputs, {**self.params, **params}, {**self.attrs, **attrs})
+
+    @property
+    def channels(self) -> int:
+        """Of what it gives."""
+        if 'bias' in self.params:
+            return len(self.params['bias'])
+        if self.op == 'input':
+            return self.attrs['channels']
+        return sum(x.channels for x in (self.inputs if self.op == 'concat' else self.inputs[:1]))
+
+    @property
+    def rank(self) -> int:
+        """Of what it gives: 4, or 2 once flattened."""
+        node = self
+        while node.op not in ('input', 'flatten', 'linear'):
+            node = node.inputs[0]
+        return 4 if node.op == 'input' else 2
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a convolution of one group."""
+        return self.op == 'conv' and self.attrs['groups'] == 1
+
+
+Rule = Callable[[Node], Node]  # a node whose inputs are rewritten, and what takes its place
+
+
+def ordered(output: Node) -> List[Node]:
+    """All nodes that `output` depends on, inputs before their readers, and itself."""
+    order, stack = {}, [(output, False)]
+    while stack:
+        node, inputs_are_done = stack.pop()
+        if node in order:
+            continue
+        if inputs_are_done:
+            order[node] = True
+        else:
+            stack.append((node, True))
+            stack.extend((x, False) for x in reversed(node.inputs))
+    return list(order)
+
+
+def rewrite(output: Node, rule: Rule) -> Node:
+    """The graph with each node replaced by what `rule` makes of it, from the input on."""
+    done: Dict[Node, Node] = {}
+    for node in ordered(output):
+        done[node] = rule(node.but([done[x] for x in node.inputs]) if node.inputs else node)
+    return done[output]
+
+
+def window(node: Node) -> Tuple[Tuple[int, int], Tuple[int, int]]:
+    """Pixels that an operation spans, and its stride."""
+    if node.op == 'conv':
+        kernel = node.params['weight'].shape[2:]
+        return tuple(d * (k - 1) + 1 for d, k in zip(node.attrs['dilation'], kernel)), node.attrs['stride']
+    return node.attrs['kernel'], node.attrs['stride']
+
+
+# --- from modules ---
+
+def _conv(x: Node, m: nn.Conv2d) -> Node:
+    top, left = m.padding
+    attrs = dict(stride=tuple(m.stride), dilation=tuple(m.dilation), groups=m.groups, padding=(top, left, top, left))
+    params = dict(weight=m.weight.detach().double())
+    params['bias'] = params['weight'].new_zeros(len(m.weight)) if m.bias is None else m.bias.detach().double()
+    return Node('conv', (x,), params, attrs)
+
+
+def _conv_same(x: Node, m: ops.Conv2dSame) -> Node:
+    conv = _conv(x, m)
+    if conv.attrs['dilation'] == (1, 1):
+        return conv.but(padding=SAME)
+    span = tuple(d * (k - 1) + 1 for d, k in zip(m.dilation, m.kernel_size))  # ONNX has no SAME with a dilation
+    return conv.but([_pad_same(x, span, conv.attrs['stride'])], padding=NO_PADDING)
+
+
+def _conv_strided(x: Node, m: ops.StridedConv1x1) -> Node:
+    conv = _conv(x, m)
+    if not m.first:
+        return conv
+    # One pixel off is the last pixel of a 2x2 kernel; pixels beyond the border are SAME padding.
+    return conv.but(params=dict(weight=F.pad(conv.params['weight'], (1, 0, 1, 0))), padding=SAME)
+
+
+def _pad_same(x: Node, kernel: Tuple[int, ...], stride: Tuple[int, ...], value: float = 0.) -> Node:
+    return Node('pad', (x,), {}, dict(padding=SAME, kernel=tuple(kernel), stride=tuple(stride), value=value))
+
+
+def _pool(op: str, x: Node, kernel: Any, stride: Any, padding: Any) -> Node:
+    sizes = [tuple(side) if isinstance(side, (tuple, list)) else (side, side) for side in (kernel, stride)]
+    if padding != SAME:
+        padding = (padding,) * 4
+    return Node(op, (x,), {}, dict(kernel=sizes[0], stride=sizes[1], padding=padding))
+
+
+def _avg_pool_same(x: Node, m: ops.AvgPool2dSame) -> Node:
+    if not m.count_include_pad:
+        return _pool('avg_pool', x, m.kernel_size, m.stride, SAME)
+    return _pool('avg_pool', _pad_same(x, m.kernel_size, m.stride), m.kernel_size, m.stride, 0)
+
+
+def _max_pool_same(x: Node, m: ops.MaxPool2dSame) -> Node:
+    if m.outside == float('-inf'):
+        return _pool('max_pool', x, m.kernel_size, m.stride, SAME)
+    return _pool('max_pool', _pad_same(x, m.kernel_size, m.stride, m.outside), m.kernel_size, m.stride, 0)
+
+
+def _batch_norm(x: Node, m: nn.BatchNorm2d) -> Node:
+    scale = m.weight.detach().double() / (m.running_var.double() + m.eps).sqrt()
+    return Node('affine', (x,), dict(scale=scale, shift=m.bias.detach().double() - m.running_mean.double() * scale))
+
+
+def _group_norm(x: Node, m: nn.GroupNorm) -> Node:
+    params = dict(weight=m.weight.detach().double(), bias=m.bias.detach().double())
+    return Node('group_norm', (x,), params, dict(groups=m.num_groups, eps=m.eps))
+
+
+def _global_pool(x: Node, m: SelectAdaptivePool2d) -> Node:
+    kind = m.pool_type.replace('fast', '')  # how it is computed
+    avg, top = (Node('global_pool', (x,), {}, dict(kind=name)) for name in ('avg', 'max'))
+    half = torch.full((1,), 0.5, dtype=torch.float64)
+    pooled = {
+        '': lambda: x, 'avg': lambda: avg, 'max': lambda: top, 'catavgmax': lambda: Node('concat', (avg, top)),
+        'avgmax': lambda: Node('affine', (Node('add', (avg, top)),), dict(scale=half, shift=0. * half)),
+    }[kind]()
+    return pooled if isinstance(m.flatten, nn.Identity) or not kind else Node('flatten', (pooled,))
+
+
+def _linear(x: Node, m: nn.Linear) -> Node:
+    bias = m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias
+    return Node('linear', (x,), dict(weight=m.weight.detach().double(), bias=bias.detach().double()))
+
+
+# type: what a module of it becomes
+_MODULES: Dict[type, Callable[[Node, Any], Node]] = {
+    ops.Conv2d: _conv,
+    nn.Conv2d: _conv,
+    ops.Conv2dSame: _conv_same,
+    ops.StridedConv1x1: _conv_strided,
+    nn.BatchNorm2d: _batch_norm,
+    nn.ReLU: lambda x, m: Node('relu', (x,)),
+    ops.AvgPool2d: lambda x, m: _pool('avg_pool', x, m.kernel_size, m.stride, m.padding),
+    ops.AvgPool2dSame: _avg_pool_same,
+    nn.MaxPool2d: lambda x, m: _pool('max_pool', x, m.kernel_size, m.stride, m.padding),
+    ops.MaxPool2dSame: _max_pool_same,
+    ops.ExampleNorm: _group_norm,
+    SelectAdaptivePool2d: _global_pool,
+    nn.Flatten: lambda x, m: Node('flatten', (x,)),
+    nn.Linear: _linear,
+    nn.Identity: lambda x, m: x,
+    nn.Dropout: lambda x, m: x,
+}
+_FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
+    F.relu: lambda x, **kwargs: Node('relu', (x,)),
+    operator.add: lambda x, y: Node('add', (x, y)),
+    torch.cat: lambda parts, dim: Node('concat', tuple(parts)),
+}
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in _MODULES
+
+
+def lower(model: NASNet) -> Node:
+    """The network's graph from images to what ``model(images)`` returns in evaluation mode.
+
+    Raises:
+        ValueError: For a network in training mode.
+    """
+    if model.training:
+        raise ValueError('model: is in training mode; call model.eval() first')
+    values: Dict[fx.Node, Any] = {}
+    for node in _Tracer().trace(model).nodes:
+        args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)
+        if node.op == 'placeholder':
+            values[node] = Node('input', (), {}, dict(channels=model.in_chans))
+        elif node.op == 'call_module':
+            module = model.get_submodule(node.target)
+            values[node] = _MODULES[type(module)](args[0], module)
+        elif node.op == 'call_function':
+            values[node] = _FUNCTIONS[node.target](*args, **kwargs)
+        elif node.op == 'output':
+            return args[0]
+    raise AssertionError('a trace ends in an output')

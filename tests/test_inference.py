@@ -1,0 +1,129 @@
+"""Rewrites for speed give what the network gives."""
+import copy
+
+import pytest
+import timm
+import torch
+
+import nasnet_zoo
+from nasnet_zoo import compile_genotype, optimize_for_inference
+from nasnet_zoo.graph import lower, ordered
+from nasnet_zoo.graph_torch import to_module
+from nasnet_zoo.inference import PASSES, apply_passes
+
+NAMES = timm.list_models(module='zoo')
+
+
+def trained(model):
+    """With statistics and weights as training leaves them, none of them zero or one."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)):
+            for tensor in module.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def difference(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def small(genotype, **kwargs):
+    torch.manual_seed(0)
+    return trained(compile_genotype(genotype, **{**dict(
+        num_cells=1, cell_filters=6, stem='cifar', num_classes=7), **kwargs}))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_model_of_the_zoo(name):
+    torch.manual_seed(0)
+    args = dict(num_cells=1, cell_filters=8) if name != 'nasnet' else dict(genotype='nasnet_a', num_cells=1)
+    model = trained(timm.create_model(name, **args, num_classes=11))
+    any_size = optimize_for_inference(model)
+    state = copy.deepcopy(model.state_dict())
+    for size in ((64, 64), (65, 71)):
+        x = torch.randn(2, 3, *size)
+        with torch.inference_mode():
+            expected = model(x)
+            assert difference(any_size(x), expected) < 1e-5
+            assert difference(optimize_for_inference(model, size)(x), expected) < 1e-5
+    for name, tensor in model.state_dict().items():  # the original is as it was
+        assert torch.equal(tensor, state[name])
+
+
+@pytest.mark.parametrize('genotype', nasnet_zoo.list_genotypes())
+@pytest.mark.parametrize('name', PASSES)
+def test_each_pass(genotype, name):
+    model = small(genotype).double()  # where only rounding differs, next to nothing does
+    graph = lower(model)
+    for size in ((16, 16), (17, 15)):
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        with torch.inference_mode():
+            expected = model(x)
+            for given in (None, size):
+                alone = apply_passes(graph, 'cpu', given, [name])
+                others = apply_passes(graph, 'cpu', given, [other for other in PASSES if other != name])
+                for rewritten in (alone, others):
+                    assert difference(to_module(rewritten, torch.device('cpu'), torch.float64)(x), expected) < 1e-12
+
+
+@pytest.mark.parametrize('name, op, before, after', [
+    ('fold_norms', 'affine', 64, 0),
+    ('join_reductions', 'conv', 116, 114),
+    ('rectify_parts', 'relu', 47, 81),
+    ('share', 'relu', 47, 42),
+    ('share', 'avg_pool', 11, 10),
+    ('double_late', 'add', 25, 23),
+    ('multiply_pixels', 'pointwise', 0, 61),
+])
+def test_a_pass_finds_what_it_is_for(name, op, before, after):
+    graph = lower(small('nasnet_a'))
+    counts = [sum(node.op == op for node in ordered(g)) for g in (graph, apply_passes(graph, 'cpu', None, [name]))]
+    assert counts == [before, after]
+
+
+def test_features_are_whole_blocks_where_onnx_runtime_runs_them():
+    widths = {node.channels % 16 for node in ordered(apply_passes(lower(small('nasnet_a')), 'onnx', (16, 16)))
+              if node.op in ('conv', 'concat', 'add', 'relu')}
+    assert widths == {0}
+    graph = lower(small('nasnet_c'))  # has layer norms, over all channels
+    assert any(node.op == 'group_norm' and node.attrs['groups'] == 1 for node in ordered(graph))
+    assert {node.channels % 16 for node in ordered(apply_passes(graph, 'onnx', None, ['pad_channels']))} != {0}
+
+
+def test_needs_nothing_of_ours(tmp_path):
+    model = small('nasnet_a')
+    x = torch.randn(2, 3, 16, 16)
+    program = torch.export.export(optimize_for_inference(model, 16), (x,))
+    assert {node.target.namespace for node in program.graph.nodes if node.op == 'call_function'} == {'aten'}
+
+
+def test_what_cannot_be_optimized():
+    model = small('nasnet_a')
+    with pytest.raises(ValueError, match='fold_norm: there are fold_norms, '):
+        optimize_for_inference(model, passes=['fold_norm'])
+    with pytest.raises(ValueError, match='made for images of 16 x 16, not .17, 16.'):
+        optimize_for_inference(model, 16)(torch.randn(1, 3, 17, 16))
+    with pytest.raises(ValueError, match='training mode'):
+        optimize_for_inference(model.train())
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(global_pool='catavgmax'), dict(global_pool='avgmax'), dict(num_classes=0), dict(num_classes=0, global_pool=''),
+    dict(pool_padding='keras'), dict(pool_padding='timm'), dict(stem='imagenet', in_chans=1), dict(drop_rate=0.3)])
+def test_other_heads_and_skeletons(kwargs):
+    model = small('nasnet_a', **kwargs)
+    for size in ((33, 32), (64, 47)):
+        x = torch.randn(2, model.in_chans, *size)
+        with torch.inference_mode():
+            assert difference(optimize_for_inference(model)(x), model(x)) < 1e-5
+            assert difference(optimize_for_inference(model, size)(x), model(x)) < 1e-5
+
+
+def test_a_single_pixel_is_not_normalized():
+    model = small('nasnet_b')  # has instance norms; its last cells see one pixel
+    x = torch.randn(2, 3, 4, 4)
+    with torch.inference_mode():
+        for module in (optimize_for_inference(model), optimize_for_inference(model, 4)):
+            assert difference(module(x), model(x)) < 1e-5

@@ -6,17 +6,17 @@ import sys
 import tempfile
 import typing
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from safetensors import SafetensorError
 
+from . import cli_deploy
+from .console import given, sentences
 from .recipe import CHILDREN, Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
@@ -26,20 +26,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, a
 def main() -> None:
     """Genotypes, and the networks compiled from them."""
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """What is wrong with the input as a sentence, not as a traceback."""
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError, SafetensorError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def _given(**options: Any) -> Dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command()
@@ -58,9 +44,9 @@ def describe(
     from .describe import cell_lines
     from .describe import describe as measure
     from .loader import load_genotype
-    options = _given(
+    options = given(
         num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
-    with _sentences():
+    with sentences():
         report = measure(source, img_size, **options)
         genotype = load_genotype(report['genotype'])
         if draw:
@@ -109,7 +95,7 @@ def _with_recipe(usual: Recipe) -> Callable:
                     recipe['sizes'] = [(int(epoch), int(side)) for epoch, side in pairs]
                 except ValueError:
                     raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
-            command(**options, recipe=_given(**recipe))
+            command(**options, recipe=given(**recipe))
 
         signature = inspect.signature(command)
         parameters = [p for p in signature.parameters.values() if p.name != 'recipe']
@@ -151,7 +137,7 @@ def train(
 ) -> None:
     """Train a network; the recipe's defaults are the paper's for CIFAR. Under torchrun, on many GPUs."""
     from .runs import run_training
-    options = _given(img_size=img_size, num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem)
+    options = given(img_size=img_size, num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem)
     options.update(drop_path_rate=drop_path_rate, aux_head=aux_head)
     if pretrained:
         options['pretrained'] = True
@@ -159,7 +145,7 @@ def train(
         'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
         '{task.fields[images_per_second]:.0f} img/s'), TimeRemainingColumn())
     console = Console(highlight=False, stderr=True, quiet=os.environ.get('RANK', '0') != '0')
-    with _sentences(), Progress(*columns, console=console) as progress:
+    with sentences(), Progress(*columns, console=console) as progress:
         task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
         report = run_training(
             source, options, data, recipe, out, resume=resume, val_share=val_share, data_root=data_root,
@@ -212,7 +198,7 @@ def search(
 
     The recipe is the children's; its seed is the sampler's too.
     """
-    with _sentences():
+    with sentences():
         try:
             import optuna
         except ImportError:
@@ -222,7 +208,7 @@ def search(
         if status:
             _show_children(search_status(out, storage), as_json)
             return
-        child = _given(num_cells=num_cells, cell_filters=cell_filters, val_share=val_share, img_size=img_size,
+        child = given(num_cells=num_cells, cell_filters=cell_filters, val_share=val_share, img_size=img_size,
                        limit_train=limit_train, max_params=max_params, max_macs=max_macs, time_limit=time_limit,
                        recipe=recipe)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn('best {task.fields[best]:.2%}  {task.fields[per_hour]:'
@@ -273,7 +259,7 @@ def validate(
     """Top-1 and top-5 accuracy of a trained model, with a confidence interval."""
     from .validation import validate as measure
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with _sentences(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with sentences(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task('images', total=None)
         result = measure(
             source, data, split, data_root, download, batch_size, device, record,
@@ -305,7 +291,7 @@ def push(
     """Write a model folder and push it to the Hugging Face hub as one commit."""
     from .hub import prepare
     from .hub import push as push_folder
-    with _sentences():
+    with sentences():
         folder = prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
         report = push_folder(folder, repo_id, private, revision, message, dry_run=dry_run)
     if as_json:
@@ -315,6 +301,9 @@ def push(
         print(f'{size:>12,}  {folder / name}')
     print(f'would be pushed to {repo_id}, {report["revision"]}' if dry_run else f'pushed: {report["url"]}')
 
+
+app.command()(cli_deploy.export)
+app.command()(cli_deploy.classify)
 
 if __name__ == '__main__':
     app()

@@ -1,66 +1,252 @@
-"""A trained network as an ONNX file that runs without this package."""
-import json
+"""A trained network as an ONNX file or a PyTorch program that run without this package."""
+import io
 import os
 import warnings
 from pathlib import Path
-from typing import Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from timm.layers import to_2tuple
 
 from .files import written_whole
+from .graph import Node, lower, rewrite
+from .inference import apply_passes, optimize_for_inference
 from .network import NASNet
-from .runtime import CONTRACT
+from .runtime import CONTRACT, Contract
 
-__all__ = ['export_onnx']
+__all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_contract']
+
+# How far logits may be from PyTorch's, as norm of the difference over norm, by what is computed with
+_TOLERANCE = {'float32': 1e-5, 'float16': 2e-2}
+
+
+class ExportError(RuntimeError):
+    """A file that does not compute what the network does; it is not written."""
+
+
+class Exported(NamedTuple):
+    """A file that was written, and how it compares.
+
+    Attributes:
+        path: The file.
+        contract: What its input must be.
+        shapes: Of its input and its output, names for what is not fixed.
+        differences: For ``random`` images and ``pictures``, how far the results are from PyTorch's,
+            ``relative_difference`` (norm of the difference over norm), and for how many of ``count`` images the most
+            likely class is the same, ``same_top1``.
+    """
+    path: Path
+    contract: Contract
+    shapes: Dict[str, Sequence[Union[int, str]]]
+    differences: Dict[str, Dict[str, float]]
+
+
+def make_contract(
+        model: NASNet,
+        class_names: Optional[Sequence[str]] = None,
+        mean: Optional[Sequence[float]] = None,
+        std: Optional[Sequence[float]] = None,
+        img_size: Union[int, Tuple[int, int], None] = None,
+        softmax: bool = False,
+        with_preprocessing: bool = False,
+) -> Contract:
+    """What a file's input must be: what the model's ``pretrained_cfg`` says, but for what is given.
+
+    Args:
+        model: The network.
+        class_names: As many as there are classes; by default the configuration's if they are, or
+            numbers.
+        mean, std: Of the channels, over 0 to 1, that images are normalised by.
+        img_size: Height and width, or a side; the skeleton's by default.
+        softmax: The file gives probabilities.
+        with_preprocessing: The file takes uint8 images, channels last, and normalises them itself.
+
+    Raises:
+        ValueError: For class names or statistics that do not match the network.
+    """
+    cfg = model.pretrained_cfg
+    width = model.num_classes or model.head_hidden_size
+    known = cfg.get('label_names') or ()
+    names = list(class_names or (known if len(known) == width else map(str, range(width))))
+    mean, std = list(mean or cfg['mean']), list(std or cfg['std'])
+    if len(names) != width:
+        raise ValueError(f'class_names: {len(names)} names for {width} classes')
+    if not len(mean) == len(std) == model.in_chans:
+        raise ValueError(f'mean, std: {len(mean)} and {len(std)} numbers for {model.in_chans} channels')
+    return Contract(
+        input_size=[model.in_chans, *(model.skeleton.size if img_size is None else to_2tuple(img_size))],
+        layout='NHWC' if with_preprocessing else 'NCHW', dtype='uint8' if with_preprocessing else 'float32',
+        color_order='L' if model.in_chans == 1 else 'RGB', mean=mean, std=std,
+        interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
+        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits', class_names=names)
 
 
 def export_onnx(
         model: NASNet,
         path: Union[str, os.PathLike],
-        mean: Sequence[float],
-        std: Sequence[float],
-        class_names: Sequence[str],
-        img_size: Union[int, Tuple[int, int], None] = None,
-        opset: int = 18,
-) -> Path:
-    """Write a network as ONNX, checked, with what a caller must know of its input in the file's metadata.
+        contract: Optional[Contract] = None,
+        *,
+        opset: int = 17,
+        batch_size: Optional[int] = 1,
+        dynamic_size: bool = False,
+        half: bool = False,
+        calibration: Optional[np.ndarray] = None,
+        pictures: Optional[np.ndarray] = None,
+        passes: Optional[Collection[str]] = None,
+        metadata: Mapping[str, str] = {},
+) -> Exported:
+    """Write a network, rewritten for speed, as ONNX; what it computes is compared with PyTorch first.
 
-    The graph takes ``image``, float32 [batch, in_chans, H, W] of any batch, and gives ``logits`` [batch, num_classes].
+    The graph has one input, ``image``, and one output, ``logits`` or ``probabilities`` [B, classes].
 
     Args:
         model: In evaluation mode.
         path: The file to write, whole or not at all.
-        mean, std: Of the channels, over 0 to 1, that the input is normalised by.
-        class_names: As many as there are classes.
-        img_size: Height and width, or a side; the skeleton's by default.
-        opset: ONNX's; the file is checked to have it.
+        contract: Of :func:`make_contract`; it goes into the file's metadata.
+        opset: ONNX's.
+        batch_size: Images at a time; None for any number.
+        dynamic_size: Take any height and width, not the contract's alone.
+        half: Compute in float16; input and output are float32.
+        calibration: Quantise to int8, by what these images bring about: uint8 [N, C, H, W] of the contract's size.
+        pictures: Images to compare on, of the same kind; random ones are compared on in any case.
+        passes: Names of the rewrites, by default all for ONNX Runtime.
+        metadata: More for the file's own.
 
     Raises:
-        ValueError: For class names or statistics that do not match the network, for a network in training mode, and for
-            an opset that the exporter cannot keep to.
+        ValueError: For options that do not go together, and a network in training mode.
+        ExportError: Where the file's results are not the network's.
     """
     import onnx
-    if model.training:
-        raise ValueError('model: is in training mode; call model.eval() first')
-    if len(class_names) != model.num_classes:
-        raise ValueError(f'class_names: {len(class_names)} names for {model.num_classes} classes')
-    if not len(mean) == len(std) == model.in_chans:
-        raise ValueError(f'mean, std: {len(mean)} and {len(std)} numbers for {model.in_chans} channels')
-    size = model.skeleton.size if img_size is None else to_2tuple(img_size)
-    image = torch.zeros(2, model.in_chans, *size, device=next(model.parameters()).device)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # the exporter's, about itself
-        program = torch.onnx.export(
-            model, (image,), input_names=['image'], output_names=['logits'], opset_version=opset, dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim('batch', min=1, max=2 ** 16)},), verbose=False)
-    proto = program.model_proto
+
+    from .graph_onnx import OPSETS, to_onnx
+    contract = contract or make_contract(model)
+    if opset not in OPSETS:
+        raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
+    if calibration is not None and (half or dynamic_size):
+        raise ValueError('int8: goes with neither half nor dynamic_size')
+    channels, *size = contract.input_size
+    is_uint8 = contract.dtype == 'uint8'
+    graph = lower(model)
+    if is_uint8:
+        graph = _normalizing(graph, contract)
+    where = 'onnx' if calibration is None else 'int8'
+    graph = apply_passes(graph, where, None if dynamic_size else tuple(size), passes)
+    batch = 'batch' if batch_size is None else batch_size
+    rows_and_columns = ['height', 'width'] if dynamic_size else size
+    shape = [batch, *rows_and_columns, channels] if is_uint8 else [batch, channels, *rows_and_columns]
+    proto = to_onnx(graph, shape, opset, half, is_uint8, contract.output == 'probabilities')
+    if calibration is not None:
+        from .quantization import quantize
+        proto = quantize(proto, [contract.feed(images) for images in batches(calibration, batch_size or 1)])
     written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
     if written != opset:
-        raise ValueError(f"opset: the exporter wrote {written}, not {opset}; the graph's operations need it")
-    contract = dict(input_size=[model.in_chans, *size], mean=list(mean), std=list(std), class_names=list(class_names))
-    onnx.helper.set_model_props(proto, {CONTRACT: json.dumps(contract)})
+        raise ExportError(f'opset: {written} was written, not {opset}')
+    onnx.helper.set_model_props(proto, {CONTRACT: contract.to_json(), **metadata})
     onnx.checker.check_model(proto, full_check=True)
+
+    session = _session(proto)
+    sizes = [tuple(size), (size[0] + 1, size[1] + 1), (size[0], size[1] + 3)] if dynamic_size else [tuple(size)]
+    differences = _differences(model, contract, lambda images: session.run(None, {'image': images})[0], sizes,
+                               batch_size, pictures)
+    if calibration is None:
+        _refuse_if_apart(path, differences, _TOLERANCE['float16' if half else 'float32'])
     with written_whole(path) as part:
         onnx.save(proto, part)
-    return Path(path)
+    shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+              for value in (*proto.graph.input, *proto.graph.output)}
+    return Exported(Path(path), contract, shapes, differences)
+
+
+def export_pt2(
+        model: NASNet,
+        path: Union[str, os.PathLike],
+        contract: Optional[Contract] = None,
+        *,
+        batch_size: Optional[int] = 1,
+        dynamic_size: bool = False,
+        pictures: Optional[np.ndarray] = None,
+        passes: Optional[Collection[str]] = None,
+) -> Exported:
+    """Write a network, rewritten for speed, as a program of ``torch.export``, which plain PyTorch loads and runs:
+    ``torch.export.load('model.pt2').module()(images)``, images normalised as the contract says.
+
+    Args are those of :func:`export_onnx`; the contract is an extra file of the program, named as in ONNX.
+    """
+    contract = contract or make_contract(model)
+    if contract.dtype == 'uint8' or contract.output == 'probabilities':
+        raise ValueError('pt2: such a program takes normalised images and gives logits; a caller has PyTorch for more')
+    channels, *size = contract.input_size
+    module = optimize_for_inference(model, None if dynamic_size else tuple(size), passes)
+    device = next(model.parameters()).device
+    images = torch.zeros(batch_size or 2, channels, *size, device=device)
+    open_axes = ([] if batch_size else [0]) + ([2, 3] if dynamic_size else [])
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the exporter's, about itself
+        program = torch.export.export(
+            module, (images,), dynamic_shapes=(dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC),))
+        torch.export.save(program, file, extra_files={CONTRACT: contract.to_json()})
+        file.seek(0)
+        loaded = torch.export.load(file).module()
+    sizes = [tuple(size), (size[0] + 1, size[1] + 3)] if dynamic_size else [tuple(size)]
+    differences = _differences(model, contract, lambda images: loaded(
+        torch.from_numpy(images).to(device)).detach().cpu().numpy(), sizes, batch_size, pictures)
+    _refuse_if_apart(path, differences, _TOLERANCE['float32'])
+    with written_whole(path) as part:
+        part.write_bytes(file.getvalue())
+    shape = ['batch' if batch_size is None else batch_size, channels, *(['height', 'width'] if dynamic_size else size)]
+    return Exported(Path(path), contract, dict(image=shape, logits=[shape[0], len(contract.class_names)]), differences)
+
+
+def _normalizing(graph: Node, contract: Contract) -> Node:
+    """The graph with images of 0 to 255 as its input."""
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (contract.mean, contract.std))
+    params = dict(scale=1 / (255 * std), shift=-mean / std)
+    return rewrite(graph, lambda node: Node('affine', (node,), params) if node.op == 'input' else node)
+
+
+def _session(proto: Any) -> Any:
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+def batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:
+    """All images in whole batches, the last filled up from the beginning."""
+    filled = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
+    return list(filled.reshape(-1, batch_size, *images.shape[1:]))
+
+
+def _differences(
+        model: NASNet, contract: Contract, run: Callable[[np.ndarray], np.ndarray], sizes: Sequence[Tuple[int, int]],
+        batch_size: Optional[int], pictures: Optional[np.ndarray],
+) -> Dict[str, Dict[str, float]]:
+    """Of `run` from the model, on random images of all sizes and on pictures."""
+    generator = np.random.default_rng(0)
+    channels = contract.input_size[0]
+    kinds = {'random': [generator.integers(0, 256, (batch_size or 2, channels, *size), np.uint8) for size in sizes]}
+    if pictures is not None:
+        kinds['pictures'] = batches(pictures, batch_size or 8)
+    device = next(model.parameters()).device
+    report = {}
+    for kind, groups in kinds.items():
+        got, expected = [], []
+        for images in groups:
+            got.append(run(contract.feed(images)))
+            with torch.no_grad():
+                result = model(torch.from_numpy(contract.normalized(images)).to(device))
+            expected.append((result.softmax(1) if contract.output == 'probabilities' else result).cpu().numpy())
+        got, expected = np.concatenate(got), np.concatenate(expected)
+        report[kind] = dict(
+            relative_difference=float(np.linalg.norm(got - expected) / np.linalg.norm(expected)),
+            same_top1=int((got.argmax(1) == expected.argmax(1)).sum()), count=len(got))
+    return report
+
+
+def _refuse_if_apart(path: Any, differences: Dict[str, Dict[str, float]], tolerance: float) -> None:
+    for kind, found in differences.items():
+        if not found['relative_difference'] <= tolerance:
+            raise ExportError(f"{path}: on {kind} images its results are {found['relative_difference']:.1e} from the "
+                              f"network's, more than {tolerance}; it is not written")

@@ -28,7 +28,7 @@ class Node:
     input (attrs ``channels``); relu; add; concat (in depth); flatten (all but the batch);
     conv (params ``weight``, ``bias``; attrs ``stride``, ``dilation``, ``groups``, ``padding``);
     pointwise (``weight`` [out, in], ``bias``), a 1x1 convolution as a product of matrices;
-    affine (``scale`` and ``shift`` of each channel, or one for all);
+    affine (``scale`` and ``shift`` of each channel, or one for all); scale_pixels (``factor`` [H, W]);
     avg_pool and max_pool (``kernel``, ``stride``, ``padding``, which neither sees);
     pad (``value``, ``padding``; with SAME also ``kernel`` and ``stride``);
     group_norm (``weight``, ``bias``; ``groups``, ``eps``), of layer norm and instance norm;

@@ -146,6 +146,7 @@ _OPERATORS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
     'affine': _affine,
     'group_norm': _group_norm,
     'linear': _linear,
+    'scale_pixels': lambda writer, node, inputs: writer.add('Mul', [*inputs, writer.tensor(node.params['factor'])]),
     'relu': lambda writer, node, inputs: writer.add('Relu', inputs),
     'add': lambda writer, node, inputs: writer.add('Add', inputs),
     'concat': lambda writer, node, inputs: writer.add('Concat', inputs, axis=1),

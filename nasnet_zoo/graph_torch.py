@@ -120,6 +120,7 @@ _CALLS: Dict[str, Callable[[_Call], fx.Node]] = {
     'conv': _conv,
     'pointwise': lambda call: call(pointwise, call.inputs[0], call.tensors['weight'], call.tensors['bias']),
     'affine': lambda call: call(affine, call.inputs[0], call.tensors['scale'], call.tensors['shift']),
+    'scale_pixels': lambda call: call(torch.mul, call.inputs[0], call.tensors['factor']),
     'relu': lambda call: call(torch.relu_ if call.may_overwrite else torch.relu, call.inputs[0]),
     'add': lambda call: call(torch.add, *call.inputs),
     'concat': lambda call: call(torch.cat, call.inputs, 1),

@@ -211,13 +211,11 @@ def prepare(
         if record:
             record_accuracy(source / WEIGHTS, record)
     folder = Path(source)
-    config = _read_config(folder)
+    _read_config(folder)
     if onnx:
         from .export import export_onnx
         model = build(f'local-dir:{folder}', pretrained=True).eval()
-        names = config.get('label_names') or [str(i) for i in range(model.num_classes)]
-        export_onnx(model, folder / 'model.onnx', config['pretrained_cfg']['mean'], config['pretrained_cfg']['std'],
-                    names)
+        export_onnx(model, folder / 'model.onnx')
     write_card(folder, repo_id, license, tags)
     return folder
 

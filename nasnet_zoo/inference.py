@@ -3,6 +3,7 @@
 Each pass is a rule over the graph of graph.py: a node whose inputs are rewritten comes in, and what takes its place
 goes out. docs/performance.md has what each is worth, and what was tried and dropped.
 """
+import math
 from typing import Any, Callable, Collection, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -54,7 +55,7 @@ def apply_passes(graph: Node, where: str, size: Size = None, passes: Optional[Co
 
     Args:
         graph: Made by :func:`nasnet_zoo.graph.lower`.
-        where: 'cpu' or 'cuda' for PyTorch there, 'onnx' for ONNX Runtime.
+        where: 'cpu' or 'cuda' for PyTorch there, 'onnx' for ONNX Runtime, 'int8' for it after quantisation.
         size: Of the images, if it is fixed.
         passes: Names.
     """
@@ -277,6 +278,36 @@ def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return spread
 
 
+def convolve_pools(graph: Node, size: Size) -> Node:
+    """An average pool becomes a depthwise convolution, whose results at the border are divided by fewer pixels.
+
+    ONNX Runtime's average pool of int8 takes several times as long.
+    """
+    if size is None:
+        return graph
+    sizes: Dict[Node, Tuple[int, int]] = {}
+
+    def rule(node: Node) -> Node:
+        before = sizes[node.inputs[0]] if node.inputs else size
+        sizes[node] = _size_after(node, before)
+        if node.op != 'avg_pool' or node.attrs['padding'] == SAME:
+            return node
+        kernel, stride = window(node)
+        top, left, bottom, right = node.attrs['padding']
+        weight = torch.full((node.channels, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
+        conv = Node('conv', node.inputs, dict(weight=weight, bias=0 * weight[:, 0, 0, 0]), dict(
+            stride=stride, dilation=(1, 1), groups=node.channels, padding=node.attrs['padding']))
+        inside = F.pad(torch.ones(1, 1, *before, dtype=torch.float64), (left, right, top, bottom))
+        factor = 1 / F.avg_pool2d(inside, kernel, stride)[0, 0]
+        sizes[conv] = sizes[node]
+        if (factor == 1).all():
+            return conv
+        scaled = Node('scale_pixels', (conv,), dict(factor=factor))
+        sizes[scaled] = sizes[node]
+        return scaled
+    return rewrite(graph, rule)
+
+
 def multiply_pixels(graph: Node, size: Size) -> Node:
     """A 1x1 convolution becomes a product of matrices, which PyTorch has quicker code for on a CPU."""
     def rule(node: Node) -> Node:
@@ -288,19 +319,20 @@ def multiply_pixels(graph: Node, size: Size) -> Node:
 
 
 class Pass(NamedTuple):
-    """A rewrite of a graph, given the images' size, and where it pays: of 'cpu', 'cuda' and 'onnx'."""
+    """A rewrite of a graph, given the images' size, and where it pays: of 'cpu', 'cuda', 'onnx' and 'int8'."""
     apply: Callable[[Node, Size], Node]
-    where: Tuple[str, ...] = ('cpu', 'cuda', 'onnx')
+    where: Tuple[str, ...] = ('cpu', 'cuda', 'onnx', 'int8')
 
 
 PASSES: Dict[str, Pass] = {
     'fold_norms': Pass(fold_norms),
     'align_reductions': Pass(align_reductions, ('onnx',)),
-    'join_reductions': Pass(join_reductions, ('cpu', 'cuda')),
+    'join_reductions': Pass(join_reductions, ('cpu', 'cuda', 'int8')),
     'rectify_parts': Pass(rectify_parts),
     'share': Pass(share),
     'double_late': Pass(double_late),
     'fix_padding': Pass(fix_padding),
-    'pad_channels': Pass(pad_channels, ('onnx',)),
+    'pad_channels': Pass(pad_channels, ('onnx', 'int8')),
+    'convolve_pools': Pass(convolve_pools, ('int8',)),
     'multiply_pixels': Pass(multiply_pixels, ('cpu',)),
 }

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 
 from .files import written_whole
 
-__all__ = ['DataError', 'PictureFolder', 'PictureDataset', 'cache_folder']
+__all__ = ['SUFFIXES', 'DataError', 'PictureFolder', 'PictureDataset', 'as_rgb', 'cache_folder']
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
 _CACHE_FORMAT = 2  # of what `decode` writes
 _SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}
 
@@ -69,7 +69,7 @@ class PictureFolder:
                 raise DataError(f'{self.path}: has no folders {split}/CLASS with pictures')
             empty = [name for name, pictures in classes.items() if not pictures]
             if empty:
-                raise DataError(f'{self.path}: {split}/{empty[0]} has no pictures ({", ".join(_SUFFIXES)}); '
+                raise DataError(f'{self.path}: {split}/{empty[0]} has no pictures ({", ".join(SUFFIXES)}); '
                                 'add some or remove the folder')
         train, test = (set(classes) for classes in splits.values())
         if train != test:
@@ -204,7 +204,7 @@ def _classes(entries: Sequence[Tuple[Path, bool]], words: Sequence[str]) -> Dict
             top = min(tops, key=lambda folder: (len(folder.parts), folder))
             classes = {entry.name: [] for entry, is_dir in entries if is_dir and entry.parent == top}
             for entry, is_dir in entries:
-                if not is_dir and entry.parent.parent == top and entry.suffix.lower() in _SUFFIXES:
+                if not is_dir and entry.parent.parent == top and entry.suffix.lower() in SUFFIXES:
                     classes.setdefault(entry.parent.name, []).append(entry.as_posix())
             return {name: sorted(classes[name]) for name in sorted(classes)}
     return {}

@@ -1,45 +1,304 @@
-"""From an exported ONNX file to labels, with ONNX Runtime alone."""
+"""From an exported ONNX file to labels, with ONNX Runtime."""
+import contextlib
+import io
 import json
 import os
-from typing import List, Union
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from PIL import Image
+from pydantic import Field
+from timm.data import create_transform
 
-__all__ = ['Classifier', 'CONTRACT']
+from .pictures import SUFFIXES, as_rgb
+from .skeleton import Checked, check
+
+__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'read_contract']
 
 CONTRACT = 'nasnet_zoo.preprocessing'  # the key in a file's metadata of what its input must be
+_PROVIDERS = {'tensorrt': 'TensorrtExecutionProvider', 'cuda': 'CUDAExecutionProvider', 'cpu': 'CPUExecutionProvider'}
+_LONGEST = 64  # times as long as wide: what such a picture is resized to takes gigabytes
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Statistics = Annotated[List[float], Field(min_length=1)]
+
+
+class Contract(Checked):
+    """What a file's input must be, and what its output is."""
+    format: Literal[1] = 1
+    input_size: Annotated[List[Side], Field(min_length=3, max_length=3, description='channels, height and width')]
+    layout: Annotated[Literal['NCHW', 'NHWC'], Field(description='the order of the axes')] = 'NCHW'
+    dtype: Annotated[Literal['float32', 'uint8'], Field(description='uint8: the file normalises')] = 'float32'
+    color_order: Literal['RGB', 'BGR', 'L'] = 'RGB'
+    mean: Annotated[Statistics, Field(description='of each channel, over 0 to 1')]
+    std: Statistics
+    interpolation: Literal['nearest', 'bilinear', 'bicubic', 'lanczos'] = 'bicubic'
+    crop_pct: Annotated[float, Field(gt=0, le=1, description='of the resized short side, what is cropped')] = 1.
+    crop_mode: Literal['center', 'squash'] = 'center'
+    output: Literal['logits', 'probabilities'] = 'logits'
+    class_names: Annotated[List[str], Field(min_length=1)]
+
+    def to_json(self) -> str:
+        """With its keys sorted."""
+        return json.dumps(self.model_dump(), sort_keys=True)
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """A picture to uint8 [C, H, W], resized and cropped as timm does for evaluation.
+
+        Raises:
+            ValueError: For one that is far longer than wide.
+        """
+        if max(image.size) > _LONGEST * min(image.size):
+            raise ValueError(f'{image.size[0]} x {image.size[1]} pixels are too long and narrow')
+        image = as_rgb(image)
+        return self._transform(image.convert('L') if self.color_order == 'L' else image).numpy()
+
+    @cached_property
+    def _transform(self) -> Any:
+        return create_transform(
+            tuple(self.input_size), mean=self.mean, std=self.std, interpolation=self.interpolation,
+            crop_pct=self.crop_pct, crop_mode=self.crop_mode, normalize=False)
+
+    def normalized(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 [N, C, H, W], to what a network takes, float32."""
+        mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        return (images.astype(np.float32) / 255 - mean) / std
+
+    def feed(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 [N, C, H, W], to what the file takes."""
+        images = images if self.dtype == 'uint8' else self.normalized(images)
+        if self.color_order == 'BGR':
+            images = images[:, ::-1]
+        return np.ascontiguousarray(images if self.layout == 'NCHW' else images.transpose(0, 2, 3, 1))
+
+
+def read_contract(path: Union[str, os.PathLike], changes: Mapping[str, Any] = {}) -> Contract:
+    """What an ONNX file says that its input must be, but for `changes`, which may be all of it.
+
+    Raises:
+        ValueError: For a file that cannot be read, and where something is missing or wrong.
+    """
+    import onnx
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's
+        raise ValueError(f'{path}: cannot be read: {str(error) or type(error).__name__}') from None
+    return _contract(path, {entry.key: entry.value for entry in proto.metadata_props}, changes)
+
+
+def _contract(path: Any, metadata: Mapping[str, str], changes: Mapping[str, Any] = {}) -> Contract:
+    text = metadata.get(CONTRACT)
+    if text is None and not changes:
+        raise ValueError(f'{path}: has no {CONTRACT} in its metadata, so it is not known how to prepare images; say it '
+                         '(--labels, --img-size, --mean, --std)')
+    try:
+        return check(Contract, {**json.loads(text or '{}'), **changes})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path}: what is known of its input is not as it should be: {error}') from None
+
+
+class Prediction(NamedTuple):
+    """What a picture shows, or why it was refused.
+
+    Attributes:
+        top: The most likely classes' numbers and probabilities, the likeliest first; None for a refused picture.
+    """
+    path: Path
+    top: Optional[List[Tuple[int, float]]]
+    reason: str = ''
 
 
 class Classifier:
-    """An exported network in ONNX Runtime, on the CPU.
+    """A model file in ONNX Runtime, where it runs fastest.
 
     Args:
-        path: A file that ``export_onnx`` wrote.
+        path: A file that ``export_onnx`` wrote, or one from elsewhere with its contract.
+        provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' takes the first of them that works.
+        threads: Of the CPU; ONNX Runtime's choice by default.
+        contract: What the input must be, instead of what the file says.
+
+    Attributes:
+        contract: What the input must be.
+        provider: What it runs on.
+        batch_size: Images at a time that the file takes, None for any number.
 
     Raises:
-        ValueError: For a file that does not say what its input must be.
+        ValueError: For a file that cannot be read, that does not say what its input must be, that has another number of
+            classes than names for them, and for a provider that does not work.
     """
 
-    def __init__(self, path: Union[str, os.PathLike]) -> None:
+    def __init__(
+            self,
+            path: Union[str, os.PathLike],
+            provider: str = 'auto',
+            threads: Optional[int] = None,
+            contract: Optional[Contract] = None,
+    ) -> None:
+        if provider not in ('auto', *_PROVIDERS):
+            raise ValueError(f'provider: {provider!r} is none of auto, {", ".join(_PROVIDERS)}')
+        if not Path(path).is_file():
+            raise ValueError(f'{path}: there is no such file')
+        self.path, self._given = path, contract
+        reasons = []
+        for name in list(_PROVIDERS) if provider == 'auto' else [provider]:
+            try:
+                with _silence() if name != 'cpu' else contextlib.nullcontext():
+                    self._open(name, threads)
+                return
+            except _Unusable as error:
+                reasons.append(f'{name}: {error}')
+        raise ValueError(f'{path}: cannot be run: {"; ".join(reasons)}')
+
+    def _open(self, provider: str, threads: Optional[int]) -> None:
+        """Make a session and try it.
+
+        Raises:
+            _Unusable: Where the provider does not work.
+        """
         import onnxruntime
-        self.session = onnxruntime.InferenceSession(os.fspath(path), providers=['CPUExecutionProvider'])
-        contract = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT)
-        if contract is None:
-            raise ValueError(f'{path}: has no {CONTRACT} in its metadata, so it is not known how to prepare images')
-        contract = json.loads(contract)
-        self.class_names = contract['class_names']
-        self.input_size = tuple(contract['input_size'])
-        self._mean, self._std = (
-            np.array(contract[key], np.float32).reshape(1, -1, 1, 1) for key in ('mean', 'std'))
+        full = _PROVIDERS[provider]
+        if full not in onnxruntime.get_available_providers():
+            raise _Unusable('this ONNX Runtime was built without it')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(os.fspath(self.path), options, providers=[full])
+        except Exception as error:  # ONNX Runtime's have no common kind
+            raise _Unusable(str(error).splitlines()[0]) from None
+        if self.session.get_providers()[0] != full:
+            raise _Unusable('its libraries cannot be loaded')
+        self.provider = provider
+        self.contract = self._given or _contract(self.path, self.session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f'{self.path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is wanted')
+        self._input, self._output = inputs[0].name, outputs[0].name
+        self.batch_size = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
+        try:
+            width = self.logits(np.zeros((1, *self.contract.input_size), np.uint8)).shape[1:]
+        except Exception as error:
+            raise _Unusable(str(error).splitlines()[0]) from None
+        if width != (len(self.class_names),):
+            raise ValueError(f'{self.path}: gives {" x ".join(map(str, width))} numbers an image, and there are '
+                             f'{len(self.class_names)} class names; they must be as many')
+
+    @property
+    def class_names(self) -> List[str]:
+        return self.contract.class_names
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 [N, C, H, W] of the file's input size, to logits, float32 [N, classes]."""
-        if images.dtype != np.uint8 or images.shape[1:] != self.input_size:
-            raise ValueError(f'images: must be uint8 [N, {", ".join(map(str, self.input_size))}], '
+        """Images, uint8 [N, C, H, W] of the contract's size, to what the file gives, float32 [N, classes]."""
+        size = self.contract.input_size
+        if images.dtype != np.uint8 or list(images.shape[1:]) != size:
+            raise ValueError(f'images: must be uint8 [N, {", ".join(map(str, size))}], '
                              f'not {images.dtype} {list(images.shape)}')
-        normalized = (images.astype(np.float32) / 255. - self._mean) / self._std
-        return self.session.run(['logits'], {'image': normalized})[0]
+        step = self.batch_size or len(images)
+        results = []
+        for start in range(0, len(images), step):
+            batch = images[start:start + step]
+            filled = np.resize(batch, (step, *batch.shape[1:]))  # a file of a fixed batch takes no smaller one
+            results.append(self._run(self.contract.feed(filled))[:len(batch)])
+        return np.concatenate(results)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        if self.provider == 'cpu':
+            return self.session.run([self._output], {self._input: batch})[0]
+        import onnxruntime
+        binding = self.session.io_binding()
+        binding.bind_ortvalue_input(self._input, onnxruntime.OrtValue.ortvalue_from_numpy(batch, 'cuda', 0))
+        binding.bind_output(self._output, 'cuda')
+        self.session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 [N, C, H, W] of the contract's size, to float32 [N, classes]."""
+        results = self.logits(images)
+        if self.contract.output == 'probabilities':
+            return results
+        results = np.exp(results - results.max(1, keepdims=True))
+        return results / results.sum(1, keepdims=True)
 
     def classify(self, images: np.ndarray) -> List[str]:
         """The most likely class's name for each of the images."""
         return [self.class_names[i] for i in self.logits(images).argmax(1)]
+
+    def predict(
+            self, paths: Sequence[Union[str, os.PathLike]], top: int = 5, batch_size: int = 16, readers: int = 2,
+    ) -> Iterator[Prediction]:
+        """Classify picture files, in order. One that cannot be read or used is refused, and the rest go on.
+
+        Args:
+            paths: The files.
+            top: Classes to name.
+            batch_size: Pictures at a time, unless the file has its own number.
+            readers: Threads that read the next pictures meanwhile.
+        """
+        step = self.batch_size or batch_size
+        groups = [[Path(path) for path in paths[start:start + step]] for start in range(0, len(paths), step)]
+        with ThreadPoolExecutor(readers) as pool:
+            ahead = [pool.submit(self._read, path) for path in groups[0]] if groups else []
+            for i, group in enumerate(groups):
+                read = [future.result() for future in ahead]
+                ahead = [pool.submit(self._read, path) for path in groups[i + 1]] if i + 1 < len(groups) else []
+                images = [image for image, _ in read if image is not None]
+                found = iter(self.probabilities(np.stack(images)) if images else ())
+                for path, (image, reason) in zip(group, read):
+                    if image is None:
+                        yield Prediction(path, None, reason)
+                        continue
+                    shares = next(found)
+                    best = np.argsort(-shares, kind='stable')[:top]
+                    yield Prediction(path, [(int(k), float(shares[k])) for k in best])
+
+    def _read(self, path: Path) -> Tuple[Optional[np.ndarray], str]:
+        """A picture, or None and why not."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large is not wrong
+                with Image.open(path) as image:
+                    return self.contract.prepare(image), ''
+        except Exception as error:  # a decoder raises what it likes
+            return None, (str(error) or type(error).__name__).splitlines()[0]
+
+
+class _Unusable(Exception):
+    """A provider that does not work here, and why."""
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard output or error meanwhile, not even from libraries in C, which report a missing GPU there."""
+    kept = os.dup(2)
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(io.StringIO()):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:
+    """Files as they are; of folders the pictures in them and below, in the order of their names.
+
+    Raises:
+        ValueError: For a path where there is nothing, and a folder without pictures.
+    """
+    found: List[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise ValueError(f'{path}: there are no pictures ({", ".join(SUFFIXES)})')
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ValueError(f'{path}: there is nothing')
+    return found

@@ -1,70 +1,198 @@
-"""A trained network as an ONNX file, and what ONNX Runtime makes of it."""
+"""A trained network as a file, and what ONNX Runtime and PyTorch make of it."""
+import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import timm
 import torch
+from test_inference import NAMES, difference, small, trained
 
-from nasnet_zoo import compile_genotype
+from nasnet_zoo import compile_genotype, export, list_genotypes, optimize_for_inference
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.export import CONTRACT, export_onnx
+from nasnet_zoo.export import CONTRACT, ExportError, export_onnx, export_pt2, make_contract
+from nasnet_zoo.inference import PASSES
 from nasnet_zoo.recipe import Recipe
-from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.training import train
-
-pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-TRAIN, TEST = load_digits()
+from nasnet_zoo.training import train as fit
 
 
-def small(**kwargs):
-    torch.manual_seed(0)
-    return compile_genotype(
-        'nasnet_a', num_cells=1, cell_filters=6, stem='cifar', img_size=8, num_classes=10, in_chans=1, **kwargs)
+def digit_network():
+    model = small('nasnet_a', in_chans=1, img_size=8, num_classes=10)
+    model.pretrained_cfg.update(mean=(0.3,), std=(0.4,))
+    return model
 
 
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory):
-    model = train(small(), TRAIN, Recipe(epochs=1, batch_size=64, lr=0.1))
-    path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
-    return model, export_onnx(model, path, TEST.mean, TEST.std, TEST.class_names)
+def run(path, images):
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return torch.from_numpy(session.run(None, {'image': np.asarray(images)})[0])
 
 
-def test_onnx_runtime_agrees(exported):
-    model, path = exported
-    classifier = Classifier(path)
-    for count in (1, 2, 450):  # any batch
-        logits = classifier.logits(TEST.images[:count].numpy())
-        with torch.no_grad():
-            expected = model(TEST.normalized()[:count]).numpy()
-        assert np.linalg.norm(logits - expected) < 1e-5 * np.linalg.norm(expected)
-    assert classifier.classify(TEST.images[:5].numpy()) == [str(i) for i in expected[:5].argmax(1)]
-
-
-def test_onnx_file_says_what_it_takes(exported):
-    proto = onnx.load(exported[1])
+def facts(path):
+    proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
-    assert [o.version for o in proto.opset_import if o.domain == ''] == [18]
+    return proto, {entry.key: entry.value for entry in proto.metadata_props}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_model_of_the_zoo(name, tmp_path):
+    torch.manual_seed(0)
+    args = dict(num_cells=1, cell_filters=8) if name != 'nasnet' else dict(genotype='nasnet_a', num_cells=1)
+    model = trained(timm.create_model(name, **args, num_classes=11))
+    exported = export_onnx(model, tmp_path / 'fixed.onnx', make_contract(model, img_size=(64, 65)))
+    assert exported.differences['random']['relative_difference'] < 1e-5
+    export_onnx(model, tmp_path / 'any.onnx', make_contract(model, img_size=64), batch_size=None, dynamic_size=True)
+    for size in ((64, 64), (65, 71), (72, 47)):
+        x = torch.randn(3, 3, *size)
+        with torch.no_grad():
+            assert difference(run(tmp_path / 'any.onnx', x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize('genotype', list_genotypes())
+@pytest.mark.parametrize('name', [name for name, found in PASSES.items() if 'onnx' in found.where])
+def test_each_pass(genotype, name, tmp_path):
+    model = small(genotype)
+    x = torch.randn(1, 3, 17, 16)
+    for i, passes in enumerate(([name], [other for other, p in PASSES.items() if other != name and 'onnx' in p.where])):
+        export_onnx(model, tmp_path / f'{i}.onnx', make_contract(model, img_size=(17, 16)), passes=passes)
+        with torch.no_grad():
+            assert difference(run(tmp_path / f'{i}.onnx', x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize('opset', [15, 17, 18, 20, 23])
+def test_opsets(opset, tmp_path):
+    model = small('nasnet_c')
+    export_onnx(model, tmp_path / 'm.onnx', make_contract(model, img_size=16), opset=opset, dynamic_size=True)
+    proto, _ = facts(tmp_path / 'm.onnx')
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [('', opset)]
+
+
+def test_the_file_says_what_it_takes(tmp_path):
+    model = digit_network()
+    contract = make_contract(model, list('abcdefghij'), mean=[0.25], std=[0.5])
+    exported = export_onnx(model, tmp_path / 'm.onnx', contract, metadata=dict(license='mit'))
+    proto, metadata = facts(exported.path)
     assert [i.name for i in proto.graph.input] == ['image'] and [o.name for o in proto.graph.output] == ['logits']
-    contract = json.loads(next(p.value for p in proto.metadata_props if p.key == CONTRACT))
-    assert contract['input_size'] == [1, 8, 8] and contract['class_names'] == list('0123456789')
+    assert exported.shapes == dict(image=[1, 1, 8, 8], logits=[1, 10])
+    assert metadata['license'] == 'mit'
+    read = json.loads(metadata[CONTRACT])
+    assert read == {**read, **dict(input_size=[1, 8, 8], mean=[0.25], std=[0.5], class_names=list('abcdefghij'),
+                                   layout='NCHW', dtype='float32', output='logits', color_order='L')}
+    assert not {node.op_type for node in proto.graph.node} & {'BatchNormalization', 'Pad', 'Slice'}
 
 
-def test_what_cannot_be_exported(tmp_path):
-    args = (tmp_path / 'm.onnx', TEST.mean, TEST.std)
-    with pytest.raises(ValueError, match='training mode'):
-        export_onnx(small(), *args, TEST.class_names)
-    with pytest.raises(ValueError, match='3 names for 10 classes'):
-        export_onnx(small().eval(), *args, ['a', 'b', 'c'])
+def test_half(tmp_path):
+    model = small('nasnet_a')
+    exported = export_onnx(model, tmp_path / 'm.onnx', make_contract(model, img_size=16), half=True)
+    proto, _ = facts(exported.path)
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    assert kinds == {onnx.TensorProto.FLOAT16} and proto.graph.input[0].type.tensor_type.elem_type == 1
+    assert 1e-6 < exported.differences['random']['relative_difference'] < 1e-2
+
+
+@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])  # one pads, and cannot take the normalisation in
+def test_preprocessing_and_softmax(stem, tmp_path):
+    model = small('nasnet_a', stem=stem)
+    contract = make_contract(model, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.1], img_size=48, softmax=True,
+                             with_preprocessing=True)
+    export_onnx(model, tmp_path / 'm.onnx', contract, batch_size=None)
+    images = torch.randint(256, (3, 48, 48, 3), dtype=torch.uint8)
+    x = (images.permute(0, 3, 1, 2) / 255. - torch.tensor(contract.mean).view(3, 1, 1)) / torch.tensor(
+        contract.std).view(3, 1, 1)
+    with torch.no_grad():
+        assert difference(run(tmp_path / 'm.onnx', images), model(x).softmax(1)) < 1e-5
+    proto, _ = facts(tmp_path / 'm.onnx')
+    assert [node.op_type for node in proto.graph.node].count('Mul') == (0 if stem == 'imagenet' else 1)
+
+
+def test_int8(tmp_path):
+    pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+    train, test = load_digits()
+    torch.manual_seed(0)
+    model = fit(compile_genotype('nasnet_a', num_cells=1, cell_filters=6, stem='cifar', img_size=8, in_chans=1,
+                                 num_classes=10), train, Recipe(epochs=2, batch_size=64, lr=0.1))
+    contract = make_contract(model, test.class_names, test.mean, test.std)
+    sizes = []
+    for name in ('a', 'b'):
+        exported = export_onnx(model, tmp_path / name, contract, batch_size=None, calibration=train.images[:64].numpy(),
+                               pictures=test.images[:200].numpy())
+        sizes.append((tmp_path / name).read_bytes())
+    assert sizes[0] == sizes[1]
+    assert exported.differences['pictures']['same_top1'] >= 180
+    proto, _ = facts(exported.path)
+    assert 'QuantizeLinear' in {node.op_type for node in proto.graph.node}
+    export_onnx(model, tmp_path / 'float', contract, batch_size=None)
+    assert len(sizes[0]) < (tmp_path / 'float').stat().st_size
+
+
+def test_same_bytes(tmp_path):
+    for name in ('a', 'b'):
+        export_onnx(small('nasnet_a'), tmp_path / name, make_contract(small('nasnet_a'), img_size=16))
+    assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
+
+
+def test_a_program_needs_nothing_of_ours(tmp_path):
+    model = small('nasnet_a')
+    export_pt2(model, tmp_path / 'm.pt2', make_contract(model, img_size=16), batch_size=None)
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        torch.save(model(x), tmp_path / 'expected.pt')
+    torch.save(x, tmp_path / 'x.pt')
+    code = f'''
+import sys, torch
+sys.modules['nasnet_zoo'] = sys.modules['timm'] = None
+extra = {{{CONTRACT!r}: ''}}
+model = torch.export.load(r'{tmp_path}/m.pt2', extra_files=extra).module()
+x, expected = (torch.load(rf'{tmp_path}/{{name}}.pt') for name in ('x', 'expected'))
+with torch.no_grad():
+    assert (model(x) - expected).norm() < 1e-5 * expected.norm()
+assert 'input_size' in extra[{CONTRACT!r}]
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    model = digit_network()
+    wrong = digit_network()
+    with torch.no_grad():
+        wrong.head.fc.bias += 0.1
+    monkeypatch.setattr(export, 'lower', lambda _, lower=export.lower: lower(wrong))
+    with pytest.raises(ExportError, match="on random images its results are .* from the network's"):
+        export_onnx(model, tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_classified(exported, tmp_path):
-    classifier = Classifier(exported[1])
-    with pytest.raises(ValueError, match=r'must be uint8 \[N, 1, 8, 8\], not float32 \[2, 1, 8, 8\]'):
-        classifier.logits(np.zeros((2, 1, 8, 8), np.float32))
-    proto = onnx.load(exported[1])
-    del proto.metadata_props[:]
-    onnx.save(proto, tmp_path / 'bare.onnx')
-    with pytest.raises(ValueError, match='it is not known how to prepare images'):
-        Classifier(tmp_path / 'bare.onnx')
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(opset=14), 'opset: must be from 15 to 23, not 14'),
+    (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)), 'int8: goes with neither'),
+    (dict(passes=['fold']), 'passes: fold: there are fold_norms'),
+])
+def test_what_cannot_be_exported(kwargs, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(digit_network(), tmp_path / 'm.onnx', **kwargs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_contract(tmp_path):
+    model = digit_network()
+    with pytest.raises(ValueError, match='3 names for 10 classes'):
+        make_contract(model, ['a', 'b', 'c'])
+    with pytest.raises(ValueError, match='3 and 1 numbers for 1 channels'):
+        make_contract(model, mean=[0., 0., 0.])
+    with pytest.raises(ValueError, match='training mode'):
+        export_onnx(model.train(), tmp_path / 'm.onnx')
+    with pytest.raises(ValueError, match='pt2: such a program takes normalised images'):
+        export_pt2(model.eval(), tmp_path / 'm.pt2', make_contract(model, softmax=True))
+
+
+def test_exporters_of_pytorch_take_the_rewritten_module(tmp_path):
+    model = small('nasnet_a')
+    x = torch.randn(1, 3, 16, 16)
+    file = io.BytesIO()
+    torch.onnx.export(optimize_for_inference(model, 16), (x,), file, dynamo=False, input_names=['image'])
+    (tmp_path / 'm.onnx').write_bytes(file.getvalue())
+    with torch.no_grad():
+        assert difference(run(tmp_path / 'm.onnx', x), model(x)) < 1e-5

@@ -20,7 +20,7 @@ from safetensors.torch import save_model
 from nasnet_zoo import compile_genotype, draw, load_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.describe import describe
-from nasnet_zoo.export import export_onnx
+from nasnet_zoo.export import export_onnx, make_contract
 from nasnet_zoo.genotype import Genotype
 from nasnet_zoo.network import NASNet
 from nasnet_zoo.recipe import Recipe
@@ -95,11 +95,13 @@ def main() -> None:
     size = describe(rival, cell_filters=FILTERS, **NETWORK)['params']
     model, ours = trained(cell, filters_for(cell, size), args)
     _, theirs = trained(rival, FILTERS, args)
+    model.eval()
     save_model(model, str(files['model.safetensors']))
 
     console.print('[bold]3. Export[/] the winner to ONNX')
     test_set = load_digits()[1]
-    export_onnx(model, files['model.onnx'], test_set.mean, test_set.std, test_set.class_names)
+    contract = make_contract(model, test_set.class_names, test_set.mean, test_set.std)
+    export_onnx(model, files['model.onnx'], contract, batch_size=None)
 
     classifier = Classifier(files['model.onnx'])
     images = test_set.images.numpy()

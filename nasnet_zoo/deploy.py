@@ -1,0 +1,269 @@
+"""A folder to deploy: a model file and all that a server, or a person, must know of it.
+
+    model.onnx (or model.pt2), labels.txt, genotype.json, manifest.json
+
+in the layout of a server where wanted.
+"""
+import hashlib
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from urllib.error import URLError
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from .checkpoints import load_foreign_weights
+from .data import ImageSet, data_name, load_data
+from .export import Exported, export_onnx, export_pt2, make_contract
+from .files import written_whole
+from .hub import WEIGHTS, read_accuracy
+from .network import NASNet
+from .runs import versions
+from .runtime import Classifier, Contract, find_pictures
+from .validation import evaluate
+from .zoo import build, model_folder
+
+__all__ = ['LAYOUTS', 'deploy', 'load_trained']
+
+
+class Layout(NamedTuple):
+    """Where files go, {name} standing for the model's, and what else a server wants.
+
+    Attributes:
+        model, labels: Paths.
+        files: Makes more files: of the name and what was exported, paths and texts.
+        metadata: Makes more entries of the file's own metadata: of the contract, licence, source and precision.
+        needs: Options that the server demands.
+    """
+    model: str
+    labels: str
+    files: Callable[[str, Exported], Dict[str, str]] = lambda name, exported: {}
+    metadata: Callable[[Contract, str, str, str], Dict[str, str]] = lambda contract, license, source, precision: {}
+    needs: Dict[str, Any] = {}
+
+
+def _triton_config(name: str, exported: Exported) -> Dict[str, str]:
+    """Triton's description of a model, in protobuf's text format."""
+    (image, shape), (output, _) = exported.shapes.items()
+    kind = 'TYPE_UINT8' if exported.contract.dtype == 'uint8' else 'TYPE_FP32'
+    dims = ', '.join('-1' if isinstance(side, str) else str(side) for side in shape[1:])
+    return {f'{name}/config.pbtxt': f'''name: {json.dumps(name)}
+backend: "onnxruntime"
+max_batch_size: 64
+input [
+  {{ name: "{image}" data_type: {kind} dims: [ {dims} ] }}
+]
+output [
+  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(exported.contract.class_names)} ] \
+label_filename: "labels.txt" }}
+]
+dynamic_batching {{ max_queue_delay_microseconds: 200 }}
+'''}
+
+
+def _photoprism_metadata(contract: Contract, license: str, source: str, precision: str) -> Dict[str, str]:
+    """PhotoPrism's keys of a model that labels pictures (its internal/ai/onnx)."""
+    _, height, width = contract.input_size
+    entries = dict(
+        license=license, source=source, quantization=precision, input_name='image', output_name=contract.output,
+        input_width=width, input_height=height, output_width=len(contract.class_names), output_count=1,
+        outputs_logits=contract.output == 'logits', layout=contract.layout, color_order=contract.color_order,
+        mean=[255 * value for value in contract.mean], std_dev=[255 * value for value in contract.std],
+        resize_mode={'center': 'center-crop', 'squash': 'stretch'}[contract.crop_mode],
+        resize_short_edge=int(min(height, width) / contract.crop_pct), crop_ratio=contract.crop_pct,
+        interpolation={'bilinear': 'linear'}.get(contract.interpolation, contract.interpolation))
+    return {f'photoprism.{key}': value if isinstance(value, str) else json.dumps(value)
+            for key, value in entries.items()}
+
+
+LAYOUTS = {
+    'plain': Layout('model{suffix}', 'labels.txt'),
+    'triton': Layout('{name}/1/model{suffix}', '{name}/labels.txt', files=_triton_config,
+                     needs=dict(format='onnx', batch_size=None)),
+    'photoprism': Layout('{name}/{name}{suffix}', '{name}/labels.txt', metadata=_photoprism_metadata,
+                         needs=dict(format='onnx', batch_size=1, dynamic_size=False, with_preprocessing=False,
+                                    softmax=False)),
+}
+
+
+def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = None) -> Tuple[NASNet, Optional[Path]]:
+    """A trained network and the file of its weights.
+
+    Args:
+        source: A name of the zoo, a model folder or its weight file, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``.
+        checkpoint: A file with its weights, of any kind that ``load_foreign_weights`` reads.
+    """
+    if checkpoint is not None:
+        model = build(source)
+        load_foreign_weights(model, checkpoint)
+        return model.eval(), Path(checkpoint)
+    if Path(source).name == WEIGHTS and Path(source).is_file():
+        source = str(Path(source).parent)
+    elif Path(source).is_file() and Path(source).suffix != '.json':
+        raise ValueError(f'{source}: say whose weights these are: export MODEL --checkpoint {source}')
+    try:
+        model = build(source, pretrained=True).eval()
+    except URLError as error:
+        raise ValueError(f'{source}: its weights cannot be fetched: {error.reason}; --checkpoint takes them from a '
+                         'file') from None
+    folder = model_folder(source)
+    file = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
+    return model, file and Path(file)
+
+
+def deploy(
+        source: str,
+        out: Union[str, os.PathLike],
+        *,
+        checkpoint: Optional[Union[str, os.PathLike]] = None,
+        format: str = 'onnx',
+        layout: str = 'plain',
+        name: Optional[str] = None,
+        img_size: Union[int, Tuple[int, int], None] = None,
+        opset: int = 17,
+        batch_size: Optional[int] = 1,
+        dynamic_size: bool = False,
+        precision: str = 'float32',
+        softmax: bool = False,
+        with_preprocessing: bool = False,
+        pictures: Optional[Sequence[Union[str, os.PathLike]]] = None,
+        calibrate: int = 64,
+        data: Optional[str] = None,
+        passes: Optional[Sequence[str]] = None,
+        license: Optional[str] = None,
+        timestamp: Optional[str] = None,
+        command: Sequence[str] = (),
+) -> Dict[str, Any]:
+    """Export a trained network, with the files that go beside it.
+
+    Args:
+        source, checkpoint: See :func:`load_trained`.
+        out: Folder for the files; those of the same names are replaced, each whole, the manifest last.
+        format: 'onnx' or 'pt2', a program of torch.export.
+        layout: One of :data:`LAYOUTS`.
+        name: Of the model in a server's layout; by default the source's.
+        img_size, opset, batch_size, dynamic_size, softmax, with_preprocessing, passes: See ``export_onnx`` and
+            ``make_contract``.
+        precision: 'float32', 'float16' or 'int8'.
+        pictures: Picture files and folders to compare on. For int8 `calibrate` of them, evenly spread, are calibrated
+            on and the others compared on.
+        data: A data set, as ``load_data`` takes it, on whose test images the accuracy is measured, of the model and of
+            the file.
+        license: Of the weights; by default what the configuration says.
+        timestamp: When, for the manifest: the same inputs and timestamp give the same bytes.
+        command: For the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: For options that do not go together.
+        ExportError: Where the file's results are not the network's.
+    """
+    chosen = _choose('layout', LAYOUTS, layout)
+    given = dict(format=format, batch_size=batch_size, dynamic_size=dynamic_size,
+                 with_preprocessing=with_preprocessing, softmax=softmax)
+    for option, needed in chosen.needs.items():
+        if given[option] != needed:
+            raise ValueError(f'layout {layout}: needs {option} to be {needed}, not {given[option]}')
+    if data is not None and format != 'onnx':
+        raise ValueError('data: the accuracy is measured of an ONNX file')
+    write = _choose('format', {'onnx': export_onnx, 'pt2': export_pt2}, format)
+    special = _choose('precision', {'float32': {}, 'float16': dict(half=True), 'int8': dict(calibration=None)},
+                      precision)
+    options = dict(batch_size=batch_size, dynamic_size=dynamic_size, passes=passes)
+    model, weights = load_trained(source, checkpoint)
+    contract = make_contract(model, img_size=img_size, softmax=softmax, with_preprocessing=with_preprocessing)
+    if any('\n' in label for label in contract.class_names):
+        raise ValueError('class_names: one has a line break, which labels.txt cannot hold')
+    train, test = (None, None) if data is None else _small_images(data, model, contract)
+    images = None if pictures is None else _prepared(find_pictures(pictures), contract)
+    if precision == 'int8':
+        if images is None and train is not None:
+            images = train.images[torch.linspace(0, len(train.images) - 1, calibrate + 256).long().unique()].numpy()
+        if images is None or len(images) <= calibrate:
+            raise ValueError(f'int8: needs images of what the model will see, {calibrate} to calibrate on and others '
+                             f'to compare on, not {0 if images is None else len(images)} (--pictures or --data, '
+                             '--calibrate)')
+        taken = np.unique(np.linspace(0, len(images) - 1, calibrate).astype(int))
+        special, images = dict(calibration=images[taken]), np.delete(images, taken, 0)
+    license = license or model.pretrained_cfg.get('license') or 'apache-2.0'
+    name = name or Path(source).stem.split(':')[-1]
+    if format == 'onnx':
+        options.update(special, opset=opset, metadata=dict(
+            license=license, **chosen.metadata(contract, license, source, precision)))
+    elif special:
+        raise ValueError(f'pt2: is written in float32, not {precision}')
+
+    out = Path(out)
+    paths = {part: out / getattr(chosen, part).format(name=name, suffix=f'.{format}') for part in ('model', 'labels')}
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    exported = write(model, paths['model'], contract, pictures=images, **options)
+    texts = {paths['labels']: ''.join(f'{label}\n' for label in contract.class_names),
+             paths['labels'].parent / 'genotype.json': model.genotype.dumps(),
+             **{out / path: text for path, text in chosen.files(name, exported).items()}}
+    accuracy = None
+    if test is not None:
+        right = Classifier(paths['model']).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
+        accuracy = dict(dataset=data_name(data), count=len(right), model=evaluate(model, test).top1,
+                        file=float(right.mean()))
+    manifest = dict(
+        created=timestamp or datetime.now(timezone.utc).isoformat(timespec='seconds'), command=list(command),
+        model=name, genotype=model.genotype.name, source=source, license=license,
+        weights=weights and dict(file=weights.name, sha256=_sha256(weights), accuracy=_accuracy(weights)),
+        file=dict(path=str(paths['model'].relative_to(out)), sha256=_sha256(paths['model']),
+                  bytes=paths['model'].stat().st_size),
+        format=format, opset=opset if format == 'onnx' else None, precision=precision, shapes=exported.shapes,
+        preprocessing=json.loads(contract.to_json()), compared_with_pytorch=exported.differences, accuracy=accuracy,
+        passes=None if passes is None else list(passes),
+        versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
+    texts[paths['labels'].parent / 'manifest.json'] = json.dumps(manifest, indent=2) + '\n'
+    for path, text in texts.items():
+        with written_whole(path) as part:
+            part.write_text(text)
+    return manifest
+
+
+def _small_images(data: str, model: NASNet, contract: Contract) -> Tuple[ImageSet, ImageSet]:
+    """Training and test images as the contract has them."""
+    sets = load_data(data, img_size=contract.input_size[1])
+    for images in sets:
+        if not isinstance(images, ImageSet):
+            raise ValueError(f'{data}: its pictures are large; compare on them as --pictures')
+        if [*images.input_size, *images.class_names] != [*contract.input_size, *contract.class_names]:
+            raise ValueError(f'{data}: its images or classes are not the model\'s')
+    return tuple(images._replace(mean=contract.mean, std=contract.std) for images in sets)
+
+
+def _prepared(paths: Sequence[Path], contract: Contract) -> np.ndarray:
+    images = []
+    for path in track(paths, 'pictures', transient=True, console=Console(stderr=True)):
+        try:
+            with Image.open(path) as image:
+                images.append(contract.prepare(image))
+        except Exception as error:  # a decoder raises what it likes
+            raise ValueError(f'{path}: cannot be read: {error}; remove it') from None
+    return np.stack(images)
+
+
+def _choose(option: str, table: Mapping[str, Any], name: str) -> Any:
+    if name not in table:
+        raise ValueError(f'{option}: {name!r} is none of {", ".join(table)}')
+    return table[name]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _accuracy(weights: Path) -> Optional[Dict[str, Any]]:
+    return read_accuracy(weights) if weights.suffix == '.safetensors' else None

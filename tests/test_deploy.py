@@ -1,0 +1,145 @@
+"""Folders to deploy, and the command that writes them."""
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nasnet_zoo import Classifier, load_genotype
+from nasnet_zoo.checkpoints import load_foreign_weights
+from nasnet_zoo.cli import app
+from nasnet_zoo.deploy import deploy, load_trained
+from nasnet_zoo.hub import prepare
+
+MODEL = 'nasnet_c_cifar_small'
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    for i, values in enumerate(noise):
+        Image.fromarray(values).resize((48, 40), Image.Resampling.BICUBIC).save(folder / f'{i:02}.png')
+    return folder
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_plain_folder(tmp_path, pictures):
+    manifest = deploy(MODEL, tmp_path, pictures=[pictures], timestamp='2026-01-01', command=['x'])
+    files = tree(tmp_path)
+    assert set(files) == {'model.onnx', 'labels.txt', 'genotype.json', 'manifest.json'}
+    assert json.loads(files['manifest.json']) == manifest
+    assert manifest['file']['sha256'] == hashlib.sha256(files['model.onnx']).hexdigest()
+    weights = load_trained(MODEL)[1]
+    assert manifest['weights']['sha256'] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert manifest['weights']['accuracy']['top1'] > 0.8
+    assert manifest['compared_with_pytorch']['pictures']['count'] == 40
+    assert manifest['compared_with_pytorch']['pictures']['relative_difference'] < 1e-5
+    assert {'torch', 'onnx', 'onnxruntime', 'nasnet-zoo'} <= set(manifest['versions'])
+    assert files['labels.txt'].decode().splitlines() == Classifier(tmp_path / 'model.onnx').class_names
+    assert load_genotype(tmp_path / 'genotype.json').to_dict() == load_genotype('nasnet_c').to_dict()
+
+
+@pytest.mark.parametrize('options', [{}, dict(precision='float16'), dict(precision='int8', calibrate=8)])
+def test_same_inputs_same_bytes(options, tmp_path, pictures):
+    for name in ('a', 'b'):
+        deploy(MODEL, tmp_path / name, pictures=[pictures], timestamp='2026-01-01T00:00:00+00:00', **options)
+    assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
+
+
+def test_triton(tmp_path):
+    text_format = pytest.importorskip('google.protobuf.text_format', reason='protobuf is not here')
+    model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2', reason='tritonclient[grpc] is not here')
+    deploy(MODEL, tmp_path, layout='triton', name='cells', batch_size=None, with_preprocessing=True)
+    assert set(tree(tmp_path)) == {f'cells/{name}' for name in (
+        '1/model.onnx', 'labels.txt', 'config.pbtxt', 'genotype.json', 'manifest.json')}
+    config = text_format.Parse((tmp_path / 'cells' / 'config.pbtxt').read_text(), model_config.ModelConfig())
+    assert (config.name, config.backend) == ('cells', 'onnxruntime') and config.max_batch_size > 1
+    assert config.HasField('dynamic_batching')
+    graph = onnx.load(tmp_path / 'cells' / '1' / 'model.onnx').graph
+    for described, value in ((config.input[0], graph.input[0]), (config.output[0], graph.output[0])):
+        kind = value.type.tensor_type
+        assert described.name == value.name
+        assert model_config.DataType.Name(described.data_type) == {
+            onnx.TensorProto.UINT8: 'TYPE_UINT8', onnx.TensorProto.FLOAT: 'TYPE_FP32'}[kind.elem_type]
+        assert list(described.dims) == [d.dim_value for d in kind.shape.dim][1:]
+        assert kind.shape.dim[0].dim_param  # Triton adds the batch
+    assert config.output[0].label_filename == 'labels.txt'
+
+
+def test_photoprism(tmp_path):
+    deploy(MODEL, tmp_path, layout='photoprism', name='cells')
+    assert {'cells/cells.onnx', 'cells/labels.txt'} <= set(tree(tmp_path))
+    proto = onnx.load(tmp_path / 'cells' / 'cells.onnx')
+    found = {entry.key: entry.value for entry in proto.metadata_props}
+    entries = {key.split('.', 1)[1]: value for key, value in found.items() if key.startswith('photoprism.')}
+    contract = Classifier(tmp_path / 'cells' / 'cells.onnx').contract
+    assert json.loads(entries.pop('mean')) == pytest.approx([255 * value for value in contract.mean])
+    assert json.loads(entries.pop('std_dev')) == pytest.approx([255 * value for value in contract.std])
+    assert entries == dict(
+        license='apache-2.0', source=MODEL, quantization='float32', input_name='image', output_name='logits',
+        input_width='32', input_height='32', output_width='10', output_count='1', outputs_logits='true',
+        layout='NCHW', color_order='RGB', resize_mode='center-crop', resize_short_edge='32', crop_ratio='1.0',
+        interpolation='bicubic')
+    assert [entry.version for entry in proto.opset_import] == [17]
+
+
+def test_weights_from_elsewhere(tmp_path):
+    model, weights = load_trained(MODEL)
+    torch.save(model.state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='export MODEL --checkpoint .*other.pth'):
+        load_trained(str(tmp_path / 'other.pth'))
+    manifest = deploy(MODEL, tmp_path / 'out', checkpoint=tmp_path / 'other.pth')
+    assert manifest['weights']['file'] == 'other.pth' and manifest['weights']['accuracy'] is None
+    folder = prepare(MODEL, tmp_path / 'folder', 'me/cells', onnx=True)
+    assert Classifier(folder / 'model.onnx').class_names == Classifier(tmp_path / 'out' / 'model.onnx').class_names
+    for source in (folder, folder / 'model.safetensors'):
+        other, _ = load_trained(str(source))
+        assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), model.state_dict().values()))
+    load_foreign_weights(other, tmp_path / 'other.pth')
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(layout='tf'), "layout: 'tf' is none of plain, triton, photoprism"),
+    (dict(format='tflite'), "format: 'tflite' is none of onnx, pt2"),
+    (dict(layout='triton'), 'layout triton: needs batch_size to be None, not 1'),
+    (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False'),
+    (dict(format='pt2', precision='float16'), 'pt2: is written in float32'),
+    (dict(precision='int8'), 'int8: needs images of what the model will see'),
+    (dict(data='digits'), "digits: its images or classes are not the model's"),
+])
+def test_what_does_not_go_together(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        deploy(MODEL, tmp_path / 'out', **options)
+    assert not (tmp_path / 'out').exists()
+
+
+def export(*args):
+    return CliRunner().invoke(app, ['export', *map(str, args)])
+
+
+def test_the_command(tmp_path, pictures):
+    done = export(MODEL, '--out', tmp_path, '--int8', '--calibrate', 8, '--pictures', pictures, '--softmax', '--json')
+    manifest = json.loads(done.stdout)
+    assert manifest['precision'] == 'int8' and manifest['compared_with_pytorch']['pictures']['count'] == 32
+    assert 'from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
+    for args, message in (
+            ((MODEL, '--half', '--int8'), 'choose one'), (('pnasnet5_mobile',), 'pnasnet5_mobile'),
+            ((MODEL, '--pictures', pictures / 'none'), 'there is nothing'),
+            (('nasnet_a',), 'is a genotype, which has no weights')):
+        done = export(*args, '--out', tmp_path / 'new')
+        assert done.exit_code == 1 and done.stderr.startswith('error: ') and message in done.stderr
+    assert not Path(tmp_path / 'new').exists()
+
+
+def test_a_program_of_pytorch(tmp_path):
+    manifest = deploy(MODEL, tmp_path, format='pt2')
+    assert manifest['file']['path'] == 'model.pt2' and (tmp_path / 'model.pt2').exists()

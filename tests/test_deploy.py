@@ -1,6 +1,8 @@
 """Folders to deploy, and the command that writes them."""
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +145,16 @@ def test_the_command(tmp_path, pictures):
 def test_a_program_of_pytorch(tmp_path):
     manifest = deploy(MODEL, tmp_path, format='pt2')
     assert manifest['file']['path'] == 'model.pt2' and (tmp_path / 'model.pt2').exists()
+
+
+def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
+    text = (Path(__file__).parent.parent / 'docs' / 'deployment.md').read_text()
+    code = text.split('## Run, with nothing of ours')[1].split('```python\n')[1].split('```')[0]
+    deploy(MODEL, tmp_path)
+    picture = sorted(pictures.iterdir())[0]
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['nasnet_zoo', 'torch', 'timm']))\n"
+    done = subprocess.run([sys.executable, '-c', blocked + code, tmp_path / 'model.onnx', picture],
+                          capture_output=True, text=True, check=True)
+    classifier = Classifier(tmp_path / 'model.onnx')
+    (expected,) = classifier.predict([picture], top=1)
+    assert done.stdout.strip() == classifier.class_names[expected.top[0][0]]

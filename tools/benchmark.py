@@ -1,4 +1,4 @@
-"""Our speed against named peers: python tools/benchmark.py train|child [--device cuda] [--json FILE]
+"""Our speed against named peers: python tools/benchmark.py train|child|infer [--device cuda] [--json FILE]
 
 Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians.
 
@@ -8,6 +8,9 @@ float32 they do not for long, as training amplifies the last digit.
 
 child: a child of a search, trained by our evaluator and by a plain loop of PyTorch: the same compiled network on the
 same images, with a DataLoader that reads PNG files and crops, mirrors and normalises them one by one.
+
+infer: a call of the network on a CPU: ours exported and rewritten against every plain export of the peer's, all in ONNX
+Runtime, and against the peer in PyTorch, with the same weights. See benchmark_infer.py.
 """
 import argparse
 import gc
@@ -20,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List
 
+import benchmark_infer
+import onnxruntime
 import timm
 import torch
 from rich.console import Console
@@ -185,6 +190,16 @@ def options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str)
     return parser
 
 
+def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
+    """All figures, and what they depend on, if a file is wanted."""
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name not in ('json', 'data')}
+        device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
+        known = dict(versions(), onnxruntime=onnxruntime.__version__)
+        args.json.write_text(json.dumps(
+            dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest='what', required=True)
@@ -201,8 +216,23 @@ def main() -> None:
     sub.add_argument('--num-cells', type=int, default=1)
     sub.add_argument('--cell-filters', type=int, default=8)
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
+    sub = options(kinds.add_parser('infer', help='a call'), 3, 20, 'calls')
+    sub.add_argument('--peer', choices=['nasnetamobile', 'nasnetalarge', 'pnasnet5large'], action='append',
+                     help='nasnetamobile')
+    sub.add_argument('--compiled', action='store_true', help="also the peer's torch.compile, which takes minutes")
+    sub.add_argument('--int8', action='store_true', help='also ours quantised')
+    sub.add_argument('--footprint', action='store_true', help='also memory, load time and file size')
+    sub.add_argument('--passes', action='store_true', help='ours alone, each time without one of the rewrites')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.what == 'infer':
+        args.batch_size = args.batch_size or 1
+        known = benchmark_infer.peers(cadene_mobile)
+        rows = [benchmark_infer.infer(name, known[name], args, take_turns) for name in args.peer or ['nasnetamobile']]
+        for row in rows:
+            print('\n'.join(benchmark_infer.lines(row)))
+        write_json(args, rows)
+        return
     if not args.plain_allocator:
         keep_freed_memory()  # for both: it is a property of the process
     if args.what == 'train':
@@ -220,11 +250,7 @@ def main() -> None:
             row['peer'], f'{row["batch_size"]} x {row["side"]}²', f'{row["theirs_images_per_second"]:.1f}',
             f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}', f'{row[apart]:.1e}' if apart in row else '')
     Console().print(table)
-    if args.json:
-        settings = {name: value for name, value in vars(args).items() if name not in ('json', 'data')}
-        device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
-        args.json.write_text(json.dumps(
-            dict(settings=settings, device=device, versions=versions(), rows=rows), indent=2) + '\n')
+    write_json(args, rows)
     wrong = [row['peer'] for row in rows if not row.get(apart, 0.) < 1e-6]
     if wrong:
         raise SystemExit(f'not the same loss curve as {", ".join(wrong)}')

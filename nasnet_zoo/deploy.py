@@ -7,9 +7,11 @@ in the layout of a server where wanted.
 import hashlib
 import json
 import os
+import re
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.error import URLError
 
 import numpy as np
@@ -153,8 +155,8 @@ def deploy(
         img_size, opset, batch_size, dynamic_size, softmax, with_preprocessing, passes: See ``export_onnx`` and
             ``make_contract``.
         precision: 'float32', 'float16' or 'int8'.
-        pictures: Picture files and folders to compare on. For int8 `calibrate` of them, evenly spread, are calibrated
-            on and the others compared on.
+        pictures: Picture files and folders to compare on; by default scikit-learn's two photos, if it is here. For int8
+            `calibrate` of them, evenly spread, are calibrated on and the others compared on.
         data: A data set, as ``load_data`` takes it, on whose test images the accuracy is measured, of the model and of
             the file.
         license: Of the weights; by default what the configuration says.
@@ -174,59 +176,52 @@ def deploy(
     for option, needed in chosen.needs.items():
         if given[option] != needed:
             raise ValueError(f'layout {layout}: needs {option} to be {needed}, not {given[option]}')
-    if data is not None and format != 'onnx':
-        raise ValueError('data: the accuracy is measured of an ONNX file')
     write = _choose('format', {'onnx': export_onnx, 'pt2': export_pt2}, format)
-    special = _choose('precision', {'float32': {}, 'float16': dict(half=True), 'int8': dict(calibration=None)},
-                      precision)
-    options = dict(batch_size=batch_size, dynamic_size=dynamic_size, passes=passes)
+    if format == 'pt2' and (precision != 'float32' or data is not None):
+        raise ValueError('pt2: is written in float32, and its accuracy is not measured')
+    _choose('precision', dict.fromkeys(('float32', 'float16', 'int8')), precision)
+    name = name or Path(source).stem.split(':')[-1]
+    if not re.fullmatch(r'[\w-][\w.-]*', name):
+        raise ValueError(f'name: {name!r} is no name of a folder; use letters, digits, "_", "-" and "."')
     model, weights = load_trained(source, checkpoint)
+    license = license or model.pretrained_cfg.get('license') or 'apache-2.0'
     contract = make_contract(model, img_size=img_size, softmax=softmax, with_preprocessing=with_preprocessing)
     if any('\n' in label for label in contract.class_names):
         raise ValueError('class_names: one has a line break, which labels.txt cannot hold')
     train, test = (None, None) if data is None else _small_images(data, model, contract)
-    images = None if pictures is None else _prepared(find_pictures(pictures), contract)
+
+    options: Dict[str, Any] = dict(batch_size=batch_size, dynamic_size=dynamic_size, passes=passes)
     if precision == 'int8':
-        if images is None and train is not None:
-            images = train.images[torch.linspace(0, len(train.images) - 1, calibrate + 256).long().unique()].numpy()
-        if images is None or len(images) <= calibrate:
-            raise ValueError(f'int8: needs images of what the model will see, {calibrate} to calibrate on and others '
-                             f'to compare on, not {0 if images is None else len(images)} (--pictures or --data, '
-                             '--calibrate)')
-        taken = np.unique(np.linspace(0, len(images) - 1, calibrate).astype(int))
-        special, images = dict(calibration=images[taken]), np.delete(images, taken, 0)
-    license = license or model.pretrained_cfg.get('license') or 'apache-2.0'
-    name = name or Path(source).stem.split(':')[-1]
+        options.update(_parted(_prepared(pictures, contract) if pictures else _some(train, calibrate), calibrate))
+    else:
+        options['pictures'] = _prepared(pictures or _sample_photos(), contract)
     if format == 'onnx':
-        options.update(special, opset=opset, metadata=dict(
+        options.update(opset=opset, half=precision == 'float16', metadata=dict(
             license=license, **chosen.metadata(contract, license, source, precision)))
-    elif special:
-        raise ValueError(f'pt2: is written in float32, not {precision}')
 
     out = Path(out)
-    paths = {part: out / getattr(chosen, part).format(name=name, suffix=f'.{format}') for part in ('model', 'labels')}
-    for path in paths.values():
+    file, labels = (out / path.format(name=name, suffix=f'.{format}') for path in (chosen.model, chosen.labels))
+    for path in (file, labels):
         path.parent.mkdir(parents=True, exist_ok=True)
-    exported = write(model, paths['model'], contract, pictures=images, **options)
-    texts = {paths['labels']: ''.join(f'{label}\n' for label in contract.class_names),
-             paths['labels'].parent / 'genotype.json': model.genotype.dumps(),
-             **{out / path: text for path, text in chosen.files(name, exported).items()}}
+    exported = write(model, file, contract, **options)
     accuracy = None
     if test is not None:
-        right = Classifier(paths['model']).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
+        right = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
         accuracy = dict(dataset=data_name(data), count=len(right), model=evaluate(model, test).top1,
                         file=float(right.mean()))
     manifest = dict(
         created=timestamp or datetime.now(timezone.utc).isoformat(timespec='seconds'), command=list(command),
         model=name, genotype=model.genotype.name, source=source, license=license,
         weights=weights and dict(file=weights.name, sha256=_sha256(weights), accuracy=_accuracy(weights)),
-        file=dict(path=str(paths['model'].relative_to(out)), sha256=_sha256(paths['model']),
-                  bytes=paths['model'].stat().st_size),
+        file=dict(path=str(file.relative_to(out)), sha256=_sha256(file), bytes=file.stat().st_size),
         format=format, opset=opset if format == 'onnx' else None, precision=precision, shapes=exported.shapes,
         preprocessing=json.loads(contract.to_json()), compared_with_pytorch=exported.differences, accuracy=accuracy,
         passes=None if passes is None else list(passes),
         versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
-    texts[paths['labels'].parent / 'manifest.json'] = json.dumps(manifest, indent=2) + '\n'
+    texts = {labels: ''.join(f'{label}\n' for label in contract.class_names),
+             labels.parent / 'genotype.json': model.genotype.dumps(),
+             **{out / path: text for path, text in chosen.files(name, exported).items()},
+             labels.parent / 'manifest.json': json.dumps(manifest, indent=2) + '\n'}
     for path, text in texts.items():
         with written_whole(path) as part:
             part.write_text(text)
@@ -244,15 +239,38 @@ def _small_images(data: str, model: NASNet, contract: Contract) -> Tuple[ImageSe
     return tuple(images._replace(mean=contract.mean, std=contract.std) for images in sets)
 
 
-def _prepared(paths: Sequence[Path], contract: Contract) -> np.ndarray:
+def _sample_photos() -> List[Path]:
+    """Those that come with scikit-learn; none without it."""
+    found = find_spec('sklearn')
+    return sorted((Path(found.origin).parent / 'datasets' / 'images').glob('*.jpg')) if found else []
+
+
+def _prepared(paths: Sequence[Union[str, os.PathLike]], contract: Contract) -> Optional[np.ndarray]:
+    """Pictures as uint8 [N, C, H, W]; None for none."""
     images = []
-    for path in track(paths, 'pictures', transient=True, console=Console(stderr=True)):
+    for path in track(find_pictures(paths), 'pictures', transient=True, console=Console(stderr=True)):
         try:
             with Image.open(path) as image:
                 images.append(contract.prepare(image))
         except Exception as error:  # a decoder raises what it likes
             raise ValueError(f'{path}: cannot be read: {error}; remove it') from None
-    return np.stack(images)
+    return np.stack(images) if images else None
+
+
+def _some(train: Optional[ImageSet], calibrate: int) -> Optional[np.ndarray]:
+    """Training images to calibrate on, and 256 to compare on."""
+    if train is None:
+        return None
+    return train.images[torch.linspace(0, len(train.images) - 1, calibrate + 256).long().unique()].numpy()
+
+
+def _parted(images: Optional[np.ndarray], calibrate: int) -> Dict[str, np.ndarray]:
+    """Images to calibrate on, evenly spread, and the others."""
+    if images is None or len(images) <= calibrate:
+        raise ValueError(f'int8: needs images of what the model will see, {calibrate} to calibrate on and others to '
+                         f'compare on, not {0 if images is None else len(images)} (--pictures or --data, --calibrate)')
+    taken = np.linspace(0, len(images) - 1, calibrate).astype(int)
+    return dict(calibration=images[taken], pictures=np.delete(images, taken, 0))
 
 
 def _choose(option: str, table: Mapping[str, Any], name: str) -> Any:

@@ -116,6 +116,7 @@ def test_weights_from_elsewhere(tmp_path):
     (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False'),
     (dict(format='pt2', precision='float16'), 'pt2: is written in float32'),
     (dict(precision='int8'), 'int8: needs images of what the model will see'),
+    (dict(name='../x', layout='photoprism'), "name: '../x' is no name of a folder"),
     (dict(data='digits'), "digits: its images or classes are not the model's"),
 ])
 def test_what_does_not_go_together(options, message, tmp_path):
@@ -143,8 +144,10 @@ def test_the_command(tmp_path, pictures):
 
 
 def test_a_program_of_pytorch(tmp_path):
+    pytest.importorskip('sklearn', reason='two photos come with scikit-learn')
     manifest = deploy(MODEL, tmp_path, format='pt2')
     assert manifest['file']['path'] == 'model.pt2' and (tmp_path / 'model.pt2').exists()
+    assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # by default
 
 
 def test_the_snippet_for_those_without_this_package(tmp_path, pictures):

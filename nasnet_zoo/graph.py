@@ -3,6 +3,7 @@
 The graph is its last node: a node holds its inputs. Nothing in it changes once made; a rewrite makes new nodes.
 graph_torch.py runs it in PyTorch, graph_onnx.py writes it as ONNX.
 """
+import copy
 import operator
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Tuple
@@ -213,10 +214,15 @@ def lower(model: NASNet) -> Node:
     """The network's graph from images to what ``model(images)`` returns in evaluation mode.
 
     Raises:
+        TypeError: For another kind of model, such as timm's wrapper of ``features_only``.
         ValueError: For a network in training mode.
     """
+    if not isinstance(model, NASNet):
+        raise TypeError(f'model: must be a network of this package, not a {type(model).__name__}')
     if model.training:
         raise ValueError('model: is in training mode; call model.eval() first')
+    model = copy.copy(model)
+    model.grad_checkpointing = False  # which cannot be traced
     values: Dict[fx.Node, Any] = {}
     for node in _Tracer().trace(model).nodes:
         args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)

@@ -100,8 +100,12 @@ def test_what_cannot_be_optimized():
         optimize_for_inference(model, passes=['fold_norm'])
     with pytest.raises(ValueError, match='made for images of 16 x 16, not .17, 16.'):
         optimize_for_inference(model, 16)(torch.randn(1, 3, 17, 16))
+    model.set_grad_checkpointing()
+    optimize_for_inference(model)
     with pytest.raises(ValueError, match='training mode'):
         optimize_for_inference(model.train())
+    with pytest.raises(TypeError, match='must be a network of this package, not a FeatureGetterNet'):
+        optimize_for_inference(timm.create_model('nasnet_a_cifar_small', features_only=True).eval())
 
 
 @pytest.mark.parametrize('kwargs', [

@@ -12,6 +12,8 @@ from functools import partial
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import torch
+
 from ..genotype import Genotype
 from .evaluator import ChildError, Evaluation, Report
 from .study import SearchError
@@ -43,7 +45,7 @@ class LocalWorkers:
         self._busy: Dict[Future, Executor] = {}
 
     def _new(self) -> Executor:
-        threads = max(1, (os.cpu_count() or 1) // self.size)
+        threads = max(1, torch.get_num_threads() // self.size)  # of the cores that this process may use
         return ProcessPoolExecutor(  # of one, so that a death is known to be its child's
             1, multiprocessing.get_context('spawn'), initializer=_begin, initargs=(self._make, threads))
 
@@ -91,8 +93,6 @@ def _begin(make: Callable[[], Evaluate], threads: int) -> None:
 
 def _prepare(make: Callable[[], Evaluate], threads: int) -> None:
     global _evaluate
-    import torch
-
     from ..training import keep_freed_memory
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -209,10 +209,8 @@ def fix_padding(graph: Node, size: Size) -> Node:
 
     def rule(node: Node) -> Node:
         before = sizes[node.inputs[0]] if node.inputs else size
-        if node.attrs.get('padding') == SAME:
-            total = [k - s + n % s for n, k, s in zip(before, *window(node))]
-            top, left = (t // 2 for t in total)
-            node = node.but(padding=(top, left, total[0] - top, total[1] - left))
+        if 'padding' in node.attrs:
+            node = node.but(padding=_padding(node, before))
         elif node.op == 'group_norm' and node.channels // node.attrs['groups'] * before[0] * before[1] == 1:
             node = Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
         sizes[node] = _size_after(node, before)
@@ -220,12 +218,20 @@ def fix_padding(graph: Node, size: Size) -> Node:
     return rewrite(graph, rule)
 
 
+def _padding(node: Node, size: Tuple[int, int]) -> Tuple[int, ...]:
+    """Of top, left, bottom and right, for an input of this height and width."""
+    if node.attrs['padding'] != SAME:
+        return node.attrs['padding']
+    rows, columns = (k - s + n % s for n, k, s in zip(size, *window(node)))
+    return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2
+
+
 def _size_after(node: Node, size: Tuple[int, int]) -> Tuple[int, int]:
     if node.op == 'global_pool':
         return 1, 1
     if 'padding' not in node.attrs:
         return size
-    top, left, bottom, right = node.attrs['padding']
+    top, left, bottom, right = _padding(node, size)
     padded = size[0] + top + bottom, size[1] + left + right
     return padded if node.op == 'pad' else tuple((n - k) // s + 1 for n, k, s in zip(padded, *window(node)))
 
@@ -290,13 +296,13 @@ def convolve_pools(graph: Node, size: Size) -> Node:
     def rule(node: Node) -> Node:
         before = sizes[node.inputs[0]] if node.inputs else size
         sizes[node] = _size_after(node, before)
-        if node.op != 'avg_pool' or node.attrs['padding'] == SAME:
+        if node.op != 'avg_pool':
             return node
         kernel, stride = window(node)
-        top, left, bottom, right = node.attrs['padding']
+        top, left, bottom, right = padding = _padding(node, before)
         weight = torch.full((node.channels, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
         conv = Node('conv', node.inputs, dict(weight=weight, bias=0 * weight[:, 0, 0, 0]), dict(
-            stride=stride, dilation=(1, 1), groups=node.channels, padding=node.attrs['padding']))
+            stride=stride, dilation=(1, 1), groups=node.channels, padding=padding))
         inside = F.pad(torch.ones(1, 1, *before, dtype=torch.float64), (left, right, top, bottom))
         factor = 1 / F.avg_pool2d(inside, kernel, stride)[0, 0]
         sizes[conv] = sizes[node]

@@ -58,7 +58,8 @@ def export(
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
     print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
     for kind, found in manifest['compared_with_pytorch'].items():
-        print(f'on {"random images" if kind == "random" else kind} {found["relative_difference"]:.1e} from PyTorch, the same class for '
+        what = 'random images' if kind == 'random' else kind
+        print(f'on {what} {found["relative_difference"]:.1e} from PyTorch, the same class for '
               f'{found["same_top1"]} of {found["count"]}')
     if manifest['accuracy']:
         found = manifest['accuracy']

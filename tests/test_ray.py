@@ -72,7 +72,7 @@ def test_a_node_is_lost_while_children_train(cluster, tmp_path):
 
 def test_what_becomes_of_children(cluster, tmp_path):
     """Failures, deaths of processes and pruning are as with local workers."""
-    make = Noted(tmp_path / 'log', fails='0123', dies='45')
+    make = Noted(tmp_path / 'log', fails='0123', dies='4')  # of the first ten children one; three in a row end a search
     study = search(tmp_path, make, cluster, 24, retries=1)
     reasons = {trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs}
     assert 'was not good' in reasons

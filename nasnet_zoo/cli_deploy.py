@@ -91,11 +91,9 @@ def classify(
     with sentences():
         sides = [int(side) for side in img_size.split(',')] if img_size else None
         changes: Dict[str, Any] = given(
-            labels=labels and labels.read_text().splitlines(), interpolation=interpolation, crop_pct=crop_pct,
+            class_names=labels and labels.read_text().splitlines(), interpolation=interpolation, crop_pct=crop_pct,
             color_order=color_order, layout=data_layout, dtype=dtype, output=output,
             **{key: [float(v) for v in value.split(',')] for key, value in (('mean', mean), ('std', std)) if value})
-        if 'labels' in changes:
-            changes['class_names'] = changes.pop('labels')
         if sides:
             changes['input_size'] = [1 if color_order == 'L' else 3, sides[0], sides[-1]]
         classifier = Classifier(model, provider, threads, read_contract(model, changes) if changes else None)

@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -250,8 +249,7 @@ def _prepared(paths: Sequence[Union[str, os.PathLike]], contract: Contract) -> O
     images = []
     for path in track(find_pictures(paths), 'pictures', transient=True, console=Console(stderr=True)):
         try:
-            with Image.open(path) as image:
-                images.append(contract.prepare(image))
+            images.append(contract.read(path))
         except Exception as error:  # a decoder raises what it likes
             raise ValueError(f'{path}: cannot be read: {error}; remove it') from None
     return np.stack(images) if images else None

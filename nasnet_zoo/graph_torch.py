@@ -43,20 +43,24 @@ class _Call:
     def __init__(self, program: fx.Graph, node: Node, inputs: List[fx.Node], tensors: Dict[str, fx.Node],
                  may_overwrite: bool) -> None:
         self.program, self.inputs, self.tensors, self.may_overwrite = program, inputs, tensors, may_overwrite
-        self.op, self.attrs, self.window = node.op, node.attrs, window(node) if 'padding' in node.attrs else None
+        self.attrs, self.window = node.attrs, window(node) if 'padding' in node.attrs else None
 
     def __call__(self, function: Callable, *args: Any) -> fx.Node:
         return self.program.call_function(function, args)
 
+    def pad(self, value: float) -> fx.Node:
+        """The input with all padding."""
+        if self.attrs['padding'] == SAME:
+            return self(pad_same, self.inputs[0], *map(list, self.window), value)
+        top, left, bottom, right = self.attrs['padding']
+        return self(F.pad, self.inputs[0], [left, right, top, bottom], 'constant', value)
+
     def padded(self, value: float = 0.) -> Tuple[fx.Node, List[int]]:
         """The input with what padding the operation cannot do itself, and the padding that it can."""
         padding = self.attrs['padding']
-        if padding == SAME:
-            return self(pad_same, self.inputs[0], *map(list, self.window), value), [0, 0]
-        top, left, bottom, right = padding
-        if (top, left) == (bottom, right):
-            return self.inputs[0], [top, left]
-        return self(F.pad, self.inputs[0], [left, right, top, bottom], 'constant', value), [0, 0]
+        if padding != SAME and padding[:2] == padding[2:]:
+            return self.inputs[0], list(padding[:2])
+        return self.pad(value), [0, 0]
 
 
 def _conv(call: _Call) -> fx.Node:
@@ -126,8 +130,7 @@ _CALLS: Dict[str, Callable[[_Call], fx.Node]] = {
     'concat': lambda call: call(torch.cat, call.inputs, 1),
     'avg_pool': _avg_pool,
     'max_pool': _max_pool,
-    'pad': lambda call: call.padded(call.attrs['value'])[0] if call.attrs['padding'] == SAME else call(
-        F.pad, call.inputs[0], [call.attrs['padding'][i] for i in (1, 3, 0, 2)], 'constant', call.attrs['value']),
+    'pad': lambda call: call.pad(call.attrs['value']),
     'group_norm': lambda call: call(
         group_norm, call.inputs[0], call.attrs['groups'], call.tensors['weight'], call.tensors['bias'],
         call.attrs['eps']),

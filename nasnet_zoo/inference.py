@@ -203,19 +203,27 @@ def double_late(graph: Node, size: Size) -> Node:
 
 def fix_padding(graph: Node, size: Size) -> Node:
     """Where the images' size is known, so is all padding."""
+    def rule(node: Node, before: Tuple[int, int]) -> Node:
+        if 'padding' in node.attrs:
+            return node.but(padding=_padding(node, before))
+        if node.op == 'group_norm' and node.channels // node.attrs['groups'] * before[0] * before[1] == 1:
+            return Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
+        return node
+    return _rewrite_sized(graph, size, rule)
+
+
+def _rewrite_sized(graph: Node, size: Size, rule: Callable[[Node, Tuple[int, int]], Node]) -> Node:
+    """The graph rewritten by a rule that also wants the height and width of a node's input; as it is for any size."""
     if size is None:
         return graph
     sizes: Dict[Node, Tuple[int, int]] = {}
 
-    def rule(node: Node) -> Node:
+    def sized(node: Node) -> Node:
         before = sizes[node.inputs[0]] if node.inputs else size
-        if 'padding' in node.attrs:
-            node = node.but(padding=_padding(node, before))
-        elif node.op == 'group_norm' and node.channels // node.attrs['groups'] * before[0] * before[1] == 1:
-            node = Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
-        sizes[node] = _size_after(node, before)
-        return node
-    return rewrite(graph, rule)
+        new = rule(node, before)
+        sizes[new] = _size_after(node, before)
+        return new
+    return rewrite(graph, sized)
 
 
 def _padding(node: Node, size: Tuple[int, int]) -> Tuple[int, ...]:
@@ -289,13 +297,7 @@ def convolve_pools(graph: Node, size: Size) -> Node:
 
     ONNX Runtime's average pool of int8 takes several times as long.
     """
-    if size is None:
-        return graph
-    sizes: Dict[Node, Tuple[int, int]] = {}
-
-    def rule(node: Node) -> Node:
-        before = sizes[node.inputs[0]] if node.inputs else size
-        sizes[node] = _size_after(node, before)
+    def rule(node: Node, before: Tuple[int, int]) -> Node:
         if node.op != 'avg_pool':
             return node
         kernel, stride = window(node)
@@ -305,13 +307,8 @@ def convolve_pools(graph: Node, size: Size) -> Node:
             stride=stride, dilation=(1, 1), groups=node.channels, padding=padding))
         inside = F.pad(torch.ones(1, 1, *before, dtype=torch.float64), (left, right, top, bottom))
         factor = 1 / F.avg_pool2d(inside, kernel, stride)[0, 0]
-        sizes[conv] = sizes[node]
-        if (factor == 1).all():
-            return conv
-        scaled = Node('scale_pixels', (conv,), dict(factor=factor))
-        sizes[scaled] = sizes[node]
-        return scaled
-    return rewrite(graph, rule)
+        return conv if (factor == 1).all() else Node('scale_pixels', (conv,), dict(factor=factor))
+    return _rewrite_sized(graph, size, rule)
 
 
 def multiply_pixels(graph: Node, size: Size) -> Node:

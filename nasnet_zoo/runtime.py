@@ -57,6 +57,13 @@ class Contract(Checked):
         image = as_rgb(image)
         return self._transform(image.convert('L') if self.color_order == 'L' else image).numpy()
 
+    def read(self, path: Union[str, os.PathLike]) -> np.ndarray:
+        """A picture file, prepared; what a decoder cannot make out raises what it likes."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large is not wrong
+            with Image.open(path) as image:
+                return self.prepare(image)
+
     @cached_property
     def _transform(self) -> Any:
         return create_transform(
@@ -259,10 +266,7 @@ class Classifier:
     def _read(self, path: Path) -> Tuple[Optional[np.ndarray], str]:
         """A picture, or None and why not."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large is not wrong
-                with Image.open(path) as image:
-                    return self.contract.prepare(image), ''
+            return self.contract.read(path), ''
         except Exception as error:  # a decoder raises what it likes
             return None, (str(error) or type(error).__name__).splitlines()[0]
 

@@ -25,12 +25,12 @@ from .checkpoints import load_foreign_weights
 from .data import ImageSet, data_name, load_data
 from .export import Exported, export_onnx, export_pt2, make_contract
 from .files import written_whole
-from .hub import WEIGHTS, read_accuracy
+from .hub import WEIGHTS, read_accuracy, weight_file
 from .network import NASNet
 from .runs import versions
 from .runtime import Classifier, Contract, find_pictures
 from .validation import evaluate
-from .zoo import build, model_folder
+from .zoo import build
 
 __all__ = ['LAYOUTS', 'deploy', 'load_trained']
 
@@ -115,9 +115,7 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
     except URLError as error:
         raise ValueError(f'{source}: its weights cannot be fetched: {error.reason}; --checkpoint takes them from a '
                          'file') from None
-    folder = model_folder(source)
-    file = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
-    return model, file and Path(file)
+    return model, weight_file(source, model)
 
 
 def deploy(

@@ -3,7 +3,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from .files import written_whole
 from .graph import Node, lower, rewrite
 from .inference import apply_passes, optimize_for_inference
 from .network import NASNet
-from .runtime import CONTRACT, Contract
+from .runtime import CONTRACT, Contract, whole_batches
 
 __all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_contract']
 
@@ -138,7 +138,7 @@ def export_onnx(
     proto = to_onnx(graph, shape, opset, half, is_uint8, contract.output == 'probabilities')
     if calibration is not None:
         from .quantization import quantize
-        proto = quantize(proto, [contract.feed(images) for images in batches(calibration, batch_size or 1)])
+        proto = quantize(proto, [contract.feed(images) for images in whole_batches(calibration, batch_size or 1)])
     written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
     if written != opset:
         raise ExportError(f'opset: {written} was written, not {opset}')
@@ -213,12 +213,6 @@ def _session(proto: Any) -> Any:
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
-def batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:
-    """All images in whole batches, the last filled up from the beginning."""
-    filled = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
-    return list(filled.reshape(-1, batch_size, *images.shape[1:]))
-
-
 def _differences(
         model: NASNet, contract: Contract, run: Callable[[np.ndarray], np.ndarray], sizes: Sequence[Tuple[int, int]],
         batch_size: Optional[int], pictures: Optional[np.ndarray],
@@ -228,7 +222,7 @@ def _differences(
     channels = contract.input_size[0]
     kinds = {'random': [generator.integers(0, 256, (batch_size or 2, channels, *size), np.uint8) for size in sizes]}
     if pictures is not None:
-        kinds['pictures'] = batches(pictures, batch_size or 8)
+        kinds['pictures'] = whole_batches(pictures, batch_size or 8)
     device = next(model.parameters()).device
     report = {}
     for kind, groups in kinds.items():

@@ -27,10 +27,10 @@ from timm.models._hub import save_config_for_hf
 
 from .files import read_safetensors, written_whole
 from .network import NASNet
-from .zoo import build
+from .zoo import build, model_folder
 
-__all__ = ['HubError', 'PUBLISHED', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card', 'prepare',
-           'push']
+__all__ = ['HubError', 'PUBLISHED', 'weight_file', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card',
+           'prepare', 'push']
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',
@@ -86,6 +86,13 @@ def write_folder(
     except ImportError:
         pass  # matplotlib is left out by choice
     return folder
+
+
+def weight_file(source: str, model: NASNet) -> Optional[Path]:
+    """Where the weights of `model` lie, which ``build(source, pretrained=True)`` made; None where that is not known."""
+    folder = model_folder(source)
+    file = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
+    return Path(file) if file else None
 
 
 def read_accuracy(weights: Union[str, os.PathLike]) -> Optional[Dict[str, Any]]:

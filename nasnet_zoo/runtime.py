@@ -17,7 +17,8 @@ from timm.data import create_transform
 from .pictures import SUFFIXES, as_rgb
 from .skeleton import Checked, check
 
-__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'read_contract']
+__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'read_contract',
+           'whole_batches']
 
 CONTRACT = 'nasnet_zoo.preprocessing'  # the key in a file's metadata of what its input must be
 _PROVIDERS = {'tensorrt': 'TensorrtExecutionProvider', 'cuda': 'CUDAExecutionProvider', 'cpu': 'CPUExecutionProvider'}
@@ -106,6 +107,12 @@ def _contract(path: Any, metadata: Mapping[str, str], changes: Mapping[str, Any]
         return check(Contract, {**json.loads(text or '{}'), **changes})
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path}: what is known of its input is not as it should be: {error}') from None
+
+
+def whole_batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:
+    """All images in batches of this size, as a file of a fixed one wants; the last is filled up from the beginning."""
+    filled = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
+    return list(filled.reshape(-1, batch_size, *images.shape[1:]))
 
 
 class Prediction(NamedTuple):
@@ -205,13 +212,8 @@ class Classifier:
         if images.dtype != np.uint8 or list(images.shape[1:]) != size:
             raise ValueError(f'images: must be uint8 [N, {", ".join(map(str, size))}], '
                              f'not {images.dtype} {list(images.shape)}')
-        step = self.batch_size or len(images)
-        results = []
-        for start in range(0, len(images), step):
-            batch = images[start:start + step]
-            filled = np.resize(batch, (step, *batch.shape[1:]))  # a file of a fixed batch takes no smaller one
-            results.append(self._run(self.contract.feed(filled))[:len(batch)])
-        return np.concatenate(results)
+        batches = whole_batches(images, self.batch_size or len(images))
+        return np.concatenate([self._run(self.contract.feed(batch)) for batch in batches])[:len(images)]
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         if self.provider == 'cpu':

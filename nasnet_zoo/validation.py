@@ -1,14 +1,13 @@
 """How good a network is, with how far to trust the figure."""
 import math
 import os
-from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.data import resolve_model_data_config
 
 from .data import AnySet, DataError, FileSet, data_name, load_data
-from .hub import WEIGHTS, record_accuracy
+from .hub import record_accuracy, weight_file
 from .training import keep_freed_memory
 from .zoo import build, model_folder
 
@@ -106,8 +105,8 @@ def validate(
     weights = None
     folder = model_folder(source)
     if record:
-        weights = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
-        if not weights or Path(weights).suffix != '.safetensors':
+        weights = weight_file(source, model)
+        if not weights or weights.suffix != '.safetensors':
             raise DataError(f'{source}: its weights are not in a safetensors file of yours, so nothing can be recorded')
     config = resolve_model_data_config(model)
     chosen = load_data(data, data_root, config['input_size'][2], download)[('train', 'test').index(split)]

@@ -14,7 +14,6 @@ Runtime, and against the peer in PyTorch, with the same weights. See benchmark_i
 """
 import argparse
 import gc
-import importlib.util
 import json
 import platform
 import statistics
@@ -27,6 +26,7 @@ import benchmark_infer
 import onnxruntime
 import timm
 import torch
+from benchmark_infer import cadene_mobile
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -44,16 +44,6 @@ from nasnet_zoo.recipe import Recipe
 from nasnet_zoo.runs import versions
 from nasnet_zoo.search.evaluator import ChildSettings, Evaluator
 from nasnet_zoo.training import keep_freed_memory
-
-
-def cadene_mobile() -> nn.Module:
-    """NASNet-A mobile of pretrainedmodels, whose package cannot be imported without what it does not declare."""
-    origin = importlib.util.find_spec('pretrainedmodels').origin
-    spec = importlib.util.spec_from_file_location('cadene', Path(origin).parent / 'models' / 'nasnet_mobile.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.NASNetAMobile(num_classes=1000)
-
 
 # name: the peer's network, ours of the same architecture, side of the images, images a step on a CPU and on a GPU
 PEERS = {
@@ -217,8 +207,7 @@ def main() -> None:
     sub.add_argument('--cell-filters', type=int, default=8)
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     sub = options(kinds.add_parser('infer', help='a call'), 3, 20, 'calls')
-    sub.add_argument('--peer', choices=['nasnetamobile', 'nasnetalarge', 'pnasnet5large'], action='append',
-                     help='nasnetamobile')
+    sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='nasnetamobile')
     sub.add_argument('--compiled', action='store_true', help="also the peer's torch.compile, which takes minutes")
     sub.add_argument('--int8', action='store_true', help='also ours quantised')
     sub.add_argument('--footprint', action='store_true', help='also memory, load time and file size')
@@ -227,8 +216,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.what == 'infer':
         args.batch_size = args.batch_size or 1
-        known = benchmark_infer.peers(cadene_mobile)
-        rows = [benchmark_infer.infer(name, known[name], args, take_turns) for name in args.peer or ['nasnetamobile']]
+        rows = [benchmark_infer.infer(name, args, take_turns) for name in args.peer or ['nasnetamobile']]
         for row in rows:
             print('\n'.join(benchmark_infer.lines(row)))
         write_json(args, rows)

@@ -1,5 +1,6 @@
 """What tools/benchmark.py infer compares: exports of the same weights in ONNX Runtime, and PyTorch."""
 import argparse
+import importlib.util
 import io
 import json
 import subprocess
@@ -30,15 +31,21 @@ class Peer(NamedTuple):
     args: Dict[str, Any] = {}
 
 
-def peers(cadene_mobile: Callable[[], nn.Module]) -> Dict[str, Peer]:
-    """By the names for the command line."""
-    return {
-        'nasnetamobile': Peer(cadene_mobile, 'nasnet_a_mobile', 224),
-        'nasnetalarge': Peer(lambda: timm.create_model('nasnetalarge'), 'nasnet_a_large', 331,
-                             dict(pool_padding='timm')),
-        'pnasnet5large': Peer(lambda: timm.create_model('pnasnet5large'), 'pnasnet5_large', 331,
-                              dict(pool_padding='timm')),
-    }
+def cadene_mobile() -> nn.Module:
+    """NASNet-A mobile of pretrainedmodels, whose package cannot be imported without what it does not declare."""
+    origin = importlib.util.find_spec('pretrainedmodels').origin
+    spec = importlib.util.spec_from_file_location('cadene', Path(origin).parent / 'models' / 'nasnet_mobile.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.NASNetAMobile(num_classes=1000)
+
+
+PEERS = {
+    'nasnetamobile': Peer(cadene_mobile, 'nasnet_a_mobile', 224),
+    'nasnetalarge': Peer(lambda: timm.create_model('nasnetalarge'), 'nasnet_a_large', 331, dict(pool_padding='timm')),
+    'pnasnet5large': Peer(
+        lambda: timm.create_model('pnasnet5large'), 'pnasnet5_large', 331, dict(pool_padding='timm')),
+}
 
 
 def both(peer: Peer) -> Tuple[nn.Module, nn.Module]:
@@ -136,8 +143,8 @@ def export_footprint(name: str, exporter: str) -> Dict[str, float]:
     code = MEMORY + f'''
 import json, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import benchmark, benchmark_infer as b, torch
-peer = b.peers(benchmark.cadene_mobile)[{name!r}]
+import benchmark_infer as b, torch
+peer = b.PEERS[{name!r}]
 theirs, ours = b.both(peer)
 images = torch.zeros(1, 3, peer.side, peer.side)
 with torch.no_grad():
@@ -170,8 +177,9 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
                 passes=passes, calibration=calibration)
 
 
-def infer(name: str, peer: Peer, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
+def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
     """Medians of all candidates, in ONNX Runtime and then in PyTorch, and what each file weighs."""
+    peer = PEERS[name]
     theirs, ours = both(peer)
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     exporters = [*EXPORTS, 'ours'] + (['ours, int8'] if args.int8 else [])

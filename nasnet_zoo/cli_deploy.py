@@ -87,7 +87,7 @@ def classify(
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
     """Classify pictures with an ONNX file. What it says of its input can be overruled, or said for it."""
-    from .runtime import Classifier, find_pictures, read_contract
+    from .runtime import Classifier, find_pictures
     with sentences():
         sides = [int(side) for side in img_size.split(',')] if img_size else None
         changes: Dict[str, Any] = given(
@@ -96,7 +96,7 @@ def classify(
             **{key: [float(v) for v in value.split(',')] for key, value in (('mean', mean), ('std', std)) if value})
         if sides:
             changes['input_size'] = [1 if color_order == 'L' else 3, sides[0], sides[-1]]
-        classifier = Classifier(model, provider, threads, read_contract(model, changes) if changes else None)
+        classifier = Classifier(model, provider, threads, changes)
         files = find_pictures(paths)
         columns = TextColumn('{task.fields[speed]:.1f} img/s'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         found, begun = [], time.perf_counter()

@@ -17,8 +17,7 @@ from timm.data import create_transform
 from .pictures import SUFFIXES, as_rgb
 from .skeleton import Checked, check
 
-__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'read_contract',
-           'whole_batches']
+__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'whole_batches']
 
 CONTRACT = 'nasnet_zoo.preprocessing'  # the key in a file's metadata of what its input must be
 _PROVIDERS = {'tensorrt': 'TensorrtExecutionProvider', 'cuda': 'CUDAExecutionProvider', 'cpu': 'CPUExecutionProvider'}
@@ -84,27 +83,18 @@ class Contract(Checked):
         return np.ascontiguousarray(images if self.layout == 'NCHW' else images.transpose(0, 2, 3, 1))
 
 
-def read_contract(path: Union[str, os.PathLike], changes: Mapping[str, Any] = {}) -> Contract:
-    """What an ONNX file says that its input must be, but for `changes`, which may be all of it.
+def _contract(path: Any, metadata: Mapping[str, str], given: Mapping[str, Any]) -> Contract:
+    """What a file's metadata say that its input must be, but for what is given, which may be all of it.
 
     Raises:
-        ValueError: For a file that cannot be read, and where something is missing or wrong.
+        ValueError: Where something is missing or wrong.
     """
-    import onnx
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's
-        raise ValueError(f'{path}: cannot be read: {str(error) or type(error).__name__}') from None
-    return _contract(path, {entry.key: entry.value for entry in proto.metadata_props}, changes)
-
-
-def _contract(path: Any, metadata: Mapping[str, str], changes: Mapping[str, Any] = {}) -> Contract:
     text = metadata.get(CONTRACT)
-    if text is None and not changes:
+    if text is None and not given:
         raise ValueError(f'{path}: has no {CONTRACT} in its metadata, so it is not known how to prepare images; say it '
                          '(--labels, --img-size, --mean, --std)')
     try:
-        return check(Contract, {**json.loads(text or '{}'), **changes})
+        return check(Contract, {**json.loads(text or '{}'), **given})
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path}: what is known of its input is not as it should be: {error}') from None
 
@@ -133,7 +123,7 @@ class Classifier:
         path: A file that ``export_onnx`` wrote, or one from elsewhere with its contract.
         provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' takes the first of them that works.
         threads: Of the CPU; ONNX Runtime's choice by default.
-        contract: What the input must be, instead of what the file says.
+        contract: What the input must be, instead of what the file says, or some entries of it.
 
     Attributes:
         contract: What the input must be.
@@ -150,13 +140,13 @@ class Classifier:
             path: Union[str, os.PathLike],
             provider: str = 'auto',
             threads: Optional[int] = None,
-            contract: Optional[Contract] = None,
+            contract: Union[Contract, Mapping[str, Any]] = {},  # noqa: B006
     ) -> None:
         if provider not in ('auto', *_PROVIDERS):
             raise ValueError(f'provider: {provider!r} is none of auto, {", ".join(_PROVIDERS)}')
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
-        self.path, self._given = path, contract
+        self.path, self._given = path, dict(contract)
         reasons = []
         for name in list(_PROVIDERS) if provider == 'auto' else [provider]:
             try:
@@ -188,7 +178,7 @@ class Classifier:
         if self.session.get_providers()[0] != full:
             raise _Unusable('its libraries cannot be loaded')
         self.provider = provider
-        self.contract = self._given or _contract(self.path, self.session.get_modelmeta().custom_metadata_map)
+        self.contract = _contract(self.path, self.session.get_modelmeta().custom_metadata_map, self._given)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(f'{self.path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is wanted')

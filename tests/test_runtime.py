@@ -16,7 +16,7 @@ from timm.data import create_transform
 from typer.testing import CliRunner
 
 from nasnet_zoo.cli import app
-from nasnet_zoo.runtime import CONTRACT, Classifier, Contract, find_pictures, read_contract
+from nasnet_zoo.runtime import CONTRACT, Classifier, Contract, find_pictures
 
 NAMES = ['red', 'green', 'blue']
 
@@ -203,4 +203,4 @@ def test_the_command_on_a_file_from_elsewhere(folder):
     assert report['results'][0]['top'][0]['label'] == 'red'
     done = classify(path, folder / 'good' / 'red.png', *options[:2])
     assert done.exit_code == 1 and 'input_size: field required' in done.stderr
-    assert read_contract(color_file(folder / 'n.onnx', contract()), dict(crop_pct=1.)).crop_pct == 1.
+    assert Classifier(color_file(folder / 'n.onnx', contract()), contract=dict(crop_pct=1.)).contract.crop_pct == 1.

@@ -159,11 +159,12 @@ def test_twins_with_two_objectives_and_hyperband(tmp_path):
         (tmp_path / kind).mkdir()
         for trials in 20, 25:
             study = open_study(tmp_path / kind, 'test', settings={}, sampler=lambda _: EvolutionSampler(
-                space, 0, 6, 3, reward=lambda one: one.values[0]), **options)
+                space, 0, 3, 2, reward=lambda one: one.values[0]), **options)
             make = Noted(tmp_path / kind / 'log', epochs=4)
-            Search(study, space, LocalWorkers(make, 2), 'params' if kind == 'two' else None).run(trials)
+            # One worker: which children are pruned hangs on the order in which they report.
+            Search(study, space, LocalWorkers(make, 1), 'params' if kind == 'two' else None).run(trials)
         learnt = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        assert len(learnt) > 6 and any('duplicate_of' in trial.user_attrs for trial in study.trials)
+        assert len(learnt) > 3 and any('duplicate_of' in trial.user_attrs for trial in study.trials)
         assert any('parent' in trial.system_attrs['nasnet_zoo'] for trial in study.trials)
 
 

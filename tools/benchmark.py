@@ -7,7 +7,8 @@ would show: before, both train from the same weights on the same images in float
 float32 they do not for long, as training amplifies the last digit.
 
 child: a child of a search, trained by our evaluator and by a plain loop of PyTorch: the same compiled network on the
-same images, with a DataLoader that reads PNG files and crops, mirrors and normalises them one by one.
+same images, with a DataLoader that reads PNG files and crops, mirrors and normalises them one by one. The plain loop
+runs twice, with PyTorch's own backward passes and with those that our operations bring along.
 
 infer: a call of the network on a CPU: ours exported and rewritten against every plain export of the peer's, all in ONNX
 Runtime, and against the peer in PyTorch, with the same weights. See benchmark_infer.py.
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Callable, Dict, List
+from unittest import mock
 
 import benchmark_infer
 import onnxruntime
@@ -147,24 +149,36 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
     return epoch
 
 
-def child(name: str, train: ImageSet, args: argparse.Namespace) -> Dict:
-    """Epochs of a child's training in turns: medians and their ratio."""
+def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
+    """Epochs of a child's training in turns: medians and their ratios to each plain loop's."""
     recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # far from the end, as an epoch is what is timed
     evaluator = Evaluator(train, ChildSettings.create(
         recipe, num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images), args.device)
     trainer, same = (evaluator.trainer(load_genotype(name)) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
-        medians = take_turns(dict(
-            theirs=plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
-                               Path(folder), args.loader_workers),
-            ours=trainer.run_epoch), args)
+        plain = plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
+                            Path(folder), args.loader_workers)
+        medians = take_turns(
+            {'theirs': with_pytorchs_gradients(plain), 'theirs, our gradients': plain, 'ours': trainer.run_epoch}, args)
     images = trainer.steps_per_epoch * trainer.recipe.batch_size
-    return dict(
-        peer=f'a plain loop, {name}', batch_size=trainer.recipe.batch_size, side=train.input_size[-1],
-        data=data_name(args.data),
+    shared = dict(
+        batch_size=trainer.recipe.batch_size, side=train.input_size[-1], data=data_name(args.data),
         num_cells=args.num_cells, cell_filters=args.cell_filters,
-        **{f'{who}_images_per_second': images / seconds for who, seconds in medians.items()},
-        ratio=medians['theirs'] / medians['ours'])
+        ours_images_per_second=images / medians.pop('ours'))
+    return [dict(peer=f'a plain loop{who.removeprefix("theirs")}, {name}', **shared,
+                 theirs_images_per_second=images / seconds, ratio=shared['ours_images_per_second'] * seconds / images)
+            for who, seconds in medians.items()]
+
+
+def with_pytorchs_gradients(call: Callable) -> Callable:
+    """A call without the backward passes of nasnet_zoo.backward."""
+    def never(x: torch.Tensor, training: bool) -> bool:
+        return False
+
+    def plain() -> None:
+        with mock.patch('nasnet_zoo.ops.pays', never), mock.patch('nasnet_zoo.backward.pays', never):
+            call()
+    return plain
 
 
 def options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
@@ -227,7 +241,7 @@ def main() -> None:
         rows = [compare(name, args) for name in args.peer or PEERS]
     else:
         train, _ = load_data(args.data)
-        rows = [child(name, train, args) for name in args.cells or ['nasnet_a']]
+        rows = [row for name in args.cells or ['nasnet_a'] for row in child(name, train, args)]
     mode = ', '.join([args.device, 'bf16' if getattr(args, 'bf16', False) else 'float32',
                       'compiled' if getattr(args, 'compile', False) else 'eager'])
     table = Table('peer', 'images', 'theirs, img/s', 'ours, img/s', 'ratio', 'losses differ by',

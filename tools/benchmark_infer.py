@@ -3,9 +3,11 @@ import argparse
 import importlib.util
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
+import timeit
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
@@ -177,6 +179,43 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
                 passes=passes, calibration=calibration)
 
 
+def machine_ceilings(threads: int) -> Dict[str, float]:
+    """What the machine can do at best: sgemm, billions of mult-adds a second, and copying in memory, GB a second."""
+    torch.set_num_threads(threads)
+    a, b, c = (torch.randn(2048, 2048) for _ in range(3))
+    x, y = torch.zeros(2, 1 << 26)
+
+    def best(call: Callable) -> float:
+        call()
+        return min(timeit.repeat(call, number=1, repeat=10))
+    return dict(gmacs_per_second=2048 ** 3 / best(lambda: torch.mm(a, b, out=c)) / 1e9,
+                gb_per_second=2 * 4 * x.numel() / best(lambda: y.copy_(x)) / 1e9)
+
+
+def least_seconds(file: Path, machine: Dict[str, float]) -> Dict[str, float]:
+    """Mult-adds (billions) and traffic (GB) of a float32 file, and the seconds they take at the machine's ceilings.
+
+    A node reads its inputs and writes its output once. Rectifiers and sums, which ONNX Runtime computes in passing, are
+    free. ``roofline_seconds`` is the sum over the nodes of what takes longer, computing or moving.
+    """
+    graph = onnx.shape_inference.infer_shapes(onnx.load(file), strict_mode=True).graph
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+              for value in (*graph.input, *graph.value_info, *graph.output)}
+    shapes.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
+    macs = moved = roofline = 0.
+    for node in graph.node:
+        if node.op_type in ('Relu', 'Add'):
+            continue
+        out = shapes[node.output[0]]
+        weight = shapes[node.input[1]] if node.op_type in ('Conv', 'Gemm') else []
+        a = math.prod(out) * math.prod(weight[1:]) / 1e9 if weight else 0.
+        b = 4 * sum(math.prod(shapes[name]) for name in (*node.input, node.output[0]) if name) / 1e9
+        macs, moved = macs + a, moved + b
+        roofline += max(a / machine['gmacs_per_second'], b / machine['gb_per_second'])
+    return dict(gmacs=macs, gb=moved, sgemm_seconds=macs / machine['gmacs_per_second'],
+                bandwidth_seconds=moved / machine['gb_per_second'], roofline_seconds=roofline)
+
+
 def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
     """Medians of all candidates, in ONNX Runtime and then in PyTorch, and what each file weighs."""
     peer = PEERS[name]
@@ -197,6 +236,8 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
             who: float(np.linalg.norm(call() - expected) / np.linalg.norm(expected)) for who, call in calls.items()}
         row['onnx_runtime'] = take_turns(calls, args)
         calls.clear()
+        machine = machine_ceilings(args.threads)
+        row['ceilings'] = dict(machine, **least_seconds(files['ours'], machine))
         if args.footprint:
             row['footprint'] = {who: footprint(file, args.threads) for who, file in files.items()}
     if args.footprint:
@@ -242,6 +283,12 @@ def lines(row: Dict[str, Any]) -> List[str]:
         text += [f'  {1e3 * seconds:9.2f} ms  {who}' for who, seconds in sorted(
             row[where].items(), key=lambda pair: pair[1])]
     text += [f'  {ratio:9.2f} x   {what}' for what, ratio in row['ratios'].items()]
+    found = row['ceilings']
+    text += [f'  {1e3 * found["sgemm_seconds"]:9.2f} ms  {found["gmacs"]:.2f} billion mult-adds of ours at sgemm, '
+             f'{found["gmacs_per_second"]:.0f} billion a second',
+             f'  {1e3 * found["bandwidth_seconds"]:9.2f} ms  {found["gb"]:.3f} GB that its nodes read and write, at '
+             f'{found["gb_per_second"]:.1f} GB a second',
+             f'  {1e3 * found["roofline_seconds"]:9.2f} ms  what takes longer of both, node by node']
     for who, found in row.get('footprint', {}).items():
         text.append(f'  {who}: ' + ', '.join(f'{key} {value:.2f}' for key, value in found.items()))
     return text

@@ -14,6 +14,7 @@ from .graph import Node, lower, rewrite
 from .inference import apply_passes, optimize_for_inference
 from .network import NASNet
 from .runtime import CONTRACT, Contract, whole_batches
+from .skeleton import check
 
 __all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_contract']
 
@@ -63,7 +64,7 @@ def make_contract(
         with_preprocessing: The file takes uint8 images, channels last, and normalises them itself.
 
     Raises:
-        ValueError: For class names or statistics that do not match the network.
+        ValueError: For class names or statistics that do not match the network, and for a side below 1.
     """
     cfg = model.pretrained_cfg
     width = model.num_classes or model.head_hidden_size
@@ -74,12 +75,12 @@ def make_contract(
         raise ValueError(f'class_names: {len(names)} names for {width} classes')
     if not len(mean) == len(std) == model.in_chans:
         raise ValueError(f'mean, std: {len(mean)} and {len(std)} numbers for {model.in_chans} channels')
-    return Contract(
+    return check(Contract, dict(
         input_size=[model.in_chans, *(model.skeleton.size if img_size is None else to_2tuple(img_size))],
         layout='NHWC' if with_preprocessing else 'NCHW', dtype='uint8' if with_preprocessing else 'float32',
         color_order='L' if model.in_chans == 1 else 'RGB', mean=mean, std=std,
         interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
-        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits', class_names=names)
+        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits', class_names=names))
 
 
 def export_onnx(

@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -147,15 +147,16 @@ class Classifier:
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
         self.path, self._given = path, dict(contract)
-        reasons = []
+        reasons: Dict[str, List[str]] = {}  # and what each is true of: a damaged file is so for all
         for name in list(_PROVIDERS) if provider == 'auto' else [provider]:
             try:
                 with _silence() if name != 'cpu' else contextlib.nullcontext():
                     self._open(name, threads)
                 return
             except _Unusable as error:
-                reasons.append(f'{name}: {error}')
-        raise ValueError(f'{path}: cannot be run: {"; ".join(reasons)}')
+                reasons.setdefault(str(error), []).append(name)
+        raise ValueError(f'{path}: cannot be run: ' + '; '.join(
+            f'{", ".join(names)}: {reason}' for reason, names in reasons.items()))
 
     def _open(self, provider: str, threads: Optional[int]) -> None:
         """Make a session and try it.

@@ -183,6 +183,8 @@ def test_what_is_no_contract(tmp_path):
         make_contract(model, ['a', 'b', 'c'])
     with pytest.raises(ValueError, match='3 and 1 numbers for 1 channels'):
         make_contract(model, mean=[0., 0., 0.])
+    with pytest.raises(ValueError, match='^input_size: input should be greater than or equal to 1, not 0'):
+        make_contract(model, img_size=0)
     with pytest.raises(ValueError, match='training mode'):
         export_onnx(model.train(), tmp_path / 'm.onnx')
     with pytest.raises(ValueError, match='pt2: such a program takes normalised images'):

@@ -155,8 +155,9 @@ def test_no_file_no_provider(folder):
     with pytest.raises(ValueError, match='nothing.onnx: there is no such file'):
         Classifier(folder / 'nothing.onnx')
     (folder / 'broken.onnx').write_text('no model')
-    with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: '):
+    with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: ') as caught:
         Classifier(folder / 'broken.onnx')
+    assert str(caught.value).count('INVALID_PROTOBUF') == 1
     with pytest.raises(ValueError, match="provider: 'gpu' is none of auto, tensorrt, cuda, cpu"):
         Classifier(color_file(folder / 'm.onnx', contract()), 'gpu')
 

@@ -158,16 +158,15 @@ def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
                             Path(folder), args.loader_workers)
-        medians = take_turns(
-            {'theirs': with_pytorchs_gradients(plain), 'theirs, our gradients': plain, 'ours': trainer.run_epoch}, args)
-    images = trainer.steps_per_epoch * trainer.recipe.batch_size
-    shared = dict(
-        batch_size=trainer.recipe.batch_size, side=train.input_size[-1], data=data_name(args.data),
-        num_cells=args.num_cells, cell_filters=args.cell_filters,
-        ours_images_per_second=images / medians.pop('ours'))
-    return [dict(peer=f'a plain loop{who.removeprefix("theirs")}, {name}', **shared,
-                 theirs_images_per_second=images / seconds, ratio=shared['ours_images_per_second'] * seconds / images)
-            for who, seconds in medians.items()]
+        medians = take_turns({
+            'a plain loop': with_pytorchs_gradients(plain), 'a plain loop, our gradients': plain,
+            'ours': trainer.run_epoch}, args)
+    images, ours = trainer.steps_per_epoch * trainer.recipe.batch_size, medians.pop('ours')
+    return [dict(
+        peer=f'{who}, {name}', batch_size=trainer.recipe.batch_size, side=train.input_size[-1],
+        data=data_name(args.data), num_cells=args.num_cells, cell_filters=args.cell_filters,
+        theirs_images_per_second=images / theirs, ours_images_per_second=images / ours, ratio=theirs / ours)
+        for who, theirs in medians.items()]
 
 
 def with_pytorchs_gradients(call: Callable) -> Callable:

@@ -179,9 +179,8 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
                 passes=passes, calibration=calibration)
 
 
-def machine_ceilings(threads: int) -> Dict[str, float]:
+def machine_ceilings() -> Dict[str, float]:
     """What the machine can do at best: sgemm, billions of mult-adds a second, and copying in memory, GB a second."""
-    torch.set_num_threads(threads)
     a, b, c = (torch.randn(2048, 2048) for _ in range(3))
     x, y = torch.zeros(2, 1 << 26)
 
@@ -208,10 +207,10 @@ def least_seconds(file: Path, machine: Dict[str, float]) -> Dict[str, float]:
             continue
         out = shapes[node.output[0]]
         weight = shapes[node.input[1]] if node.op_type in ('Conv', 'Gemm') else []
-        a = math.prod(out) * math.prod(weight[1:]) / 1e9 if weight else 0.
-        b = 4 * sum(math.prod(shapes[name]) for name in (*node.input, node.output[0]) if name) / 1e9
-        macs, moved = macs + a, moved + b
-        roofline += max(a / machine['gmacs_per_second'], b / machine['gb_per_second'])
+        gmacs = math.prod(out) * math.prod(weight[1:]) / 1e9 if weight else 0.
+        gb = 4 * sum(math.prod(shapes[name]) for name in (*node.input, node.output[0]) if name) / 1e9
+        macs, moved = macs + gmacs, moved + gb
+        roofline += max(gmacs / machine['gmacs_per_second'], gb / machine['gb_per_second'])
     return dict(gmacs=macs, gb=moved, sgemm_seconds=macs / machine['gmacs_per_second'],
                 bandwidth_seconds=moved / machine['gb_per_second'], roofline_seconds=roofline)
 
@@ -236,7 +235,7 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
             who: float(np.linalg.norm(call() - expected) / np.linalg.norm(expected)) for who, call in calls.items()}
         row['onnx_runtime'] = take_turns(calls, args)
         calls.clear()
-        machine = machine_ceilings(args.threads)
+        machine = machine_ceilings()
         row['ceilings'] = dict(machine, **least_seconds(files['ours'], machine))
         if args.footprint:
             row['footprint'] = {who: footprint(file, args.threads) for who, file in files.items()}

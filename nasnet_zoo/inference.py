@@ -4,6 +4,7 @@ Each pass is a rule over the graph of graph.py: a node whose inputs are rewritte
 goes out. docs/performance.md has what each is worth, and what was tried and dropped.
 """
 import math
+from collections import Counter
 from typing import Any, Callable, Collection, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -11,7 +12,7 @@ from timm.layers import to_2tuple
 from torch import fx
 from torch.nn import functional as F
 
-from .graph import NO_PADDING, SAME, Node, lower, rewrite, window
+from .graph import NO_PADDING, SAME, Node, lower, ordered, rewrite, window
 from .network import NASNet
 
 __all__ = ['PASSES', 'apply_passes', 'optimize_for_inference']
@@ -311,6 +312,27 @@ def convolve_pools(graph: Node, size: Size) -> Node:
     return _rewrite_sized(graph, size, rule)
 
 
+def convolve_sums(graph: Node, size: Size) -> Node:
+    """A sum that no convolution adds in passing becomes a depthwise 1x1 convolution that does, and rectifies too.
+
+    ONNX Runtime adds into the buffer of an addend that nothing else reads; another has to be copied.
+    """
+    nodes = ordered(graph)
+    readers = Counter(x for node in nodes for x in node.inputs)
+    originals = iter(nodes)  # a rewrite takes them in this order
+
+    def rule(node: Node) -> Node:
+        alone = [readers[x] == 1 for x in next(originals).inputs]
+        if node.op != 'add' or not any(alone) or any(x.is_dense and a for x, a in zip(node.inputs, alone)):
+            return node
+        into, other = node.inputs if alone[0] else node.inputs[::-1]
+        ones = torch.ones(node.channels, 1, 1, 1, dtype=torch.float64)
+        same = Node('conv', (other,), dict(weight=ones, bias=0 * ones[:, 0, 0, 0]), dict(
+            stride=(1, 1), dilation=(1, 1), groups=node.channels, padding=NO_PADDING))
+        return node.but([same, into])
+    return rewrite(graph, rule)
+
+
 def multiply_pixels(graph: Node, size: Size) -> Node:
     """A 1x1 convolution becomes a product of matrices, which PyTorch has quicker code for on a CPU."""
     def rule(node: Node) -> Node:
@@ -337,5 +359,6 @@ PASSES: Dict[str, Pass] = {
     'fix_padding': Pass(fix_padding),
     'pad_channels': Pass(pad_channels, ('onnx', 'int8')),
     'convolve_pools': Pass(convolve_pools, ('int8',)),
+    'convolve_sums': Pass(convolve_sums, ('onnx',)),
     'multiply_pixels': Pass(multiply_pixels, ('cpu',)),
 }

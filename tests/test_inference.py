@@ -78,6 +78,7 @@ def test_each_pass(genotype, name):
     ('share', 'relu', 47, 42),
     ('share', 'avg_pool', 11, 10),
     ('double_late', 'add', 25, 23),
+    ('convolve_sums', 'conv', 116, 139),
     ('multiply_pixels', 'pointwise', 0, 61),
 ])
 def test_a_pass_finds_what_it_is_for(name, op, before, after):

@@ -7,12 +7,31 @@ from typing import Any, Dict, List, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .console import given, sentences
 
 __all__ = ['classify', 'export']
+
+_OF_CHANNELS = 'By which pictures are normalised, over 0 to 1.'
+
+
+def _numbers(text: str) -> List[float]:
+    return [float(number) for number in text.split(',')]
+
+
+def _lines(path: Optional[Path]) -> Optional[List[str]]:
+    return path and path.read_text(encoding='utf-8').splitlines()
+
+
+def _sides(text: str) -> List[int]:
+    """Height and width, from both or from one for both."""
+    sides = [int(side) for side in text.split(',')]
+    if len(sides) > 2:
+        raise ValueError(f'{len(sides)} sides')
+    return [sides[0], sides[-1]]
 
 
 def export(
@@ -22,9 +41,12 @@ def export(
         format: str = typer.Option('onnx', help='onnx, or pt2, a program of torch.export.'),
         layout: str = typer.Option('plain', help='plain, triton or photoprism.'),
         name: Optional[str] = typer.Option(None, help="Of the model in a server's layout; MODEL's by default."),
-        img_size: Optional[int] = typer.Option(None, help="Side of the images; the network's usual one by default."),
+        labels: Optional[Path] = typer.Option(None, help="The classes' names, one a line."),
+        mean: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
+        std: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
+        img_size: Optional[Any] = typer.Option(None, parser=_sides, metavar='SIDE|H,W', help='Of the images.'),
         opset: int = typer.Option(17, help="ONNX's."),
-        batch_size: int = typer.Option(1, min=1, help='Images at a time.'),
+        batch_size: Optional[int] = typer.Option(None, min=1, help='Images at a time; 1 by default.'),
         dynamic_batch: bool = typer.Option(False, '--dynamic-batch', help='Any number of images at a time.'),
         dynamic_size: bool = typer.Option(False, '--dynamic-size', help='Any height and width.'),
         half: bool = typer.Option(False, '--half', help='Compute in float16.'),
@@ -45,9 +67,12 @@ def export(
     with sentences():
         if half and int8:
             raise ValueError('--half, --int8: choose one')
+        any_number = dynamic_batch or layout == 'triton'  # which makes its batches itself
+        if any_number and batch_size:
+            raise ValueError('--batch-size: goes with neither --dynamic-batch nor --layout triton')
         manifest = deploy(
-            source, out, checkpoint=checkpoint, format=format, layout=layout, name=name, img_size=img_size,
-            opset=opset, batch_size=None if dynamic_batch or layout == 'triton' else batch_size,
+            source, out, checkpoint=checkpoint, format=format, layout=layout, name=name, class_names=_lines(labels),
+            mean=mean, std=std, img_size=img_size, opset=opset, batch_size=None if any_number else batch_size or 1,
             dynamic_size=dynamic_size, precision='float16' if half else 'int8' if int8 else 'float32',
             softmax=softmax, with_preprocessing=with_preprocessing, pictures=pictures or None, calibrate=calibrate,
             data=data, license=license, timestamp=timestamp, command=[Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -75,9 +100,9 @@ def classify(
         provider: str = typer.Option('auto', help='tensorrt, cuda or cpu; auto takes the first that works.'),
         threads: Optional[int] = typer.Option(None, min=1, help='Of the CPU.'),
         labels: Optional[Path] = typer.Option(None, help="The classes' names, one a line."),
-        mean: Optional[str] = typer.Option(None, help='Of the channels, over 0 to 1, by commas.'),
-        std: Optional[str] = typer.Option(None, help='Of the channels, over 0 to 1, by commas.'),
-        img_size: Optional[str] = typer.Option(None, help='Side, or height and width by a comma.'),
+        mean: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
+        std: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
+        img_size: Optional[Any] = typer.Option(None, parser=_sides, metavar='SIDE|H,W', help='Of the images.'),
         interpolation: Optional[str] = typer.Option(None, help='nearest, bilinear, bicubic or lanczos.'),
         crop_pct: Optional[float] = typer.Option(None, help='Of the resized short side, what is cropped.'),
         color_order: Optional[str] = typer.Option(None, help='RGB, BGR or L.'),
@@ -89,13 +114,9 @@ def classify(
     """Classify pictures with an ONNX file. What it says of its input can be overruled, or said for it."""
     from .runtime import Classifier, find_pictures
     with sentences():
-        sides = [int(side) for side in img_size.split(',')] if img_size else None
         changes: Dict[str, Any] = given(
-            class_names=labels and labels.read_text().splitlines(), interpolation=interpolation, crop_pct=crop_pct,
-            color_order=color_order, layout=data_layout, dtype=dtype, output=output,
-            **{key: [float(v) for v in value.split(',')] for key, value in (('mean', mean), ('std', std)) if value})
-        if sides:
-            changes['input_size'] = [1 if color_order == 'L' else 3, sides[0], sides[-1]]
+            class_names=_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
+            crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         classifier = Classifier(model, provider, threads, changes)
         files = find_pictures(paths)
         columns = TextColumn('{task.fields[speed]:.1f} img/s'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -118,7 +139,7 @@ def classify(
         table = Table('picture', 'class', 'probability')
         for p in found:
             for i, (k, share) in enumerate(p.top or []):
-                table.add_row('' if i else str(p.path), names[k], f'{share:.2%}')
+                table.add_row('' if i else escape(str(p.path)), escape(names[k]), f'{share:.2%}')
         Console().print(table)
         print(f'{len(found)} pictures, {speed:.1f} a second, on {classifier.provider}')
     for p in refused:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +25,7 @@ from rich.progress import track
 from .checkpoints import load_foreign_weights
 from .data import ImageSet, data_name, load_data
 from .export import Exported, export_onnx, export_pt2, make_contract
-from .files import written_whole
-from .hub import WEIGHTS, read_accuracy, weight_file
+from .hub import WEIGHTS, cached_weights, read_accuracy, weight_file
 from .network import NASNet
 from .runs import versions
 from .runtime import Classifier, Contract, find_pictures
@@ -115,7 +115,7 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
     except URLError as error:
         raise ValueError(f'{source}: its weights cannot be fetched: {error.reason}; --checkpoint takes them from a '
                          'file') from None
-    return model, weight_file(source, model)
+    return model, weight_file(source, model) or cached_weights(model)
 
 
 def deploy(
@@ -126,6 +126,9 @@ def deploy(
         format: str = 'onnx',
         layout: str = 'plain',
         name: Optional[str] = None,
+        class_names: Optional[Sequence[str]] = None,
+        mean: Optional[Sequence[float]] = None,
+        std: Optional[Sequence[float]] = None,
         img_size: Union[int, Tuple[int, int], None] = None,
         opset: int = 17,
         batch_size: Optional[int] = 1,
@@ -145,10 +148,12 @@ def deploy(
 
     Args:
         source, checkpoint: See :func:`load_trained`.
-        out: Folder for the files; those of the same names are replaced, each whole, the manifest last.
+        out: Folder for the files; those of the same names are replaced when all are written, the manifest last.
         format: 'onnx' or 'pt2', a program of torch.export.
         layout: One of :data:`LAYOUTS`.
         name: Of the model in a server's layout; by default the source's.
+        class_names, mean, std: See ``make_contract``. What the configuration calls the classes is not taken for the
+            weights of a checkpoint.
         img_size, opset, batch_size, dynamic_size, softmax, with_preprocessing, passes: See ``export_onnx`` and
             ``make_contract``.
         precision: 'float32', 'float16' or 'int8'.
@@ -156,7 +161,7 @@ def deploy(
             `calibrate` of them, evenly spread, are calibrated on and the others compared on.
         data: A data set, as ``load_data`` takes it, on whose test images the accuracy is measured, of the model and of
             the file.
-        license: Of the weights; by default what the configuration says.
+        license: Of the weights; by default what the configuration says, 'unknown' for a checkpoint's.
         timestamp: When, for the manifest: the same inputs and timestamp give the same bytes.
         command: For the manifest.
 
@@ -177,14 +182,17 @@ def deploy(
     if format == 'pt2' and (precision != 'float32' or data is not None):
         raise ValueError('pt2: is written in float32, and its accuracy is not measured')
     _choose('precision', dict.fromkeys(('float32', 'float16', 'int8')), precision)
-    name = name or Path(source).stem.split(':')[-1]
-    if not re.fullmatch(r'[\w-][\w.-]*', name):
+    name = name or _name(source)
+    if '{name}' in chosen.model and not re.fullmatch(r'[\w-][\w.-]*', name):
         raise ValueError(f'name: {name!r} is no name of a folder; use letters, digits, "_", "-" and "."')
     model, weights = load_trained(source, checkpoint)
-    license = license or model.pretrained_cfg.get('license') or 'apache-2.0'
-    contract = make_contract(model, img_size=img_size, softmax=softmax, with_preprocessing=with_preprocessing)
-    if any('\n' in label for label in contract.class_names):
-        raise ValueError('class_names: one has a line break, which labels.txt cannot hold')
+    if checkpoint is not None:
+        model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)  # of other weights
+    license = license or model.pretrained_cfg.get('license') or 'unknown'
+    contract = make_contract(model, class_names, mean, std, img_size, softmax, with_preprocessing)
+    for label in contract.class_names:
+        if label.splitlines() != [label]:
+            raise ValueError(f'class_names: {label!r} is no line of labels.txt')
     train, test = (None, None) if data is None else _small_images(data, model, contract)
 
     options: Dict[str, Any] = dict(batch_size=batch_size, dynamic_size=dynamic_size, passes=passes)
@@ -197,32 +205,44 @@ def deploy(
             license=license, **chosen.metadata(contract, license, source, precision)))
 
     out = Path(out)
-    file, labels = (out / path.format(name=name, suffix=f'.{format}') for path in (chosen.model, chosen.labels))
-    for path in (file, labels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    exported = write(model, file, contract, **options)
-    accuracy = None
-    if test is not None:
-        right = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
-        accuracy = dict(dataset=data_name(data), count=len(right), model=evaluate(model, test).top1,
-                        file=float(right.mean()))
-    manifest = dict(
-        created=timestamp or datetime.now(timezone.utc).isoformat(timespec='seconds'), command=list(command),
-        model=name, genotype=model.genotype.name, source=source, license=license,
-        weights=weights and dict(file=weights.name, sha256=_sha256(weights), accuracy=_accuracy(weights)),
-        file=dict(path=str(file.relative_to(out)), sha256=_sha256(file), bytes=file.stat().st_size),
-        format=format, opset=opset if format == 'onnx' else None, precision=precision, shapes=exported.shapes,
-        preprocessing=json.loads(contract.to_json()), compared_with_pytorch=exported.differences, accuracy=accuracy,
-        passes=None if passes is None else list(passes),
-        versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
-    texts = {labels: ''.join(f'{label}\n' for label in contract.class_names),
-             labels.parent / 'genotype.json': model.genotype.dumps(),
-             **{out / path: text for path, text in chosen.files(name, exported).items()},
-             labels.parent / 'manifest.json': json.dumps(manifest, indent=2) + '\n'}
-    for path, text in texts.items():
-        with written_whole(path) as part:
-            part.write_text(text)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.', dir=out) as folder:  # what is there stays until all is written
+        file, labels = (Path(folder, path.format(name=name, suffix=f'.{format}'))
+                        for path in (chosen.model, chosen.labels))
+        for path in (file, labels):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        exported = write(model, file, contract, **options)
+        accuracy = None
+        if test is not None:
+            right = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
+            accuracy = dict(dataset=data_name(data), count=len(right), model=evaluate(model, test).top1,
+                            file=float(right.mean()))
+        manifest = dict(
+            created=timestamp or datetime.now(timezone.utc).isoformat(timespec='seconds'), command=list(command),
+            model=name, genotype=model.genotype.name, source=source, license=license,
+            weights=weights and dict(file=weights.name, sha256=_sha256(weights), accuracy=_accuracy(weights)),
+            file=dict(path=str(file.relative_to(folder)), sha256=_sha256(file), bytes=file.stat().st_size),
+            format=format, opset=opset if format == 'onnx' else None, precision=precision, shapes=exported.shapes,
+            preprocessing=json.loads(contract.to_json()), compared_with_pytorch=exported.differences,
+            accuracy=accuracy, passes=None if passes is None else list(passes),
+            versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
+        texts = {labels: ''.join(f'{label}\n' for label in contract.class_names),
+                 labels.parent / 'genotype.json': model.genotype.dumps(),
+                 **{Path(folder, path): text for path, text in chosen.files(name, exported).items()},
+                 labels.parent / 'manifest.json': json.dumps(manifest, indent=2) + '\n'}
+        for path, text in texts.items():
+            path.write_text(text, encoding='utf-8')
+        for path in (file, *texts):
+            target = out / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
     return manifest
+
+
+def _name(source: str) -> str:
+    """What a model is called by default: the last part of where it comes from."""
+    path = Path(re.sub('^(local-dir|hf-hub):', '', source).split('@')[0])
+    return (path.parent if path.name == WEIGHTS else path).resolve().name.removesuffix('.json')
 
 
 def _small_images(data: str, model: NASNet, contract: Contract) -> Tuple[ImageSet, ImageSet]:

@@ -13,8 +13,9 @@ from .files import written_whole
 from .graph import Node, lower, rewrite
 from .inference import apply_passes, optimize_for_inference
 from .network import NASNet
-from .runtime import CONTRACT, Contract, whole_batches
-from .skeleton import check
+from .runtime import CONTRACT, Contract, open_session, whole_batches
+from .skeleton import Skeleton, check
+from .zoo import label_names
 
 __all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_contract']
 
@@ -56,31 +57,34 @@ def make_contract(
 
     Args:
         model: The network.
-        class_names: As many as there are classes; by default the configuration's if they are, or
-            numbers.
+        class_names: As many as there are classes; by default the configuration's if they are, or numbers.
         mean, std: Of the channels, over 0 to 1, that images are normalised by.
         img_size: Height and width, or a side; the skeleton's by default.
         softmax: The file gives probabilities.
         with_preprocessing: The file takes uint8 images, channels last, and normalises them itself.
 
     Raises:
-        ValueError: For class names or statistics that do not match the network, and for a side below 1.
+        ValueError: For class names or statistics that do not match the network, and for images too small for it.
     """
     cfg = model.pretrained_cfg
-    width = model.num_classes or model.head_hidden_size
-    known = cfg.get('label_names') or ()
-    names = list(class_names or (known if len(known) == width else map(str, range(width))))
-    mean, std = list(mean or cfg['mean']), list(std or cfg['std'])
-    if len(names) != width:
-        raise ValueError(f'class_names: {len(names)} names for {width} classes')
-    if not len(mean) == len(std) == model.in_chans:
-        raise ValueError(f'mean, std: {len(mean)} and {len(std)} numbers for {model.in_chans} channels')
-    return check(Contract, dict(
-        input_size=[model.in_chans, *(model.skeleton.size if img_size is None else to_2tuple(img_size))],
+    width = _width(model)
+    known = label_names(model) or ()
+    size = model.skeleton.size if img_size is None else to_2tuple(img_size)
+    contract = check(Contract, dict(
+        input_size=[model.in_chans, *size],
         layout='NHWC' if with_preprocessing else 'NCHW', dtype='uint8' if with_preprocessing else 'float32',
-        color_order='L' if model.in_chans == 1 else 'RGB', mean=mean, std=std,
+        color_order='L' if model.in_chans == 1 else 'RGB', mean=list(mean or cfg['mean']), std=list(std or cfg['std']),
         interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
-        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits', class_names=names))
+        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits',
+        class_names=list(class_names or (known if len(known) == width else map(str, range(width))))))
+    if len(contract.class_names) != width:
+        raise ValueError(f'class_names: {len(contract.class_names)} names for {width} classes')
+    Skeleton.create(**{**model.skeleton.model_dump(), 'img_size': size})
+    return contract
+
+
+def _width(model: NASNet) -> int:
+    return model.num_classes or model.head_hidden_size
 
 
 def export_onnx(
@@ -102,7 +106,7 @@ def export_onnx(
     The graph has one input, ``image``, and one output, ``logits`` or ``probabilities`` [B, classes].
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode and float32.
         path: The file to write, whole or not at all.
         contract: Of :func:`make_contract`; it goes into the file's metadata.
         opset: ONNX's.
@@ -115,7 +119,7 @@ def export_onnx(
         metadata: More for the file's own.
 
     Raises:
-        ValueError: For options that do not go together, and a network in training mode.
+        ValueError: For options that do not go together or do not fit the network, and a network in training mode.
         ExportError: Where the file's results are not the network's.
     """
     import onnx
@@ -126,9 +130,9 @@ def export_onnx(
         raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: goes with neither half nor dynamic_size')
+    graph = _lowered(model, contract, batch_size, calibration=calibration, pictures=pictures)
     channels, *size = contract.input_size
     is_uint8 = contract.dtype == 'uint8'
-    graph = lower(model)
     if is_uint8:
         graph = _normalizing(graph, contract)
     where = 'onnx' if calibration is None else 'int8'
@@ -146,8 +150,9 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {CONTRACT: contract.to_json(), **metadata})
     onnx.checker.check_model(proto, full_check=True)
 
-    session = _session(proto)
-    sizes = [tuple(size), (size[0] + 1, size[1] + 1), (size[0], size[1] + 3)] if dynamic_size else [tuple(size)]
+    session = open_session(proto.SerializeToString())
+    smallest = [model.skeleton.output_stride] * 2  # whose last features are a single pixel
+    sizes = [size, [size[0] + 1, size[1] + 1], [size[0], size[1] + 3], smallest] if dynamic_size else [size]
     differences = _differences(model, contract, lambda images: session.run(None, {'image': images})[0], sizes,
                                batch_size, pictures)
     if calibration is None:
@@ -177,6 +182,7 @@ def export_pt2(
     contract = contract or make_contract(model)
     if contract.dtype == 'uint8' or contract.output == 'probabilities':
         raise ValueError('pt2: such a program takes normalised images and gives logits; a caller has PyTorch for more')
+    _lowered(model, contract, batch_size, pictures=pictures)
     channels, *size = contract.input_size
     module = optimize_for_inference(model, None if dynamic_size else tuple(size), passes)
     device = next(model.parameters()).device
@@ -190,7 +196,7 @@ def export_pt2(
         torch.export.save(program, file, extra_files={CONTRACT: contract.to_json()})
         file.seek(0)
         loaded = torch.export.load(file).module()
-    sizes = [tuple(size), (size[0] + 1, size[1] + 3)] if dynamic_size else [tuple(size)]
+    sizes = [size, [size[0] + 1, size[1] + 3]] if dynamic_size else [size]
     differences = _differences(model, contract, lambda images: loaded(
         torch.from_numpy(images).to(device)).detach().cpu().numpy(), sizes, batch_size, pictures)
     _refuse_if_apart(path, differences, _TOLERANCE['float32'])
@@ -200,6 +206,38 @@ def export_pt2(
     return Exported(Path(path), contract, dict(image=shape, logits=[shape[0], len(contract.class_names)]), differences)
 
 
+def _lowered(
+        model: NASNet, contract: Contract, batch_size: Optional[int], **images: Optional[np.ndarray],
+) -> Node:
+    """The network's graph, if all else fits it.
+
+    Raises:
+        ValueError: Where it does not.
+    """
+    graph = lower(model)
+    dtype = next(model.parameters()).dtype
+    if dtype != torch.float32:
+        raise ValueError(f'model: is in {dtype}; call model.float() first')
+    if graph.rank != 2:
+        raise ValueError('model: gives feature maps, and a file gives a row of numbers an image; leave global_pool at '
+                         "'avg'")
+    given, wanted = (contract.input_size[0], len(contract.class_names)), (model.in_chans, graph.channels)
+    if given != wanted:
+        raise ValueError('contract: {} channels and {} class names, for a network of {} and {}'.format(*given, *wanted))
+    if (contract.layout, contract.dtype) not in (('NCHW', 'float32'), ('NHWC', 'uint8')) or (
+            contract.color_order == 'BGR'):
+        raise ValueError('contract: a file takes NCHW and float32, or NHWC and uint8, of the colour order that the '
+                         f'network has; not {contract.layout}, {contract.dtype} and {contract.color_order}')
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f'batch_size: must be 1 or more, or None for any, not {batch_size}')
+    for name, array in images.items():
+        if array is not None:
+            contract.check_images(name, array)
+            if not len(array):
+                raise ValueError(f'{name}: there are none')
+    return graph
+
+
 def _normalizing(graph: Node, contract: Contract) -> Node:
     """The graph with images of 0 to 255 as its input."""
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (contract.mean, contract.std))
@@ -207,15 +245,8 @@ def _normalizing(graph: Node, contract: Contract) -> Node:
     return rewrite(graph, lambda node: Node('affine', (node,), params) if node.op == 'input' else node)
 
 
-def _session(proto: Any) -> Any:
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
-
-
 def _differences(
-        model: NASNet, contract: Contract, run: Callable[[np.ndarray], np.ndarray], sizes: Sequence[Tuple[int, int]],
+        model: NASNet, contract: Contract, run: Callable[[np.ndarray], np.ndarray], sizes: Sequence[Sequence[int]],
         batch_size: Optional[int], pictures: Optional[np.ndarray],
 ) -> Dict[str, Dict[str, float]]:
     """Of `run` from the model, on random images of all sizes and on pictures."""

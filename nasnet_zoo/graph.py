@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from . import ops
 from .network import NASNet
+from .sync_norm import SyncBatchNorm2d
 
 __all__ = ['Node', 'Rule', 'lower', 'ordered', 'rewrite', 'window', 'NO_PADDING', 'SAME']
 
@@ -31,8 +32,9 @@ class Node:
     pointwise (``weight`` [out, in], ``bias``), a 1x1 convolution as a product of matrices;
     affine (``scale`` and ``shift`` of each channel, or one for all); scale_pixels (``factor`` [H, W]);
     avg_pool and max_pool (``kernel``, ``stride``, ``padding``, which neither sees);
-    pad (``value``, ``padding``; with SAME also ``kernel`` and ``stride``);
-    group_norm (``weight``, ``bias``; ``groups``, ``eps``), of layer norm and instance norm;
+    pad (``value``; ``padding``, for an operation of ``kernel`` and ``stride``);
+    group_norm (``weight``, ``bias``; ``groups``, ``eps``), of layer norm and instance norm (which scales and shifts
+    a single pixel only; ``any_size`` says that features may be one);
     global_pool (``kind``: avg or max), to [B, C, 1, 1]; linear (``weight``, ``bias``);
     check_size (``size``), which passes images of one height and width on.
 
@@ -106,12 +108,20 @@ def window(node: Node) -> Tuple[Tuple[int, int], Tuple[int, int]]:
 
 # --- from modules ---
 
+def _exact(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy to reckon with, wherever the network is."""
+    return tensor.detach().cpu().double()
+
+
+def _weight_and_bias(m: nn.Module) -> Dict[str, torch.Tensor]:
+    weight = _exact(m.weight)
+    return dict(weight=weight, bias=weight.new_zeros(len(weight)) if m.bias is None else _exact(m.bias))
+
+
 def _conv(x: Node, m: nn.Conv2d) -> Node:
     top, left = m.padding
     attrs = dict(stride=tuple(m.stride), dilation=tuple(m.dilation), groups=m.groups, padding=(top, left, top, left))
-    params = dict(weight=m.weight.detach().double())
-    params['bias'] = params['weight'].new_zeros(len(m.weight)) if m.bias is None else m.bias.detach().double()
-    return Node('conv', (x,), params, attrs)
+    return Node('conv', (x,), _weight_and_bias(m), attrs)
 
 
 def _conv_same(x: Node, m: ops.Conv2dSame) -> Node:
@@ -126,6 +136,9 @@ def _conv_strided(x: Node, m: ops.StridedConv1x1) -> Node:
     conv = _conv(x, m)
     if not m.first:
         return conv
+    if conv.attrs['stride'] != (2, 2):
+        shift = dict(padding=(-1, -1, 1, 1), value=0., kernel=(1, 1), stride=conv.attrs['stride'])
+        return conv.but([Node('pad', (x,), {}, shift)])
     # One pixel off is the last pixel of a 2x2 kernel; pixels beyond the border are SAME padding.
     return conv.but(params=dict(weight=F.pad(conv.params['weight'], (1, 0, 1, 0))), padding=SAME)
 
@@ -154,13 +167,12 @@ def _max_pool_same(x: Node, m: ops.MaxPool2dSame) -> Node:
 
 
 def _batch_norm(x: Node, m: nn.BatchNorm2d) -> Node:
-    scale = m.weight.detach().double() / (m.running_var.double() + m.eps).sqrt()
-    return Node('affine', (x,), dict(scale=scale, shift=m.bias.detach().double() - m.running_mean.double() * scale))
+    scale = _exact(m.weight) / (_exact(m.running_var) + m.eps).sqrt()
+    return Node('affine', (x,), dict(scale=scale, shift=_exact(m.bias) - _exact(m.running_mean) * scale))
 
 
 def _group_norm(x: Node, m: nn.GroupNorm) -> Node:
-    params = dict(weight=m.weight.detach().double(), bias=m.bias.detach().double())
-    return Node('group_norm', (x,), params, dict(groups=m.num_groups, eps=m.eps))
+    return Node('group_norm', (x,), _weight_and_bias(m), dict(groups=m.num_groups, eps=m.eps, any_size=True))
 
 
 def _global_pool(x: Node, m: SelectAdaptivePool2d) -> Node:
@@ -174,11 +186,6 @@ def _global_pool(x: Node, m: SelectAdaptivePool2d) -> Node:
     return pooled if isinstance(m.flatten, nn.Identity) or not kind else Node('flatten', (pooled,))
 
 
-def _linear(x: Node, m: nn.Linear) -> Node:
-    bias = m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias
-    return Node('linear', (x,), dict(weight=m.weight.detach().double(), bias=bias.detach().double()))
-
-
 # type: what a module of it becomes
 _MODULES: Dict[type, Callable[[Node, Any], Node]] = {
     ops.Conv2d: _conv,
@@ -186,6 +193,8 @@ _MODULES: Dict[type, Callable[[Node, Any], Node]] = {
     ops.Conv2dSame: _conv_same,
     ops.StridedConv1x1: _conv_strided,
     nn.BatchNorm2d: _batch_norm,
+    nn.SyncBatchNorm: _batch_norm,
+    SyncBatchNorm2d: _batch_norm,
     nn.ReLU: lambda x, m: Node('relu', (x,)),
     ops.AvgPool2d: lambda x, m: _pool('avg_pool', x, m.kernel_size, m.stride, m.padding),
     ops.AvgPool2dSame: _avg_pool_same,
@@ -194,7 +203,7 @@ _MODULES: Dict[type, Callable[[Node, Any], Node]] = {
     ops.ExampleNorm: _group_norm,
     SelectAdaptivePool2d: _global_pool,
     nn.Flatten: lambda x, m: Node('flatten', (x,)),
-    nn.Linear: _linear,
+    nn.Linear: lambda x, m: Node('linear', (x,), _weight_and_bias(m)),
     nn.Identity: lambda x, m: x,
     nn.Dropout: lambda x, m: x,
 }
@@ -207,14 +216,15 @@ _FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _MODULES
+        return type(m) in _MODULES or super().is_leaf_module(m, module_qualified_name)
 
 
 def lower(model: NASNet) -> Node:
     """The network's graph from images to what ``model(images)`` returns in evaluation mode.
 
     Raises:
-        TypeError: For another kind of model, such as timm's wrapper of ``features_only``.
+        TypeError: For another kind of model, such as timm's wrapper of ``features_only``, and for a network in which
+            layers were replaced by some of another kind.
         ValueError: For a network in training mode.
     """
     if not isinstance(model, NASNet):
@@ -230,6 +240,8 @@ def lower(model: NASNet) -> Node:
             values[node] = Node('input', (), {}, dict(channels=model.in_chans))
         elif node.op == 'call_module':
             module = model.get_submodule(node.target)
+            if type(module) not in _MODULES:
+                raise TypeError(f'model.{node.target}: a {type(module).__name__} is no layer that this package makes')
             values[node] = _MODULES[type(module)](args[0], module)
         elif node.op == 'call_function':
             values[node] = _FUNCTIONS[node.target](*args, **kwargs)

@@ -66,7 +66,7 @@ class _Writer:
     def __init__(self, dtype: type) -> None:
         self.nodes: List[onnx.NodeProto] = []
         self.tensors: List[onnx.TensorProto] = []
-        self.dtype = dtype
+        self.dtype, self.kind = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
     def add(self, operator: str, inputs: Sequence[str], **attrs: Any) -> str:
         """An operator; the name of its result."""
@@ -76,7 +76,7 @@ class _Writer:
 
     def tensor(self, values: Any) -> str:
         """Its name as an input of the next operator. Integers stay so."""
-        array = np.asarray(values.cpu() if hasattr(values, 'cpu') else values)
+        array = np.asarray(values)
         array = np.ascontiguousarray(array.astype(self.dtype if array.dtype.kind == 'f' else np.int64))
         name = f'tensor_{len(self.tensors)}'
         self.tensors.append(numpy_helper.from_array(array, name))
@@ -121,8 +121,15 @@ def _pad(writer: _Writer, node: Node, inputs: List[str]) -> str:
 def _group_norm(writer: _Writer, node: Node, inputs: List[str]) -> str:
     weight, bias = node.params['weight'], node.params['bias']
     if node.attrs['groups'] == node.channels:
-        return writer.add('InstanceNormalization', [*inputs, writer.tensor(weight), writer.tensor(bias)],
-                          epsilon=node.attrs['eps'])
+        normal = writer.add('InstanceNormalization', [*inputs, writer.tensor(weight), writer.tensor(bias)],
+                            epsilon=node.attrs['eps'])
+        if not node.attrs['any_size']:
+            return normal
+        # Of a single pixel nothing is left but the bias; then add what it was, scaled.
+        area = writer.add('Mul', [writer.add('Shape', inputs, start=i, end=i + 1) for i in (2, 3)])
+        is_pixel = writer.add('Cast', [writer.add('Equal', [area, writer.tensor([1])])], to=writer.kind)
+        scale = writer.add('Mul', [is_pixel, writer.tensor(weight[:, None, None])])
+        return writer.add('Add', [normal, writer.add('Mul', [*inputs, scale])])
     groups = node.attrs['groups']  # ONNX's own GroupNormalization is younger than opset 17
     rows = writer.add('Reshape', [*inputs, writer.tensor([0, groups, -1])])
     ones = weight.new_ones(groups)

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -29,7 +29,7 @@ from .files import read_safetensors, written_whole
 from .network import NASNet
 from .zoo import build, model_folder
 
-__all__ = ['HubError', 'PUBLISHED', 'weight_file', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card',
+__all__ = ['HubError', 'PUBLISHED', 'weight_file', 'cached_weights', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card',
            'prepare', 'push']
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
@@ -93,6 +93,13 @@ def weight_file(source: str, model: NASNet) -> Optional[Path]:
     folder = model_folder(source)
     file = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
     return Path(file) if file else None
+
+
+def cached_weights(model: NASNet) -> Optional[Path]:
+    """The file in the hub's cache from which the weights of `model` came; None where they did not."""
+    repo, _, revision = (model.pretrained_cfg.get('hf_hub_id') or '').partition('@')
+    found = try_to_load_from_cache(repo, WEIGHTS, revision=revision or None) if repo else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def read_accuracy(weights: Union[str, os.PathLike]) -> Optional[Dict[str, Any]]:

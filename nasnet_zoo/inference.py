@@ -207,8 +207,10 @@ def fix_padding(graph: Node, size: Size) -> Node:
     def rule(node: Node, before: Tuple[int, int]) -> Node:
         if 'padding' in node.attrs:
             return node.but(padding=_padding(node, before))
-        if node.op == 'group_norm' and node.channels // node.attrs['groups'] * before[0] * before[1] == 1:
-            return Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
+        if node.op == 'group_norm':
+            if node.channels // node.attrs['groups'] * before[0] * before[1] == 1:
+                return Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
+            return node.but(any_size=False)
         return node
     return _rewrite_sized(graph, size, rule)
 

@@ -30,8 +30,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelP
             quantized = onnx.load(path)
     finally:
         logger.setLevel(level)
-    # Which tool wrote it is no matter of where and when.
-    quantized.producer_name = proto.producer_name
+    quantized.producer_name = proto.producer_name  # which the tool puts its own in the place of
     return quantized
 
 

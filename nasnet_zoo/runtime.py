@@ -1,8 +1,8 @@
 """From an exported ONNX file to labels, with ONNX Runtime."""
 import contextlib
-import io
 import json
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -11,20 +11,23 @@ from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, Named
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from timm.data import create_transform
+from timm.layers import to_2tuple
 
 from .pictures import SUFFIXES, as_rgb
 from .skeleton import Checked, check
 
-__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'whole_batches']
+__all__ = ['CONTRACT', 'Classifier', 'Contract', 'Prediction', 'find_pictures', 'open_session', 'whole_batches']
 
 CONTRACT = 'nasnet_zoo.preprocessing'  # the key in a file's metadata of what its input must be
 _PROVIDERS = {'tensorrt': 'TensorrtExecutionProvider', 'cuda': 'CUDAExecutionProvider', 'cpu': 'CPUExecutionProvider'}
+_MOST = 64  # images at a time
 _LONGEST = 64  # times as long as wide: what such a picture is resized to takes gigabytes
 
 Side = Annotated[int, Field(ge=1, le=4096)]
-Statistics = Annotated[List[float], Field(min_length=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Contract(Checked):
@@ -34,13 +37,21 @@ class Contract(Checked):
     layout: Annotated[Literal['NCHW', 'NHWC'], Field(description='the order of the axes')] = 'NCHW'
     dtype: Annotated[Literal['float32', 'uint8'], Field(description='uint8: the file normalises')] = 'float32'
     color_order: Literal['RGB', 'BGR', 'L'] = 'RGB'
-    mean: Annotated[Statistics, Field(description='of each channel, over 0 to 1')]
-    std: Statistics
+    mean: Annotated[List[Finite], Field(description='of each channel, over 0 to 1')]
+    std: List[Annotated[Finite, Field(gt=0)]]
     interpolation: Literal['nearest', 'bilinear', 'bicubic', 'lanczos'] = 'bicubic'
     crop_pct: Annotated[float, Field(gt=0, le=1, description='of the resized short side, what is cropped')] = 1.
     crop_mode: Literal['center', 'squash'] = 'center'
     output: Literal['logits', 'probabilities'] = 'logits'
     class_names: Annotated[List[str], Field(min_length=1)]
+
+    @field_validator('mean', 'std')
+    @classmethod
+    def _one_for_each_channel(cls, values: List[float], info: ValidationInfo) -> List[float]:
+        channels, *_ = info.data.get('input_size', [len(values)])  # which may be what is wrong
+        if len(values) != channels:
+            raise PydanticCustomError('channels', 'must be {channels} numbers, one a channel', dict(channels=channels))
+        return values
 
     def to_json(self) -> str:
         """With its keys sorted."""
@@ -50,12 +61,15 @@ class Contract(Checked):
         """A picture to uint8 [C, H, W], resized and cropped as timm does for evaluation.
 
         Raises:
-            ValueError: For one that is far longer than wide.
+            ValueError: For one that is far longer than wide, and where no picture has the channels that are wanted.
         """
         if max(image.size) > _LONGEST * min(image.size):
             raise ValueError(f'{image.size[0]} x {image.size[1]} pixels are too long and narrow')
         image = as_rgb(image)
-        return self._transform(image.convert('L') if self.color_order == 'L' else image).numpy()
+        prepared = self._transform(image.convert('L') if self.color_order == 'L' else image).numpy()
+        if len(prepared) != self.input_size[0]:
+            raise ValueError(f'pictures have {len(prepared)} channels, and {self.input_size[0]} are wanted')
+        return prepared
 
     def read(self, path: Union[str, os.PathLike]) -> np.ndarray:
         """A picture file, prepared; what a decoder cannot make out raises what it likes."""
@@ -69,6 +83,12 @@ class Contract(Checked):
         return create_transform(
             tuple(self.input_size), mean=self.mean, std=self.std, interpolation=self.interpolation,
             crop_pct=self.crop_pct, crop_mode=self.crop_mode, normalize=False)
+
+    def check_images(self, name: str, images: np.ndarray) -> None:
+        """Raise ValueError unless they are uint8 [N, C, H, W] of the contract's size."""
+        if images.dtype != np.uint8 or list(images.shape[1:]) != self.input_size:
+            raise ValueError(f'{name}: must be uint8 [N, {", ".join(map(str, self.input_size))}], '
+                             f'not {images.dtype} {list(images.shape)}')
 
     def normalized(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 [N, C, H, W], to what a network takes, float32."""
@@ -86,6 +106,8 @@ class Contract(Checked):
 def _contract(path: Any, metadata: Mapping[str, str], given: Mapping[str, Any]) -> Contract:
     """What a file's metadata say that its input must be, but for what is given, which may be all of it.
 
+    ``img_size``, height and width, leaves the channels as they are.
+
     Raises:
         ValueError: Where something is missing or wrong.
     """
@@ -94,9 +116,24 @@ def _contract(path: Any, metadata: Mapping[str, str], given: Mapping[str, Any]) 
         raise ValueError(f'{path}: has no {CONTRACT} in its metadata, so it is not known how to prepare images; say it '
                          '(--labels, --img-size, --mean, --std)')
     try:
-        return check(Contract, {**json.loads(text or '{}'), **given})
+        known = {**json.loads(text or '{}'), **given}
+        size = known.pop('img_size', None)
+        if size is not None:
+            channels, *_ = known.get('input_size') or [1 if known.get('color_order') == 'L' else 3]
+            known['input_size'] = [channels, *to_2tuple(size)]
+        return check(Contract, known)
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path}: what is known of its input is not as it should be: {error}') from None
+
+
+def open_session(model: Union[str, bytes], provider: str = 'cpu', threads: Optional[int] = None) -> Any:
+    """An ONNX Runtime session of a file, or of its bytes, on one provider or not at all; what goes wrong is raised."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[provider]], enable_fallback=False)
 
 
 def whole_batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:
@@ -123,7 +160,8 @@ class Classifier:
         path: A file that ``export_onnx`` wrote, or one from elsewhere with its contract.
         provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' takes the first of them that works.
         threads: Of the CPU; ONNX Runtime's choice by default.
-        contract: What the input must be, instead of what the file says, or some entries of it.
+        contract: What the input must be, instead of what the file says, or some entries of it; ``img_size``, height and
+            width, for that of the input alone.
 
     Attributes:
         contract: What the input must be.
@@ -168,14 +206,10 @@ class Classifier:
         full = _PROVIDERS[provider]
         if full not in onnxruntime.get_available_providers():
             raise _Unusable('this ONNX Runtime was built without it')
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised
-        if threads:
-            options.intra_op_num_threads = threads
         try:
-            self.session = onnxruntime.InferenceSession(os.fspath(self.path), options, providers=[full])
+            self.session = open_session(os.fspath(self.path), provider, threads)
         except Exception as error:  # ONNX Runtime's have no common kind
-            raise _Unusable(str(error).splitlines()[0]) from None
+            raise _Unusable(_first_line(error)) from None
         if self.session.get_providers()[0] != full:
             raise _Unusable('its libraries cannot be loaded')
         self.provider = provider
@@ -188,7 +222,7 @@ class Classifier:
         try:
             width = self.logits(np.zeros((1, *self.contract.input_size), np.uint8)).shape[1:]
         except Exception as error:
-            raise _Unusable(str(error).splitlines()[0]) from None
+            raise _Unusable(_first_line(error)) from None
         if width != (len(self.class_names),):
             raise ValueError(f'{self.path}: gives {" x ".join(map(str, width))} numbers an image, and there are '
                              f'{len(self.class_names)} class names; they must be as many')
@@ -198,12 +232,17 @@ class Classifier:
         return self.contract.class_names
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 [N, C, H, W] of the contract's size, to what the file gives, float32 [N, classes]."""
-        size = self.contract.input_size
-        if images.dtype != np.uint8 or list(images.shape[1:]) != size:
-            raise ValueError(f'images: must be uint8 [N, {", ".join(map(str, size))}], '
-                             f'not {images.dtype} {list(images.shape)}')
-        batches = whole_batches(images, self.batch_size or len(images))
+        """Images, uint8 [N, C, H, W] of the contract's size, to what the file gives, float32 [N, classes].
+
+        Where the file takes any number of images, it gets 64 at a time.
+        """
+        self.contract.check_images('images', images)
+        if not len(images):
+            return np.zeros((0, len(self.class_names)), np.float32)
+        if self.batch_size:
+            batches = whole_batches(images, self.batch_size)
+        else:
+            batches = [images[start:start + _MOST] for start in range(0, len(images), _MOST)]
         return np.concatenate([self._run(self.contract.feed(batch)) for batch in batches])[:len(images)]
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
@@ -261,24 +300,37 @@ class Classifier:
         try:
             return self.contract.read(path), ''
         except Exception as error:  # a decoder raises what it likes
-            return None, (str(error) or type(error).__name__).splitlines()[0]
+            return None, _first_line(error)
 
 
 class _Unusable(Exception):
     """A provider that does not work here, and why."""
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+_one_at_a_time = threading.Lock()
+
+
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing on standard output or error meanwhile, not even from libraries in C, which report a missing GPU there."""
-    kept = os.dup(2)
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(io.StringIO()):
+    """Nothing on standard error meanwhile, where libraries in C report a missing GPU, whoever writes it."""
+    with _one_at_a_time, open(os.devnull, 'w') as nowhere:
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without one
+            kept = None
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            if kept is None:
+                os.close(2)
+            else:
+                os.dup2(kept, 2)
+                os.close(kept)
 
 
 def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:

@@ -9,7 +9,7 @@ from timm.data import resolve_model_data_config
 from .data import AnySet, DataError, FileSet, data_name, load_data
 from .hub import record_accuracy, weight_file
 from .training import keep_freed_memory
-from .zoo import build, model_folder
+from .zoo import build, label_names, model_folder
 
 __all__ = ['Accuracy', 'evaluate', 'validate']
 
@@ -136,7 +136,7 @@ def _check_fit(source: str, model: torch.nn.Module, data: AnySet, input_size: Se
         raise DataError(f'{source}: takes images of {tuple(input_size)}, {data.name} has {tuple(data.input_size)}')
     if model.num_classes != len(data.class_names):
         raise DataError(f'{source}: has {model.num_classes} classes, {data.name} has {len(data.class_names)}')
-    known = model.pretrained_cfg.get('label_names')
-    if known and list(known) != list(data.class_names):
-        raise DataError(f'{source}: its classes are {", ".join(map(str, known[:3]))}, …, those of {data.name} '
+    known = label_names(model)
+    if known and known != list(data.class_names):
+        raise DataError(f'{source}: its classes are {", ".join(known[:3])}, …, those of {data.name} '
                         f'{", ".join(data.class_names[:3])}, …')

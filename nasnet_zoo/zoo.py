@@ -1,7 +1,7 @@
 """The named models, registered with timm by ``import nasnet_zoo``."""
 import re
 from pathlib import Path
-from typing import Annotated, Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from pydantic import ConfigDict, Field
 from timm import create_model, list_models, list_pretrained
@@ -19,7 +19,7 @@ from .loader import list_genotypes, load_genotype
 from .network import NASNet, compile_genotype
 from .skeleton import Checked, Side, Skeleton, check
 
-__all__ = ['build', 'model_folder']  # timm's registry adds the models
+__all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the models
 
 _HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
@@ -167,6 +167,18 @@ def model_folder(source: Any) -> Optional[Path]:
     """The model folder that `source` names, as FOLDER or ``local-dir:FOLDER``; None for anything else."""
     folder = Path(source.removeprefix('local-dir:')) if isinstance(source, str) else None
     return folder if folder and (folder / 'config.json').is_file() else None
+
+
+def label_names(model: NASNet) -> Optional[List[str]]:
+    """The classes' names as the model's configuration has them, in the order of the logits; None where it has none.
+
+    A configuration, timm's too, may give them as a list or by number.
+    """
+    known = model.pretrained_cfg.get('label_names') or ()
+    if isinstance(known, Mapping):
+        by_number = {int(number): name for number, name in known.items()}
+        known = [by_number[number] for number in sorted(by_number)]
+    return list(known) or None
 
 
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from nasnet_zoo import Classifier, load_genotype
 from nasnet_zoo.checkpoints import load_foreign_weights
 from nasnet_zoo.cli import app
-from nasnet_zoo.deploy import deploy, load_trained
+from nasnet_zoo.deploy import _name, deploy, load_trained
 from nasnet_zoo.hub import prepare
 
 MODEL = 'nasnet_c_cifar_small'
@@ -48,6 +48,22 @@ def test_a_plain_folder(tmp_path, pictures):
     assert {'torch', 'onnx', 'onnxruntime', 'nasnet-zoo'} <= set(manifest['versions'])
     assert files['labels.txt'].decode().splitlines() == Classifier(tmp_path / 'model.onnx').class_names
     assert load_genotype(tmp_path / 'genotype.json').to_dict() == load_genotype('nasnet_c').to_dict()
+
+
+def test_what_fails_leaves_what_is_there(tmp_path, monkeypatch):
+    deploy(MODEL, tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setattr('nasnet_zoo.deploy._sha256', lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        deploy(MODEL, tmp_path, opset=18)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize('source, name', [
+    ('runs/v1.5', 'v1.5'), ('runs/mine/model.safetensors', 'mine'), ('local-dir:runs/mine', 'mine'),
+    ('hf-hub:me/cells@main', 'cells'), ('nasnet_a_large', 'nasnet_a_large'), ('cells.json', 'cells')])
+def test_what_a_model_is_called(source, name):
+    assert _name(source) == name
 
 
 @pytest.mark.parametrize('options', [{}, dict(precision='float16'), dict(precision='int8', calibrate=8)])
@@ -100,10 +116,13 @@ def test_weights_from_elsewhere(tmp_path):
     torch.save(model.state_dict(), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='export MODEL --checkpoint .*other.pth'):
         load_trained(str(tmp_path / 'other.pth'))
-    manifest = deploy(MODEL, tmp_path / 'out', checkpoint=tmp_path / 'other.pth')
+    manifest = deploy(MODEL, tmp_path / 'out', checkpoint=tmp_path / 'other.pth', mean=[0.1, 0.2, 0.3])
     assert manifest['weights']['file'] == 'other.pth' and manifest['weights']['accuracy'] is None
+    # What MODEL's own weights are, others need not be.
+    assert manifest['license'] == 'unknown' and manifest['preprocessing']['mean'] == [0.1, 0.2, 0.3]
+    assert Classifier(tmp_path / 'out' / 'model.onnx').class_names == [str(i) for i in range(10)]
     folder = prepare(MODEL, tmp_path / 'folder', 'me/cells', onnx=True)
-    assert Classifier(folder / 'model.onnx').class_names == Classifier(tmp_path / 'out' / 'model.onnx').class_names
+    assert Classifier(folder / 'model.onnx').class_names[0] == 'airplane'
     for source in (folder, folder / 'model.safetensors'):
         other, _ = load_trained(str(source))
         assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), model.state_dict().values()))
@@ -119,6 +138,8 @@ def test_weights_from_elsewhere(tmp_path):
     (dict(precision='int8'), 'int8: needs images of what the model will see'),
     (dict(name='../x', layout='photoprism'), "name: '../x' is no name of a folder"),
     (dict(data='digits'), "digits: its images or classes are not the model's"),
+    (dict(class_names=['a'] * 9), 'class_names: 9 names for 10 classes'),
+    (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is no line of labels.txt"),
 ])
 def test_what_does_not_go_together(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -136,7 +157,10 @@ def test_the_command(tmp_path, pictures):
     assert manifest['precision'] == 'int8' and manifest['compared_with_pytorch']['pictures']['count'] == 32
     assert 'from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
     for args, message in (
-            ((MODEL, '--half', '--int8'), 'choose one'), (('pnasnet5_mobile',), 'pnasnet5_mobile'),
+            ((MODEL, '--half', '--int8'), 'choose one'),
+            ((MODEL, '--batch-size', 2, '--layout', 'triton'), 'goes with neither --dynamic-batch nor --layout triton'),
+            ((MODEL, '--labels', pictures / 'none'), 'No such file'),
+            (('pnasnet5_mobile',), 'pnasnet5_mobile'),
             ((MODEL, '--pictures', pictures / 'none'), 'there is nothing'),
             (('nasnet_a',), 'is a genotype, which has no weights')):
         done = export(*args, '--out', tmp_path / 'new')

@@ -57,7 +57,7 @@ def test_with_and_without_the_passes(genotype, tmp_path):
 def test_any_size_is_any_size(tmp_path):
     model = small('nasnet_c', pool_padding='keras')
     export_onnx(model, tmp_path / 'any.onnx', make_contract(model, img_size=64), batch_size=None, dynamic_size=True)
-    for size in ((64, 64), (65, 71), (72, 47)):
+    for size in ((64, 64), (65, 71), (72, 47), (4, 4)):  # of the last, a single pixel is left
         x = torch.randn(3, 3, *size)
         with torch.no_grad():
             assert difference(run(tmp_path / 'any.onnx', x), model(x)) < 1e-5
@@ -177,14 +177,42 @@ def test_what_cannot_be_exported(kwargs, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_names_by_number():
+    model = digit_network()
+    model.pretrained_cfg['label_names'] = {str(9 - i): name for i, name in enumerate('abcdefghij')}
+    assert make_contract(model).class_names == list('jihgfedcba')
+
+
+@pytest.mark.parametrize('changes, kwargs, message', [
+    (dict(class_names=['a'] * 9), {}, 'contract: 1 channels and 9 class names, for a network of 1 and 10'),
+    (dict(layout='NHWC'), {}, 'not NHWC, float32 and L'),
+    (dict(color_order='BGR'), {}, 'not NCHW, float32 and BGR'),
+    ({}, dict(batch_size=0), 'batch_size: must be 1 or more, or None for any, not 0'),
+    ({}, dict(pictures=np.zeros((2, 1, 8, 8), np.float32)), r'pictures: must be uint8 \[N, 1, 8, 8\], not float32'),
+    ({}, dict(calibration=np.zeros((0, 1, 8, 8), np.uint8)), 'calibration: there are none'),
+])
+def test_what_does_not_fit_the_network(changes, kwargs, message, tmp_path):
+    model = digit_network()
+    contract = make_contract(model).model_copy(update=changes)
+    with pytest.raises(ValueError, match=message):
+        export_onnx(model, tmp_path / 'm.onnx', contract, **kwargs)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_contract(tmp_path):
     model = digit_network()
     with pytest.raises(ValueError, match='3 names for 10 classes'):
         make_contract(model, ['a', 'b', 'c'])
-    with pytest.raises(ValueError, match='3 and 1 numbers for 1 channels'):
+    with pytest.raises(ValueError, match='mean: must be 1 numbers, one a channel'):
         make_contract(model, mean=[0., 0., 0.])
     with pytest.raises(ValueError, match='^input_size: input should be greater than or equal to 1, not 0'):
         make_contract(model, img_size=0)
+    with pytest.raises(ValueError, match='the stem leaves nothing of 2 x 2 pixels'):
+        make_contract(small('nasnet_a', stem='imagenet'), img_size=2)
+    with pytest.raises(ValueError, match=r'model: is in torch.float16; call model.float\(\) first'):
+        export_onnx(digit_network().half(), tmp_path / 'm.onnx')
+    with pytest.raises(ValueError, match='model: gives feature maps'):
+        export_onnx(small('nasnet_a', num_classes=0, global_pool=''), tmp_path / 'm.onnx')
     with pytest.raises(ValueError, match='training mode'):
         export_onnx(model.train(), tmp_path / 'm.onnx')
     with pytest.raises(ValueError, match='pt2: such a program takes normalised images'):

@@ -2,6 +2,7 @@
 
 The client's other way of uploading, Xet, is switched off here and untested: it needs the hub's own storage.
 """
+import hashlib
 import json
 import time
 import types
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import nasnet_zoo
 from nasnet_zoo import hub
 from nasnet_zoo.cli import app
+from nasnet_zoo.deploy import deploy
 from nasnet_zoo.hub import HubError
 
 MINE = 'someone/my-cell'
@@ -188,6 +190,14 @@ def test_revision(server, folder):
     hub.push(folder, MINE, revision='v2')
     assert torch.equal(logits(pull()), logits(searched()))
     assert torch.equal(logits(pull(f'hf-hub:{MINE}@v2')), logits(searched(seed=1)))
+
+
+def test_a_file_to_deploy_names_the_weights_from_the_hub(server, folder, tmp_path):
+    hub.push(folder, MINE)
+    manifest = deploy(f'hf-hub:{MINE}@main', tmp_path / 'out')
+    digest = hashlib.sha256((folder / hub.WEIGHTS).read_bytes()).hexdigest()
+    assert manifest['weights'] == dict(file=hub.WEIGHTS, sha256=digest, accuracy=RECORD)
+    assert manifest['model'] == 'my-cell' and manifest['preprocessing']['class_names'] == ['a', 'b', 'c']
 
 
 def test_dry_run_needs_no_hub(server, folder):

@@ -5,6 +5,9 @@ from functools import lru_cache
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import genotypes
 
 import nasnet_zoo
 from nasnet_zoo import compile_genotype, optimize_for_inference
@@ -42,10 +45,10 @@ def test_every_model_of_the_zoo(name):
     args = dict(num_cells=1, cell_filters=8) if name != 'nasnet' else dict(genotype='nasnet_a', num_cells=1)
     model = trained(timm.create_model(name, **args, num_classes=11))
     state = copy.deepcopy(model.state_dict())
-    for size, given in (((64, 64), (64, 64)), ((65, 71), (65, 71)), ((65, 64), None)):
+    for size, fixed in (((64, 64), (64, 64)), ((65, 71), (65, 71)), ((65, 64), None)):
         x = torch.randn(2, 3, *size)
         with torch.inference_mode():
-            assert difference(optimize_for_inference(model, given)(x), model(x)) < 1e-5
+            assert difference(optimize_for_inference(model, fixed)(x), model(x)) < 1e-5
     for name, tensor in model.state_dict().items():  # the original is as it was
         assert torch.equal(tensor, state[name])
 
@@ -65,10 +68,24 @@ def test_each_pass(genotype, name):
     graph, examples = in_double(genotype)
     others = [other for other in PASSES if other != name]
     for (x, expected), passes in zip(examples, ([name], [name], others)):
-        for given in (None, tuple(x.shape[2:])):
-            module = to_module(apply_passes(graph, 'cpu', given, passes), torch.device('cpu'), torch.float64)
+        for size in (None, tuple(x.shape[2:])):
+            module = to_module(apply_passes(graph, 'cpu', size, passes), torch.device('cpu'), torch.float64)
             with torch.inference_mode():
                 assert difference(module(x), expected) < 1e-12
+
+
+@pytest.mark.filterwarnings('ignore::nasnet_zoo.genotype.GenotypeWarning')  # dead blocks
+@settings(max_examples=40, deadline=None)
+@given(genotypes(), st.integers(8, 17), st.integers(8, 17), st.booleans(), st.sampled_from(['cifar', 'imagenet']))
+def test_any_genotype(data, height, width, is_fixed, stem):
+    model = small(data, cell_filters=4, stem=stem, num_classes=3).double()
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    graph, size = lower(model), (height, width) if is_fixed else None
+    with torch.inference_mode():
+        expected = model(x)
+        for where in ('cpu', 'onnx', 'int8'):
+            module = to_module(apply_passes(graph, where, size), torch.device('cpu'), torch.float64)
+            assert difference(module(x), expected) < 1e-10
 
 
 @pytest.mark.parametrize('name, op, before, after', [
@@ -115,6 +132,18 @@ def test_what_cannot_be_optimized():
         optimize_for_inference(model.train())
     with pytest.raises(TypeError, match='must be a network of this package, not a FeatureGetterNet'):
         optimize_for_inference(timm.create_model('nasnet_a_cifar_small', features_only=True).eval())
+    model.eval().stem.bn = torch.nn.InstanceNorm2d(18)
+    with pytest.raises(TypeError, match='model.stem.bn: an? InstanceNorm2d is no layer that this package makes'):
+        optimize_for_inference(model)
+
+
+def test_synchronized_norms():
+    model = small('nasnet_a')
+    x = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        expected = model(x)
+        synchronized = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        assert difference(optimize_for_inference(synchronized)(x), expected) < 1e-5
 
 
 @pytest.mark.parametrize('kwargs', [

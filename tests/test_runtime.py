@@ -1,9 +1,11 @@
 """From a file to labels: pictures of all kinds, files from elsewhere."""
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from PIL import Image
 from timm.data import create_transform
 from typer.testing import CliRunner
 
+from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli import app
+from nasnet_zoo.export import export_onnx, make_contract
 from nasnet_zoo.runtime import CONTRACT, Classifier, Contract, find_pictures
 
 NAMES = ['red', 'green', 'blue']
@@ -145,6 +149,8 @@ def test_files_from_elsewhere(folder):
     ('{"format": 1}', 3, 'input_size: field required'),
     ('{', 3, 'is not as it should be'),
     (contract(input_size=[3, 8, 8]), 3, 'cannot be run: cpu: '),
+    (contract().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3, 'mean: must be 3 numbers, one a channel, not [0.5]'),
+    (contract().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
 ])
 def test_what_does_not_fit_is_refused(folder, metadata, outputs, message):
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -172,10 +178,25 @@ def test_without_a_gpu_it_runs_quietly_on_the_cpu(folder):
         Classifier(path, 'cuda')
 
 
+def test_many_threads_open_files(folder, capfd):
+    path = color_file(folder / 'm.onnx', contract())
+    with ThreadPoolExecutor(8) as pool:
+        assert {classifier.provider for classifier in pool.map(Classifier, [path] * 32)} <= {'cpu', 'cuda', 'tensorrt'}
+    os.write(2, b'still here')
+    assert capfd.readouterr().err.endswith('still here')
+
+
+def test_more_images_than_a_batch(folder):
+    classifier = Classifier(color_file(folder / 'm.onnx', contract()))
+    images = np.random.default_rng(0).integers(0, 256, (150, 3, 16, 16), np.uint8)
+    assert np.allclose(classifier.logits(images)[100], classifier.logits(images[100:101])[0])
+
+
 def test_images_of_another_kind(folder):
     classifier = Classifier(color_file(folder / 'm.onnx', contract()))
     with pytest.raises(ValueError, match=r'must be uint8 \[N, 3, 16, 16\], not float32 \[2, 3, 16, 16\]'):
         classifier.logits(np.zeros((2, 3, 16, 16), np.float32))
+    assert classifier.classify(np.zeros((0, 3, 16, 16), np.uint8)) == []
 
 
 def classify(*args):
@@ -204,4 +225,11 @@ def test_the_command_on_a_file_from_elsewhere(folder):
     assert report['results'][0]['top'][0]['label'] == 'red'
     done = classify(path, folder / 'good' / 'red.png', *options[:2])
     assert done.exit_code == 1 and 'input_size: field required' in done.stderr
+    for option, value, wrong in (('--mean', '0.5,half', "'half'"), ('--img-size', '1,2,3', '3 sides')):
+        done = classify(path, folder / 'good' / 'red.png', option, value)
+        assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.stderr and wrong in done.stderr
     assert Classifier(color_file(folder / 'n.onnx', contract()), contract=dict(crop_pct=1.)).contract.crop_pct == 1.
+    model = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='cifar', in_chans=1, num_classes=2).eval()
+    model.pretrained_cfg.update(mean=(0.5,), std=(0.5,))
+    export_onnx(model, folder / 'grey.onnx', make_contract(model, img_size=16), dynamic_size=True)
+    assert classify(folder / 'grey.onnx', folder / 'good' / 'red.png', '--img-size', '8,12').exit_code == 0

@@ -228,6 +228,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == 'infer':
+        if args.passes and (args.compiled or args.int8 or args.footprint):
+            parser.error('--passes: compares ours with ours; it goes with none of --compiled, --int8 and --footprint')
         args.batch_size = args.batch_size or 1
         rows = [benchmark_infer.infer(name, args, take_turns) for name in args.peer or ['nasnetamobile']]
         for row in rows:

@@ -29,8 +29,8 @@ from .files import read_safetensors, written_whole
 from .network import NASNet
 from .zoo import build, model_folder
 
-__all__ = ['HubError', 'PUBLISHED', 'weight_file', 'cached_weights', 'write_folder', 'record_accuracy', 'read_accuracy', 'write_card',
-           'prepare', 'push']
+__all__ = ['HubError', 'PUBLISHED', 'weight_file', 'cached_weights', 'write_folder', 'record_accuracy', 'read_accuracy',
+           'write_card', 'prepare', 'push']
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',

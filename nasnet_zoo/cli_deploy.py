@@ -112,13 +112,18 @@ def classify(
         as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
 ) -> None:
     """Classify pictures with an ONNX file. What it says of its input can be overruled, or said for it."""
-    from .runtime import Classifier, find_pictures
+    from .runtime import Classifier, Prediction, find_pictures
     with sentences():
         changes: Dict[str, Any] = given(
             class_names=_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         classifier = Classifier(model, provider, threads, changes)
-        files = find_pictures(paths)
+        files, refused = [], []
+        for path in paths:
+            try:
+                files += find_pictures([path])
+            except ValueError as error:
+                refused.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
         columns = TextColumn('{task.fields[speed]:.1f} img/s'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         found, begun = [], time.perf_counter()
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -127,7 +132,7 @@ def classify(
                 found.append(prediction)
                 progress.update(task, advance=1, speed=len(found) / (time.perf_counter() - begun))
     speed = len(found) / (time.perf_counter() - begun)
-    refused = [p for p in found if p.top is None]
+    refused += [p for p in found if p.top is None]
     names = classifier.class_names
     if as_json:
         print(json.dumps(dict(
@@ -144,5 +149,5 @@ def classify(
         print(f'{len(found)} pictures, {speed:.1f} a second, on {classifier.provider}')
     for p in refused:
         print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
-    if len(refused) == len(found):
+    if not any(p.top for p in found):
         raise typer.Exit(1)

@@ -214,7 +214,13 @@ def test_the_command(folder):
     assert 'refused:' in done.stderr and 'text.jpg' in done.stderr
     assert 'red' in classify(path, folder / 'good' / 'red.png').stdout
     assert classify(path, folder / 'bad').exit_code == 1
-    assert 'there is nothing' in classify(path, folder / 'nothing').stderr
+    (folder / 'empty').mkdir()
+    done = classify(path, folder / 'nothing', folder / 'good' / 'red.png', folder / 'empty', '--json')
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(report['results']) == 1
+    assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
+        'there is nothing', 'there are no pictures']
+    assert classify(path, folder / 'nothing').exit_code == 1
 
 
 def test_the_command_on_a_file_from_elsewhere(folder):

@@ -120,7 +120,7 @@ def export_onnx(
 
     Raises:
         ValueError: For options that do not go together or do not fit the network, and a network in training mode.
-        ExportError: Where the file's results are not the network's.
+        ExportError: Where ONNX Runtime does not take the file or its results are not the network's.
     """
     import onnx
 
@@ -150,7 +150,10 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {CONTRACT: contract.to_json(), **metadata})
     onnx.checker.check_model(proto, full_check=True)
 
-    session = open_session(proto.SerializeToString())
+    try:
+        session = open_session(proto.SerializeToString())
+    except Exception as error:  # ONNX Runtime's have no common kind
+        raise ExportError(f'{path}: ONNX Runtime does not take it: {error}') from None
     smallest = [model.skeleton.output_stride] * 2  # whose last features are a single pixel
     sizes = [size, [size[0] + 1, size[1] + 1], [size[0], size[1] + 3], smallest] if dynamic_size else [size]
     differences = _differences(model, contract, lambda images: session.run(None, {'image': images})[0], sizes,

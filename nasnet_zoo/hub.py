@@ -27,7 +27,7 @@ from timm.models._hub import save_config_for_hf
 
 from .files import read_safetensors, written_whole
 from .network import NASNet
-from .zoo import build, model_folder
+from .zoo import build, label_names, model_folder
 
 __all__ = ['HubError', 'PUBLISHED', 'weight_file', 'cached_weights', 'write_folder', 'record_accuracy', 'read_accuracy',
            'write_card', 'prepare', 'push']
@@ -221,7 +221,7 @@ def prepare(
         cfg = model.pretrained_cfg
         if Path(cfg.get('file') or '').suffix == '.safetensors':
             record = read_accuracy(cfg['file'])
-        source = write_folder(model, folder, cfg.get('label_names'), cfg['mean'], cfg['std'])
+        source = write_folder(model, folder, label_names(model), cfg['mean'], cfg['std'])
         if record:
             record_accuracy(source / WEIGHTS, record)
     folder = Path(source)

@@ -15,6 +15,7 @@ from nasnet_zoo import compile_genotype, export, list_genotypes
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.export import CONTRACT, ExportError, export_onnx, export_pt2, make_contract
 from nasnet_zoo.recipe import Recipe
+from nasnet_zoo.runtime import open_session
 from nasnet_zoo.training import train as fit
 
 
@@ -163,6 +164,13 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
     monkeypatch.setattr(export, 'lower', lambda _, lower=export.lower: lower(wrong))
     with pytest.raises(ExportError, match="on random images its results are .* from the network's"):
         export_onnx(model, tmp_path / 'm.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, 'open_session', lambda content: open_session(content[:-9]))
+    with pytest.raises(ExportError, match='m.onnx: ONNX Runtime does not take it: .*INVALID_PROTOBUF'):
+        export_onnx(digit_network(), tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 
 

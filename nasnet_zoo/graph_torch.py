@@ -76,12 +76,12 @@ def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 
 
 def avg_pool_same(x: torch.Tensor, kernel: List[int], stride: List[int]) -> torch.Tensor:
-    """An average pool of odd kernel with SAME padding, which it leaves out.
+    """An average pool with SAME padding, which it leaves out: it divides by how much of a window is not padding.
 
-    What the padding has more at the end than at the beginning is what ``ceil_mode`` adds.
+    (Padding that a pool is told would be fixed when a program is exported for any size.)
     """
-    padding = [(k - s + n % s) // 2 for n, k, s in zip(x.shape[2:], kernel, stride)]
-    return F.avg_pool2d(x, kernel, stride, padding, True, False)
+    inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), kernel, stride, 0.), kernel, stride)
+    return F.avg_pool2d(pad_same(x, kernel, stride, 0.), kernel, stride) / inside
 
 
 def _avg_pool(call: _Call) -> fx.Node:

@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -185,16 +185,14 @@ class Classifier:
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
         self.path, self._given = path, dict(contract)
-        reasons: Dict[str, List[str]] = {}  # and what each is true of: a damaged file is so for all
         for name in list(_PROVIDERS) if provider == 'auto' else [provider]:
             try:
                 with _silence() if name != 'cpu' else contextlib.nullcontext():
                     self._open(name, threads)
                 return
             except _Unusable as error:
-                reasons.setdefault(str(error), []).append(name)
-        raise ValueError(f'{path}: cannot be run: ' + '; '.join(
-            f'{", ".join(names)}: {reason}' for reason, names in reasons.items()))
+                reason = f'{name}: {error}'
+        raise ValueError(f'{path}: cannot be run: {reason}')  # of 'auto' the CPU's, on which any file should
 
     def _open(self, provider: str, threads: Optional[int]) -> None:
         """Make a session and try it.
@@ -209,7 +207,7 @@ class Classifier:
         try:
             self.session = open_session(os.fspath(self.path), provider, threads)
         except Exception as error:  # ONNX Runtime's have no common kind
-            raise _Unusable(_first_line(error)) from None
+            raise _Unusable(_one_line(error)) from None
         if self.session.get_providers()[0] != full:
             raise _Unusable('its libraries cannot be loaded')
         self.provider = provider
@@ -222,7 +220,7 @@ class Classifier:
         try:
             width = self.logits(np.zeros((1, *self.contract.input_size), np.uint8)).shape[1:]
         except Exception as error:
-            raise _Unusable(_first_line(error)) from None
+            raise _Unusable(_one_line(error)) from None
         if width != (len(self.class_names),):
             raise ValueError(f'{self.path}: gives {" x ".join(map(str, width))} numbers an image, and there are '
                              f'{len(self.class_names)} class names; they must be as many')
@@ -300,15 +298,15 @@ class Classifier:
         try:
             return self.contract.read(path), ''
         except Exception as error:  # a decoder raises what it likes
-            return None, _first_line(error)
+            return None, _one_line(error)
 
 
 class _Unusable(Exception):
     """A provider that does not work here, and why."""
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 _one_at_a_time = threading.Lock()

@@ -148,7 +148,7 @@ def test_files_from_elsewhere(folder):
     (contract(class_names=['a', 'b']), 3, 'gives 3 numbers an image, and there are 2 class names'),
     ('{"format": 1}', 3, 'input_size: field required'),
     ('{', 3, 'is not as it should be'),
-    (contract(input_size=[3, 8, 8]), 3, 'cannot be run: cpu: '),
+    (contract(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
     (contract().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3, 'mean: must be 3 numbers, one a channel, not [0.5]'),
     (contract().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
 ])

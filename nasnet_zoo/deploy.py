@@ -100,11 +100,13 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
 
     Args:
         source: A name of the zoo, a model folder or its weight file, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``.
-        checkpoint: A file with its weights, of any kind that ``load_foreign_weights`` reads.
+        checkpoint: A file with its weights, of any kind that ``load_foreign_weights`` reads. What the configuration
+            calls the classes, and its licence, are not theirs and are dropped.
     """
     if checkpoint is not None:
         model = build(source)
         load_foreign_weights(model, checkpoint)
+        model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)  # of other weights
         return model.eval(), Path(checkpoint)
     if Path(source).name == WEIGHTS and Path(source).is_file():
         source = str(Path(source).parent)
@@ -186,8 +188,6 @@ def deploy(
     if '{name}' in chosen.model and not re.fullmatch(r'[\w-][\w.-]*', name):
         raise ValueError(f'name: {name!r} is no name of a folder; use letters, digits, "_", "-" and "."')
     model, weights = load_trained(source, checkpoint)
-    if checkpoint is not None:
-        model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)  # of other weights
     license = license or model.pretrained_cfg.get('license') or 'unknown'
     contract = make_contract(model, class_names, mean, std, img_size, softmax, with_preprocessing)
     for label in contract.class_names:

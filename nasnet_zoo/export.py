@@ -130,7 +130,8 @@ def export_onnx(
         raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: goes with neither half nor dynamic_size')
-    graph = _lowered(model, contract, batch_size, calibration=calibration, pictures=pictures)
+    graph = lower(model)
+    _check_fit(model, contract, batch_size, calibration=calibration, pictures=pictures)
     channels, *size = contract.input_size
     is_uint8 = contract.dtype == 'uint8'
     if is_uint8:
@@ -185,9 +186,9 @@ def export_pt2(
     contract = contract or make_contract(model)
     if contract.dtype == 'uint8' or contract.output == 'probabilities':
         raise ValueError('pt2: such a program takes normalised images and gives logits; a caller has PyTorch for more')
-    _lowered(model, contract, batch_size, pictures=pictures)
     channels, *size = contract.input_size
     module = optimize_for_inference(model, None if dynamic_size else tuple(size), passes)
+    _check_fit(model, contract, batch_size, pictures=pictures)
     device = next(model.parameters()).device
     images = torch.zeros(batch_size or 2, channels, *size, device=device)
     open_axes = ([] if batch_size else [0]) + ([2, 3] if dynamic_size else [])
@@ -209,22 +210,17 @@ def export_pt2(
     return Exported(Path(path), contract, dict(image=shape, logits=[shape[0], len(contract.class_names)]), differences)
 
 
-def _lowered(
+def _check_fit(
         model: NASNet, contract: Contract, batch_size: Optional[int], **images: Optional[np.ndarray],
-) -> Node:
-    """The network's graph, if all else fits it.
-
-    Raises:
-        ValueError: Where it does not.
-    """
-    graph = lower(model)
+) -> None:
+    """Raise ValueError unless a file of the network can be as the contract says, and take such images."""
     dtype = next(model.parameters()).dtype
     if dtype != torch.float32:
         raise ValueError(f'model: is in {dtype}; call model.float() first')
-    if graph.rank != 2:
+    if not model.num_classes and not model.head.global_pool.pool_type:
         raise ValueError('model: gives feature maps, and a file gives a row of numbers an image; leave global_pool at '
                          "'avg'")
-    given, wanted = (contract.input_size[0], len(contract.class_names)), (model.in_chans, graph.channels)
+    given, wanted = (contract.input_size[0], len(contract.class_names)), (model.in_chans, _width(model))
     if given != wanted:
         raise ValueError('contract: {} channels and {} class names, for a network of {} and {}'.format(*given, *wanted))
     if (contract.layout, contract.dtype) not in (('NCHW', 'float32'), ('NHWC', 'uint8')) or (
@@ -238,7 +234,6 @@ def _lowered(
             contract.check_images(name, array)
             if not len(array):
                 raise ValueError(f'{name}: there are none')
-    return graph
 
 
 def _normalizing(graph: Node, contract: Contract) -> Node:

@@ -7,7 +7,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from .graph import SAME, Node, ordered, window
-from .ops import pad_same
+from .ops import avg_pool_same, pad_same
 
 __all__ = ['to_module']
 
@@ -73,15 +73,6 @@ def _conv(call: _Call) -> fx.Node:
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A 1x1 convolution of channels-last features."""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-
-
-def avg_pool_same(x: torch.Tensor, kernel: List[int], stride: List[int]) -> torch.Tensor:
-    """An average pool with SAME padding, which it leaves out: it divides by how much of a window is not padding.
-
-    (Padding that a pool is told would be fixed when a program is exported for any size.)
-    """
-    inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), kernel, stride, 0.), kernel, stride)
-    return F.avg_pool2d(pad_same(x, kernel, stride, 0.), kernel, stride) / inside
 
 
 def _avg_pool(call: _Call) -> fx.Node:

@@ -5,7 +5,7 @@ goes out. docs/performance.md has what each is worth, and what was tried and dro
 """
 import math
 from collections import Counter
-from typing import Any, Callable, Collection, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Collection, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import to_2tuple
@@ -121,9 +121,7 @@ def align_reductions(graph: Node, size: Size) -> Node:
         if not _strided_paths(node):
             return node
         first, second = node.inputs
-        channels = first.inputs[0].channels
-        pick = F.pad(torch.ones(channels, 1, 1, 1, dtype=torch.float64), (1, 0, 1, 0))
-        picked = second.but(params=dict(weight=pick, bias=0 * pick[:, 0, 0, 0]), groups=channels)
+        picked = _depthwise(second.inputs[0], [[0., 0.], [0., 1.]], second.attrs['stride'], SAME)
         second = first.but([picked], dict(weight=second.params['weight'][:, :, 1:, 1:], bias=second.params['bias']),
                            stride=(1, 1))
         a, last = first.channels, node.channels
@@ -137,6 +135,13 @@ def align_reductions(graph: Node, size: Size) -> Node:
             parts.append(_rows(second, high - a, last - a))
         return Node('concat', tuple(parts)) if len(parts) > 1 else parts[0]
     return rewrite(graph, rule)
+
+
+def _depthwise(x: Node, kernel: Sequence[Sequence[float]], stride: Tuple[int, int], padding: Any) -> Node:
+    """The convolution of each channel by the same kernel."""
+    weight = torch.tensor(kernel, dtype=torch.float64).repeat(x.channels, 1, 1, 1)
+    return Node('conv', (x,), dict(weight=weight, bias=0 * weight[:, 0, 0, 0]), dict(
+        stride=stride, dilation=(1, 1), groups=x.channels, padding=padding))
 
 
 def _rows(conv: Node, start: int, end: int) -> Node:
@@ -305,9 +310,8 @@ def convolve_pools(graph: Node, size: Size) -> Node:
             return node
         kernel, stride = window(node)
         top, left, bottom, right = padding = _padding(node, before)
-        weight = torch.full((node.channels, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
-        conv = Node('conv', node.inputs, dict(weight=weight, bias=0 * weight[:, 0, 0, 0]), dict(
-            stride=stride, dilation=(1, 1), groups=node.channels, padding=padding))
+        mean = [[1 / math.prod(kernel)] * kernel[1]] * kernel[0]
+        conv = _depthwise(node.inputs[0], mean, stride, padding)
         inside = F.pad(torch.ones(1, 1, *before, dtype=torch.float64), (left, right, top, bottom))
         factor = 1 / F.avg_pool2d(inside, kernel, stride)[0, 0]
         return conv if (factor == 1).all() else Node('scale_pixels', (conv,), dict(factor=factor))
@@ -328,10 +332,7 @@ def convolve_sums(graph: Node, size: Size) -> Node:
         if node.op != 'add' or not any(alone) or any(x.is_dense and a for x, a in zip(node.inputs, alone)):
             return node
         into, other = node.inputs if alone[0] else node.inputs[::-1]
-        ones = torch.ones(node.channels, 1, 1, 1, dtype=torch.float64)
-        same = Node('conv', (other,), dict(weight=ones, bias=0 * ones[:, 0, 0, 0]), dict(
-            stride=(1, 1), dilation=(1, 1), groups=node.channels, padding=NO_PADDING))
-        return node.but([same, into])
+        return node.but([_depthwise(other, [[1.]], (1, 1), NO_PADDING), into])
     return rewrite(graph, rule)
 
 

@@ -60,6 +60,15 @@ def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: 
     return F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2], value=value)
 
 
+def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) -> torch.Tensor:
+    """An average pool with SAME padding, which it leaves out: it divides by how much of a window is not padding.
+
+    Padding that PyTorch's own pool is told would be fixed when a program is exported for any size.
+    """
+    inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), kernel_size, stride), kernel_size, stride)
+    return F.avg_pool2d(pad_same(x, kernel_size, stride), kernel_size, stride) / inside
+
+
 @register_notrace_module
 class Conv2d(nn.Conv2d):
     """A convolution whose backward pass is quick on a CPU where it is depthwise."""
@@ -137,11 +146,9 @@ class AvgPool2dSame(nn.Module):
         self.count_include_pad = count_include_pad
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pooled = F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
         if self.count_include_pad:
-            return pooled
-        inside = pad_same(torch.ones_like(x[:1, :1]), self.kernel_size, self.stride)
-        return pooled / F.avg_pool2d(inside, self.kernel_size, self.stride)
+            return F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+        return avg_pool_same(x, self.kernel_size, self.stride)
 
 
 class Rectified(nn.Sequential):

@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from .genotype import Block, Cell, Genotype
-from .loader import load_genotype
+from .genotype.loader import load_genotype
+from .genotype.schema import Block, Cell, Genotype
 
 __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
 

@@ -8,11 +8,11 @@ from typing import Dict, Iterator, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['written_whole', 'read_safetensors']
+__all__ = ['atomic_write', 'read_safetensors']
 
 
 @contextmanager
-def written_whole(path: Union[str, os.PathLike]) -> Iterator[Path]:
+def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
     """A new file to write, in the folder of `path`, which takes the name of `path` when the block ends well."""
     path = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=path.suffix, dir=path.parent)

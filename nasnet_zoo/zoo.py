@@ -14,10 +14,11 @@ from timm.models import (
 )
 from timm.models._hub import download_cached_file
 
-from .genotype import Genotype
-from .loader import list_genotypes, load_genotype
-from .network import NASNet, compile_genotype
-from .skeleton import Checked, Side, Skeleton, check
+from .checked import Checked, check
+from .genotype.loader import list_genotypes, load_genotype
+from .genotype.schema import Genotype
+from .network.nasnet import NASNet, compile_genotype
+from .network.skeleton import Side, Skeleton
 
 __all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the models
 
@@ -74,7 +75,7 @@ default_cfgs = generate_default_cfgs({
 
 def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str, Any]:
     """Other people's names to ours; and the auxiliary head, if the model has one: the file's where it fits."""
-    from .checkpoints import convert_state_dict
+    from .checkpoints.load import convert_state_dict
     converted = convert_state_dict(state_dict, model)
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('aux_head.')}
     given = {name: converted.pop(name) for name in list(converted) if name.startswith('aux_head.')}

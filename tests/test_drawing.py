@@ -7,7 +7,7 @@ import pytest
 
 from nasnet_zoo import GenotypeWarning, list_genotypes, load_genotype
 from nasnet_zoo.drawing import BLOCK_WIDTH, COLOURS, MAX_INCHES, Layout, draw, lay_out
-from nasnet_zoo.genotype import COMBINE_NAMES, OP_NAMES, Cell
+from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES, Cell
 
 matplotlib = pytest.importorskip('matplotlib')
 

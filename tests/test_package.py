@@ -4,13 +4,12 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
 from nasnet_zoo import __version__, list_genotypes
 
-ROOT = Path(__file__).parent.parent
 SMOKE = '''
 import timm, nasnet_zoo, torch
 assert 'smoke' in nasnet_zoo.__file__, nasnet_zoo.__file__

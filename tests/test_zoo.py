@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.models import is_model_pretrained
 
 import nasnet_zoo
-from nasnet_zoo.describe import describe
+from nasnet_zoo.description import describe
 
 NAMES = timm.list_models(module='zoo')
 BILLION, MILLION = 1e9, 1e6

@@ -40,12 +40,12 @@ from torchvision.transforms.functional import to_pil_image
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import load_genotype
-from nasnet_zoo.checkpoints import load_foreign_weights
-from nasnet_zoo.data import ImageSet, data_name, load_data
-from nasnet_zoo.recipe import Recipe
-from nasnet_zoo.runs import versions
+from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
 from nasnet_zoo.search.evaluator import ChildSettings, Evaluator
-from nasnet_zoo.training import keep_freed_memory
+from nasnet_zoo.training.recipe import Recipe
+from nasnet_zoo.training.run import versions
+from nasnet_zoo.training.trainer import keep_freed_memory
 
 # name: the peer's network, ours of the same architecture, side of the images, images a step on a CPU and on a GPU
 PEERS = {
@@ -170,12 +170,13 @@ def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
 
 
 def with_pytorchs_gradients(call: Callable) -> Callable:
-    """A call without the backward passes of nasnet_zoo.backward."""
+    """A call without the backward passes of nasnet_zoo.network.cpu_autograd."""
     def never(x: torch.Tensor, training: bool) -> bool:
         return False
 
     def plain() -> None:
-        with mock.patch('nasnet_zoo.ops.pays', never), mock.patch('nasnet_zoo.backward.pays', never):
+        with mock.patch('nasnet_zoo.network.ops.use_cpu_autograd', never), \
+                mock.patch('nasnet_zoo.network.cpu_autograd.use_cpu_autograd', never):
             call()
     return plain
 

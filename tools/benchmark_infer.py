@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from nasnet_zoo import optimize_for_inference
-from nasnet_zoo.checkpoints import load_foreign_weights
-from nasnet_zoo.export import export_onnx, make_contract
-from nasnet_zoo.inference import PASSES
+from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
+from nasnet_zoo.graph.passes import PASSES
 
 
 class Peer(NamedTuple):
@@ -175,7 +175,7 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
     if ' without ' in exporter:
         left_out = exporter.split(' without ')[1]
         passes = [name for name, found in PASSES.items() if 'onnx' in found.where and name != left_out]
-    export_onnx(ours, file, make_contract(ours, img_size=tuple(images.shape[2:])), batch_size=len(images),
+    export_onnx(ours, file, make_preprocessing(ours, img_size=tuple(images.shape[2:])), batch_size=len(images),
                 passes=passes, calibration=calibration)
 
 

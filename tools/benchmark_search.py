@@ -19,9 +19,9 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import mannwhitneyu
 
-from nasnet_zoo.genotype import Genotype
-from nasnet_zoo.search import folder
-from nasnet_zoo.search.sampler import PPOSampler
+from nasnet_zoo.genotype.schema import Genotype
+from nasnet_zoo.search import run as folder
+from nasnet_zoo.search.samplers import PPOSampler
 from nasnet_zoo.search.space import SPACES
 
 SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, *_: PPOSampler(space, 'paper', seed)}

@@ -20,14 +20,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from nasnet_zoo.genotype import Genotype
-from nasnet_zoo.runs import versions
+from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.evaluator import Evaluation
-from nasnet_zoo.search.folder import SAMPLERS
 from nasnet_zoo.search.loop import Search
+from nasnet_zoo.search.run import SAMPLERS
 from nasnet_zoo.search.space import nasnet_space
 from nasnet_zoo.search.study import open_study
 from nasnet_zoo.search.workers import LocalWorkers, RayWorkers
+from nasnet_zoo.training.run import versions
 
 
 def sleeper(seconds: float) -> Any:

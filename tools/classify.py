@@ -1,6 +1,6 @@
 """Pictures to labels with an ONNX file: python tools/classify.py model.onnx PATH… [--json]"""
 import sys
 
-from nasnet_zoo.cli import app
+from nasnet_zoo.cli.main import app
 
 app(['classify', *sys.argv[1:]])

@@ -19,15 +19,15 @@ from safetensors.torch import save_model
 
 from nasnet_zoo import compile_genotype, draw, load_genotype
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.describe import describe
-from nasnet_zoo.export import export_onnx, make_contract
-from nasnet_zoo.genotype import Genotype
-from nasnet_zoo.network import NASNet
-from nasnet_zoo.recipe import Recipe
-from nasnet_zoo.runtime import Classifier
-from nasnet_zoo.search.folder import run_search
-from nasnet_zoo.training import train
-from nasnet_zoo.validation import evaluate
+from nasnet_zoo.deploy.classifier import Classifier
+from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
+from nasnet_zoo.description import describe
+from nasnet_zoo.genotype.schema import Genotype
+from nasnet_zoo.network.nasnet import NASNet
+from nasnet_zoo.search.run import run_search
+from nasnet_zoo.training.metrics import evaluate
+from nasnet_zoo.training.recipe import Recipe
+from nasnet_zoo.training.trainer import train
 
 NETWORK = dict(num_cells=1, stem='cifar', img_size=8, num_classes=10, in_chans=1)
 RECIPE = dict(batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
@@ -100,8 +100,8 @@ def main() -> None:
 
     console.print('[bold]3. Export[/] the winner to ONNX')
     test_set = load_digits()[1]
-    contract = make_contract(model, test_set.class_names, test_set.mean, test_set.std)
-    export_onnx(model, files['model.onnx'], contract, batch_size=None)
+    preprocessing = make_preprocessing(model, test_set.class_names, test_set.mean, test_set.std)
+    export_onnx(model, files['model.onnx'], preprocessing, batch_size=None)
 
     classifier = Classifier(files['model.onnx'])
     images = test_set.images.numpy()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import timm
 
-from nasnet_zoo import hub
-from nasnet_zoo.validation import validate
+from nasnet_zoo.hub import folder as hub
+from nasnet_zoo.training.validate import validate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('run', type=Path)

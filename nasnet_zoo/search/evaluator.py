@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..data import ImageSet
-from ..describe import describe
-from ..genotype import Genotype
-from ..network import compile_genotype
-from ..recipe import CHILDREN, Recipe
-from ..skeleton import Checked, check
-from ..training import Trainer
-from ..validation import evaluate
+from ..checked import Checked, check
+from ..data.datasets import ImageSet
+from ..description import describe
+from ..genotype.schema import Genotype
+from ..network.nasnet import compile_genotype
+from ..training.metrics import evaluate
+from ..training.recipe import CHILDREN, Recipe
+from ..training.trainer import Trainer
 
 __all__ = ['COSTS', 'Report', 'ChildSettings', 'ChildError', 'Pruned', 'Evaluation', 'Evaluator']
 

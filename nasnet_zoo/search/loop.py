@@ -7,10 +7,10 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ..genotype import Genotype
+from ..genotype.schema import Genotype
 from .evaluator import ChildError, Pruned
 from .space import Space
-from .study import SearchError, written_together
+from .study import SearchError, batched_writes
 from .workers import Judge, LocalWorkers, RayWorkers, WorkerDied
 
 __all__ = ['Search', 'Progress']
@@ -58,7 +58,7 @@ class Search:
         self._best: Optional[float] = None
         self._reasons: List[str] = []  # of children that failed
         self._deaths = 0  # of workers, one after the other
-        with written_together(study):
+        with batched_writes(study):
             self._requeue()
         for trial in study.get_trials(deepcopy=False):
             if (trial.state.is_finished() and 'architecture' in trial.user_attrs
@@ -91,7 +91,7 @@ class Search:
         try:
             while len(self._known) < trials:
                 while len(running) < min(self.workers.size, trials - len(self._known)) and repeats < MAX_REPEATS:
-                    with self._lock, written_together(self.study):
+                    with self._lock, batched_writes(self.study):
                         trial, genotype = self._ask()
                     if trial is None:
                         repeats += 1
@@ -104,7 +104,7 @@ class Search:
                                       f'{len(self._known)}: the space or the sampler has no more to give')
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 repeats = 0  # whoever learns may now think of something else
-                with self._lock, written_together(self.study):
+                with self._lock, batched_writes(self.study):
                     faults = [self._tell(future, running.pop(future)) for future in done]
                 if on_progress:
                     on_progress(self._progress(trials, before, time.perf_counter() - begun))

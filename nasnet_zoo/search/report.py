@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import optuna
 
 from ..drawing import draw
-from ..files import written_whole
-from ..genotype import Genotype
+from ..files import atomic_write
+from ..genotype.schema import Genotype
 from .evaluator import COSTS
 from .space import Space
 from .study import finished_children
@@ -42,7 +42,7 @@ def write_report(
         others: Finished children of another search, such as random's, to show beside.
     """
     children = finished_children(study)
-    with written_whole(out / 'cells.svg') as part:
+    with atomic_write(out / 'cells.svg') as part:
         draw(cell, part)
     trials = study.get_trials(deepcopy=False)
     failed = Counter(trial.user_attrs['reason'] for trial in trials if 'reason' in trial.user_attrs)
@@ -78,7 +78,7 @@ model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)</
 {f'<h2>Children without an accuracy</h2><ul>{reasons}</ul>' if reasons else ''}
 </html>
 '''
-    with written_whole(out / 'report.html') as part:
+    with atomic_write(out / 'report.html') as part:
         part.write_text(text, encoding='utf-8')
     return out / 'report.html'
 

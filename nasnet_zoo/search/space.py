@@ -5,8 +5,8 @@ from collections import Counter
 from itertools import combinations
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..genotype import KINDS, Genotype
-from ..loader import load_genotype
+from ..genotype.loader import load_genotype
+from ..genotype.schema import KINDS, Genotype
 
 __all__ = ['Choices', 'Decision', 'Space', 'SpaceError', 'nasnet_space', 'darts_space', 'SPACES', 'PAPER_OPS',
            'DARTS_OPS']

@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-__all__ = ['SearchError', 'open_study', 'reach', 'written_together', 'finished_children']
+__all__ = ['SearchError', 'open_study', 'check_storage', 'batched_writes', 'finished_children']
 
 
 class SearchError(ValueError):
@@ -61,7 +61,7 @@ class _Journal(JournalFileBackend):
         return iter(self._pending[log_number_from - self._first:])
 
 
-def written_together(study: optuna.Study) -> ContextManager[None]:
+def batched_writes(study: optuna.Study) -> ContextManager[None]:
     """One write for all that is told to a study inside, where its storage can."""
     backend = getattr(study._storage, '_backend', None)
     return backend.together() if isinstance(backend, _Journal) else nullcontext()
@@ -117,7 +117,7 @@ def open_study(
     return study
 
 
-def reach(storage: str) -> None:
+def check_storage(storage: str) -> None:
     """Try whether a storage answers.
 
     Raises:

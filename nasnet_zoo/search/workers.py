@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 
-from ..genotype import Genotype
+from ..genotype.schema import Genotype
 from .evaluator import ChildError, Evaluation, Report
 from .study import SearchError
 
@@ -93,7 +93,7 @@ def _begin(make: Callable[[], Evaluate], threads: int) -> None:
 
 def _prepare(make: Callable[[], Evaluate], threads: int) -> None:
     global _evaluate
-    from ..training import keep_freed_memory
+    from ..training.trainer import keep_freed_memory
     torch.set_num_threads(threads)
     keep_freed_memory()
     _evaluate = make()

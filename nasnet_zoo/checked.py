@@ -1,0 +1,112 @@
+"""Settings that are checked before they are used: typed, bounded, and refused with an error that names the field."""
+import difflib
+import inspect
+import re
+import reprlib
+from dataclasses import dataclass, field
+from typing import Any, Callable, Collection, Mapping, Optional, Type, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'shorten', 'suggest']
+
+
+class Checked(BaseModel):
+    """Base class of settings that may come from an untrusted configuration: no unknown fields, no type coercion."""
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+
+
+CheckedT = TypeVar('CheckedT', bound=Checked)
+
+
+def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
+    """Construct `cls` from `fields`.
+
+    Raises:
+        TypeError: If a field is unknown.
+        ValueError: If a value has the wrong type or is out of bounds. The message names the field.
+    """
+    unknown = [name for name in fields if name not in cls.model_fields]
+    if unknown:
+        raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        raise ValueError('; '.join(_message(cls, dict(e)) for e in error.errors(include_url=False))) from None
+
+
+def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:
+    """Return pydantic's error in a line: field, what is wrong with its value, the value."""
+    path = [str(error['loc'][0])]
+    model = cls.model_fields[path[0]].annotation
+    for part in error['loc'][1:]:
+        if not (inspect.isclass(model) and issubclass(model, Checked)):
+            break
+        path.append(str(part))
+        model = model.model_fields[path[-1]].annotation if path[-1] in model.model_fields else None
+    text = f'{".".join(path)}: {error["msg"][0].lower()}{error["msg"][1:]}'
+    if error['type'] == 'unknown_name':  # the message has the value already
+        return text
+    return f'{text}, not {reprlib.repr(error["input"])} of type {type(error["input"]).__name__}'
+
+
+def shorten(text: Any, limit: int = 60) -> str:
+    """Return `text` for use in a message, cut off after `limit` characters."""
+    text = str(text)
+    return text if len(text) <= limit else text[:limit] + '…'
+
+
+def suggest(word: str, known: Collection[str]) -> str:
+    """Return the hint for an unknown word: the known word that is most similar, or all known words."""
+    def similarity(candidate: str):  # of equally similar words, the one nearest in size: sep_conv_4x4 is no 7x7
+        size, size_meant = (sum(map(int, re.findall('[0-9]', text))) for text in (candidate, word))
+        return difflib.SequenceMatcher(None, word, candidate).ratio(), -abs(size - size_meant), candidate
+    nearest = max(known, key=similarity)
+    return f'did you mean {nearest!r}?' if similarity(nearest)[0] > 0.6 else f'known: {", ".join(known)}'
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Annotation of a string field that takes only the names of a table, as in
+    ``Annotated[str, OneOf('sampler', SAMPLERS)]``.
+
+    Attributes:
+        kind: What the names stand for, used in error messages.
+        names: The table, or any collection of names. It is read when a value is checked, so entries may be added.
+        aliases: Names that other software uses, and ours for the same. They only improve the hint of an error.
+    """
+    kind: str
+    names: Collection[str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Any:
+        return {'type': 'string', 'enum': list(self.names)}
+
+    def _check(self, word: str) -> str:
+        if word in self.names:
+            return word
+        meant = word[:100].lower()
+        raise PydanticCustomError('unknown_name', '{text}', {
+            'text': f'unknown {self.kind} {shorten(word)!r}; {suggest(self.aliases.get(meant, meant), self.names)}'})
+
+
+@dataclass(frozen=True, eq=False)
+class CliOption:
+    """Annotation of a field that says how it appears on the command line, where its type does not say it.
+
+    Attributes:
+        flag: The option, if it is not the field's name with hyphens.
+        argument: Whether it is a positional argument. Its metavar must be given.
+        parse: Converts the option's text to the field's value. It raises ValueError for text that it cannot convert.
+        metavar: What stands for the value in help texts.
+        hidden: Whether the command line does not have it.
+    """
+    flag: Optional[str] = None
+    argument: bool = False
+    parse: Optional[Callable[[str], Any]] = None
+    metavar: Optional[str] = None
+    hidden: bool = False

@@ -1,0 +1,1 @@
+"""Readers of other code bases' weight files."""

@@ -1,0 +1,4 @@
+"""The ``nasnet-zoo`` command."""
+from .main import app
+
+__all__ = ['app']

@@ -1,0 +1,4 @@
+"""Run the command as ``python -m nasnet_zoo.cli``."""
+from . import app
+
+app()

@@ -1,0 +1,123 @@
+"""Command-line options generated from settings: one option for each field of a checked model."""
+import inspect
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple, Type, Union
+
+import typer
+from pydantic.fields import FieldInfo
+
+from ..checked import Checked, CliOption, OneOf, check
+from .common import exit_on_error
+
+__all__ = ['with_settings']
+
+
+def with_settings(settings: Type[Checked]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command that takes ``config``, an instance of `settings`, to take one option for each field instead.
+
+    Fields that are models themselves contribute their fields, in a help panel of their own that is named after the
+    model's title. Options that are not given keep the model's defaults. Values that the model refuses end the command
+    with its message.
+
+    Args:
+        settings: A checked model. Descriptions, types and defaults of its fields become those of the options; see
+            :class:`~nasnet_zoo.checked.CliOption` for what else a field may say.
+    """
+    fields = list(_fields(settings))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            given: Dict[str, Any] = {}
+            for path, _, _ in fields:
+                value = values.pop(path[-1])
+                if value is not None and value != []:
+                    _set(settings, given, path, value)
+            with exit_on_error():
+                config = check(settings, given)
+            command(config=config, **values)
+
+        signature = inspect.signature(command, eval_str=True)
+        others = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+                  for p in signature.parameters.values() if p.name != 'config']
+        generated = [_parameter(path[-1], field, panel) for path, field, panel in fields]
+        parameters = sorted([*generated, *others], key=lambda p: not isinstance(p.default, _ARGUMENT))
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+    return decorate
+
+
+_ARGUMENT = type(typer.Argument())
+
+
+def _set(settings: Type[Checked], given: Dict[str, Any], path: Tuple[str, ...], value: Any) -> None:
+    """Put a value where `path` says. The other fields of a nested model are those of the outer model's default."""
+    for name in path[:-1]:
+        field = settings.model_fields[name]
+        if name not in given:
+            given[name] = {} if field.is_required() else field.get_default(call_default_factory=True).model_dump()
+        settings, given = field.annotation, given[name]  # type: ignore[assignment]
+    given[path[-1]] = value
+
+
+def _fields(
+        settings: Type[Checked], path: Tuple[str, ...] = (), panel: Optional[str] = None,
+) -> Iterator[Tuple[Tuple[str, ...], FieldInfo, Optional[str]]]:
+    """Yield path, field and help panel of each option."""
+    for name, field in settings.model_fields.items():
+        kind, notes = _kind(field)
+        if inspect.isclass(kind) and issubclass(kind, Checked):
+            default = field.get_default(call_default_factory=True)
+            for inner_path, inner, inner_panel in _fields(kind, (*path, name), kind.model_config.get('title')):
+                if isinstance(default, Checked) and len(inner_path) == len(path) + 2:  # the outer model's own default
+                    inner = FieldInfo.merge_field_infos(inner, default=getattr(default, inner_path[-1]))
+                yield inner_path, inner, inner_panel
+        elif not any(isinstance(note, CliOption) and note.hidden for note in notes):
+            yield (*path, name), field, panel
+
+
+def _kind(field: FieldInfo) -> Tuple[Any, List[Any]]:
+    """Return the type of a field without Optional and Annotated, and the annotations found on the way."""
+    kind, notes = field.annotation, list(field.metadata)
+    while True:
+        if typing.get_origin(kind) is Annotated:
+            kind, *inner = typing.get_args(kind)
+            notes += inner
+            notes += [note for info in inner if isinstance(info, FieldInfo) for note in info.metadata]
+        elif typing.get_origin(kind) is Union and type(None) in typing.get_args(kind):
+            kind = Union[tuple(arg for arg in typing.get_args(kind) if arg is not type(None))]
+        else:
+            return kind, notes
+
+
+def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Parameter:
+    """Return the command's parameter for a field."""
+    kind, notes = _kind(field)
+    option = next((note for note in notes if isinstance(note, CliOption)), CliOption())
+    names = next((list(note.names) for note in notes if isinstance(note, OneOf)), None)
+    if typing.get_origin(kind) is Literal:
+        names = list(typing.get_args(kind))
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    help_text = (field.description or '') + (f' One of: {", ".join(names)}.' if names else '')
+    if not (default is None or default is False or default in ((), [])):
+        help_text += f' (default: {default})'
+    settings: Dict[str, Any] = dict(
+        help=help_text, metavar=option.metavar, rich_help_panel=panel, show_default=False)
+    if option.parse is not None:
+        settings.update(parser=option.parse)
+        kind = Any
+    elif typing.get_origin(kind) in (list, tuple):
+        kind = List[typing.get_args(kind)[0]]  # type: ignore[misc]
+    elif kind not in (int, float, bool, str, Path):
+        kind = str
+    flag = option.flag or f'--{name.replace("_", "-")}'
+    if option.argument:
+        value = typer.Argument(... if field.is_required() else None, **settings)
+    else:
+        if kind is bool:
+            flag = f'{flag}/--no-{flag[2:]}'
+        value = typer.Option(... if field.is_required() else None, flag, **settings)
+    annotation = kind if field.is_required() or typing.get_origin(kind) is list else Optional[kind]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=value)

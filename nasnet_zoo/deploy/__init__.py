@@ -1,0 +1,1 @@
+"""Export, and running what was exported."""

@@ -1,0 +1,1 @@
+"""The genotype language: schema, loader and importer."""

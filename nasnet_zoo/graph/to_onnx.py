@@ -1,0 +1,163 @@
+"""A graph as an ONNX model."""
+from typing import Any, Callable, Dict, List, Sequence, Union
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .ir import SAME, Node, ordered, window
+
+__all__ = ['to_onnx', 'OPSETS']
+
+OPSETS = range(15, 24)  # in which the operators are the same
+_IR_VERSION = 8  # of opset 15 to 18's time, so that older readers take the file
+
+
+def to_onnx(
+        graph: Node,
+        input_shape: Sequence[Union[int, str]],
+        opset: int = 17,
+        half: bool = False,
+        uint8: bool = False,
+        softmax: bool = False,
+) -> onnx.ModelProto:
+    """The graph as a model of one input, ``image``, and one output, ``logits`` (``probabilities`` after a softmax).
+
+    Args:
+        graph: Of images in NCHW.
+        input_shape: Of ``image``; names stand for what is not fixed.
+        opset: One of :data:`OPSETS`.
+        half: Compute in float16; the input and the output are float32 nevertheless.
+        uint8: ``image`` is uint8 [B, H, W, C] instead of float32 [B, C, H, W].
+        softmax: Give probabilities.
+    """
+    writer = _Writer(np.float16 if half else np.float32)
+    values: Dict[Node, str] = {}
+    output = 'probabilities' if softmax else 'logits'
+    kind = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
+    for node in ordered(graph):
+        inputs = [values[x] for x in node.inputs]
+        if node.op == 'input':
+            values[node] = 'image'
+            if uint8 or half:
+                values[node] = writer.add('Cast', ['image'], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+            if uint8:
+                values[node] = writer.add('Transpose', [values[node]], perm=[0, 3, 1, 2])
+        else:
+            values[node] = _OPERATORS[node.op](writer, node, inputs)
+    last = values[graph]
+    if half:
+        last = writer.add('Cast', [last], to=TensorProto.FLOAT)
+    if softmax:
+        last = writer.add('Softmax', [last], axis=1)
+    writer.nodes[-1].output[0] = output
+    shape = [input_shape[0], graph.channels, None, None][:graph.rank]
+    proto = helper.make_model(
+        helper.make_graph(
+            writer.nodes, 'nasnet', [helper.make_tensor_value_info('image', kind, input_shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], writer.tensors),
+        producer_name='nasnet-zoo', opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+
+
+class _Writer:
+    """Grows the lists of operators and of weights, which are float16 or float32."""
+
+    def __init__(self, dtype: type) -> None:
+        self.nodes: List[onnx.NodeProto] = []
+        self.tensors: List[onnx.TensorProto] = []
+        self.dtype, self.kind = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def add(self, operator: str, inputs: Sequence[str], **attrs: Any) -> str:
+        """An operator; the name of its result."""
+        name = f'{operator.lower()}_{len(self.nodes)}'
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attrs))
+        return name
+
+    def tensor(self, values: Any) -> str:
+        """Its name as an input of the next operator. Integers stay so."""
+        array = np.asarray(values)
+        array = np.ascontiguousarray(array.astype(self.dtype if array.dtype.kind == 'f' else np.int64))
+        name = f'tensor_{len(self.tensors)}'
+        self.tensors.append(numpy_helper.from_array(array, name))
+        return name
+
+
+def _windowed(operator: str) -> Callable[[_Writer, Node, List[str]], str]:
+    """A convolution or pool; ONNX's own SAME padding is TensorFlow's."""
+    def write(writer: _Writer, node: Node, inputs: List[str]) -> str:
+        padding = node.attrs['padding']
+        attrs = dict(strides=node.attrs['stride'])
+        attrs.update(dict(auto_pad='SAME_UPPER') if padding == SAME else dict(pads=padding))
+        if node.op == 'conv':
+            attrs.update(group=node.attrs['groups'], dilations=node.attrs['dilation'])
+            inputs = inputs + [writer.tensor(node.params['weight']), writer.tensor(node.params['bias'])]
+            return writer.add(operator, inputs, kernel_shape=list(node.params['weight'].shape[2:]), **attrs)
+        return writer.add(operator, inputs, kernel_shape=list(node.attrs['kernel']), **attrs)
+    return write
+
+
+def _affine(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    scale, shift = (node.params[name].reshape([-1] + [1] * (node.rank - 2)) for name in ('scale', 'shift'))
+    scaled = writer.add('Mul', [*inputs, writer.tensor(scale)])
+    return writer.add('Add', [scaled, writer.tensor(shift)]) if shift.any() else scaled
+
+
+def _pad(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    if node.attrs['padding'] != SAME:
+        top, left, bottom, right = node.attrs['padding']
+        pads = writer.tensor([0, 0, top, left, 0, 0, bottom, right])
+    else:  # kernel - stride + size % stride, the smaller half first
+        kernel, stride = window(node)
+        size = writer.add('Shape', inputs, start=2, end=4)
+        rest = writer.add('Mod', [size, writer.tensor(list(stride))])
+        total = writer.add('Add', [rest, writer.tensor([k - s for k, s in zip(kernel, stride)])])
+        first = writer.add('Div', [total, writer.tensor([2, 2])])
+        last = writer.add('Sub', [total, first])
+        pads = writer.add('Concat', [writer.tensor([0, 0]), first, writer.tensor([0, 0]), last], axis=0)
+    return writer.add('Pad', [*inputs, pads, writer.tensor(np.float64(node.attrs['value']))])
+
+
+def _group_norm(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    weight, bias = node.params['weight'], node.params['bias']
+    if node.attrs['groups'] == node.channels:
+        normal = writer.add('InstanceNormalization', [*inputs, writer.tensor(weight), writer.tensor(bias)],
+                            epsilon=node.attrs['eps'])
+        if not node.attrs['any_size']:
+            return normal
+        # Of a single pixel nothing is left but the bias; then add what it was, scaled.
+        area = writer.add('Mul', [writer.add('Shape', inputs, start=i, end=i + 1) for i in (2, 3)])
+        is_pixel = writer.add('Cast', [writer.add('Equal', [area, writer.tensor([1])])], to=writer.kind)
+        scale = writer.add('Mul', [is_pixel, writer.tensor(weight[:, None, None])])
+        return writer.add('Add', [normal, writer.add('Mul', [*inputs, scale])])
+    groups = node.attrs['groups']  # ONNX's own GroupNormalization is younger than opset 17
+    rows = writer.add('Reshape', [*inputs, writer.tensor([0, groups, -1])])
+    ones = weight.new_ones(groups)
+    normal = writer.add('InstanceNormalization', [rows, writer.tensor(ones), writer.tensor(0 * ones)],
+                        epsilon=node.attrs['eps'])
+    back = writer.add('Reshape', [normal, writer.add('Shape', inputs)])
+    return writer.add('Add', [writer.add('Mul', [back, writer.tensor(weight[:, None, None])]),
+                              writer.tensor(bias[:, None, None])])
+
+
+def _linear(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    return writer.add('Gemm', [*inputs, *(writer.tensor(node.params[name]) for name in ('weight', 'bias'))], transB=1)
+
+
+# op: what writes it and gives the name of its result
+_OPERATORS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
+    'conv': _windowed('Conv'),
+    'avg_pool': _windowed('AveragePool'),
+    'max_pool': _windowed('MaxPool'),
+    'pad': _pad,
+    'affine': _affine,
+    'group_norm': _group_norm,
+    'linear': _linear,
+    'scale_pixels': lambda writer, node, inputs: writer.add('Mul', [*inputs, writer.tensor(node.params['factor'])]),
+    'relu': lambda writer, node, inputs: writer.add('Relu', inputs),
+    'add': lambda writer, node, inputs: writer.add('Add', inputs),
+    'concat': lambda writer, node, inputs: writer.add('Concat', inputs, axis=1),
+    'flatten': lambda writer, node, inputs: writer.add('Flatten', inputs),
+    'global_pool': lambda writer, node, inputs: writer.add(
+        {'avg': 'GlobalAveragePool', 'max': 'GlobalMaxPool'}[node.attrs['kind']], inputs),
+}

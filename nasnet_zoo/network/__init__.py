@@ -1,0 +1,1 @@
+"""From a genotype and a skeleton to a timm model."""

@@ -1,0 +1,63 @@
+"""How accurate a network is, with a confidence interval."""
+import math
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from ..data.datasets import AnySet
+
+__all__ = ['Accuracy', 'evaluate']
+
+
+class Accuracy(NamedTuple):
+    """Shares of images classified rightly.
+
+    Attributes:
+        top1, top5: In [0, 1].
+        count: Images.
+    """
+    top1: float
+    top5: float
+    count: int
+
+    @property
+    def interval(self) -> Tuple[float, float]:
+        """The 95 % confidence interval of top1 (Wilson's), as far as the images are a sample of their kind."""
+        z = 1.959964
+        centre = (self.top1 + z * z / (2 * self.count)) / (1 + z * z / self.count)
+        half = z / (1 + z * z / self.count) * math.sqrt(
+            self.top1 * (1 - self.top1) / self.count + z * z / (4 * self.count ** 2))
+        return max(0., centre - half), min(1., centre + half)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """As JSON data."""
+        return dict(top1=self.top1, top5=self.top5, interval_95=list(self.interval), count=self.count)
+
+
+@torch.inference_mode()
+def evaluate(
+        model: torch.nn.Module,
+        data: AnySet,
+        batch_size: int = 256,
+        device: Union[str, torch.device] = 'cpu',
+        on_batch: Optional[Callable[[int], None]] = None,
+) -> Accuracy:
+    """Accuracy on all images of `data`, in evaluation mode; the model's mode is as before afterwards.
+
+    Args:
+        model: On `device`. With fewer than five classes top5 is over them all.
+        on_batch: Called with the number of images after each batch.
+    """
+    if not data.size():
+        raise ValueError(f'{data.name}: has no images')
+    was_training = model.training
+    model.eval()
+    hits, count = torch.zeros(2, dtype=torch.long), 0
+    for images, labels in data.batches(batch_size, device):
+        best = model(images).topk(min(5, len(data.class_names)), dim=1).indices == labels[:, None]
+        hits += torch.stack([best[:, 0].sum(), best.sum()]).cpu()
+        count += len(labels)
+        if on_batch:
+            on_batch(len(labels))
+    model.train(was_training)
+    return Accuracy(hits[0].item() / count, hits[1].item() / count, count)

@@ -1,0 +1,189 @@
+"""Folders to deploy, and the command that writes them."""
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from helpers.paths import ROOT
+from nasnet_zoo import Classifier, load_genotype
+from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.cli.main import app
+from nasnet_zoo.deploy.bundle import _name, deploy, load_trained
+from nasnet_zoo.hub.folder import prepare
+
+MODEL = 'nasnet_c_cifar_small'
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    for i, values in enumerate(noise):
+        Image.fromarray(values).resize((48, 40), Image.Resampling.BICUBIC).save(folder / f'{i:02}.png')
+    return folder
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_plain_folder(tmp_path, pictures):
+    manifest = deploy(MODEL, tmp_path, pictures=[pictures], timestamp='2026-01-01', command=['x'])
+    files = tree(tmp_path)
+    assert set(files) == {'model.onnx', 'labels.txt', 'genotype.json', 'manifest.json'}
+    assert json.loads(files['manifest.json']) == manifest
+    assert manifest['file']['sha256'] == hashlib.sha256(files['model.onnx']).hexdigest()
+    weights = load_trained(MODEL)[1]
+    assert manifest['weights']['sha256'] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert manifest['weights']['accuracy']['top1'] > 0.8
+    assert manifest['compared_with_pytorch']['pictures']['count'] == 40
+    assert manifest['compared_with_pytorch']['pictures']['relative_difference'] < 1e-5
+    assert {'torch', 'onnx', 'onnxruntime', 'nasnet-zoo'} <= set(manifest['versions'])
+    assert files['labels.txt'].decode().splitlines() == Classifier(tmp_path / 'model.onnx').class_names
+    assert load_genotype(tmp_path / 'genotype.json').to_dict() == load_genotype('nasnet_c').to_dict()
+
+
+def test_what_fails_leaves_what_is_there(tmp_path, monkeypatch):
+    deploy(MODEL, tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setattr('nasnet_zoo.deploy.bundle._sha256', lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        deploy(MODEL, tmp_path, opset=18)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize('source, name', [
+    ('runs/v1.5', 'v1.5'), ('runs/mine/model.safetensors', 'mine'), ('local-dir:runs/mine', 'mine'),
+    ('hf-hub:me/cells@main', 'cells'), ('nasnet_a_large', 'nasnet_a_large'), ('cells.json', 'cells')])
+def test_what_a_model_is_called(source, name):
+    assert _name(source) == name
+
+
+@pytest.mark.parametrize('options', [{}, dict(precision='float16'), dict(precision='int8', calibrate=8)])
+def test_same_inputs_same_bytes(options, tmp_path, pictures):
+    for name in ('a', 'b'):
+        deploy(MODEL, tmp_path / name, pictures=[pictures], timestamp='2026-01-01T00:00:00+00:00', **options)
+    assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
+
+
+def test_triton(tmp_path):
+    text_format = pytest.importorskip('google.protobuf.text_format', reason='protobuf is not here')
+    model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2', reason='tritonclient[grpc] is not here')
+    manifest = deploy(MODEL, tmp_path, layout='triton', name='cells', batch_size=None, with_preprocessing=True)
+    assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # not those that fill a batch up
+    assert set(tree(tmp_path)) == {f'cells/{name}' for name in (
+        '1/model.onnx', 'labels.txt', 'config.pbtxt', 'genotype.json', 'manifest.json')}
+    config = text_format.Parse((tmp_path / 'cells' / 'config.pbtxt').read_text(), model_config.ModelConfig())
+    assert (config.name, config.backend) == ('cells', 'onnxruntime') and config.max_batch_size > 1
+    assert config.HasField('dynamic_batching')
+    graph = onnx.load(tmp_path / 'cells' / '1' / 'model.onnx').graph
+    for described, value in ((config.input[0], graph.input[0]), (config.output[0], graph.output[0])):
+        kind = value.type.tensor_type
+        assert described.name == value.name
+        assert model_config.DataType.Name(described.data_type) == {
+            onnx.TensorProto.UINT8: 'TYPE_UINT8', onnx.TensorProto.FLOAT: 'TYPE_FP32'}[kind.elem_type]
+        assert list(described.dims) == [d.dim_value for d in kind.shape.dim][1:]
+        assert kind.shape.dim[0].dim_param  # Triton adds the batch
+    assert config.output[0].label_filename == 'labels.txt'
+
+
+def test_photoprism(tmp_path):
+    deploy(MODEL, tmp_path, layout='photoprism', name='cells')
+    assert {'cells/cells.onnx', 'cells/labels.txt'} <= set(tree(tmp_path))
+    proto = onnx.load(tmp_path / 'cells' / 'cells.onnx')
+    found = {entry.key: entry.value for entry in proto.metadata_props}
+    entries = {key.split('.', 1)[1]: value for key, value in found.items() if key.startswith('photoprism.')}
+    preprocessing = Classifier(tmp_path / 'cells' / 'cells.onnx').preprocessing
+    assert json.loads(entries.pop('mean')) == pytest.approx([255 * value for value in preprocessing.mean])
+    assert json.loads(entries.pop('std_dev')) == pytest.approx([255 * value for value in preprocessing.std])
+    assert entries == dict(
+        license='apache-2.0', source=MODEL, quantization='float32', input_name='image', output_name='logits',
+        input_width='32', input_height='32', output_width='10', output_count='1', outputs_logits='true',
+        layout='NCHW', color_order='RGB', resize_mode='center-crop', resize_short_edge='32', crop_ratio='1.0',
+        interpolation='bicubic')
+    assert [entry.version for entry in proto.opset_import] == [17]
+
+
+def test_weights_from_elsewhere(tmp_path):
+    model, weights = load_trained(MODEL)
+    torch.save(model.state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='export MODEL --checkpoint .*other.pth'):
+        load_trained(str(tmp_path / 'other.pth'))
+    manifest = deploy(MODEL, tmp_path / 'out', checkpoint=tmp_path / 'other.pth', mean=[0.1, 0.2, 0.3])
+    assert manifest['weights']['file'] == 'other.pth' and manifest['weights']['accuracy'] is None
+    # What MODEL's own weights are, others need not be.
+    assert manifest['license'] == 'unknown' and manifest['preprocessing']['mean'] == [0.1, 0.2, 0.3]
+    assert Classifier(tmp_path / 'out' / 'model.onnx').class_names == [str(i) for i in range(10)]
+    folder = prepare(MODEL, tmp_path / 'folder', 'me/cells', onnx=True)
+    assert Classifier(folder / 'model.onnx').class_names[0] == 'airplane'
+    for source in (folder, folder / 'model.safetensors'):
+        other, _ = load_trained(str(source))
+        assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), model.state_dict().values()))
+    load_foreign_weights(other, tmp_path / 'other.pth')
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(layout='tf'), "layout: 'tf' is none of plain, triton, photoprism"),
+    (dict(format='tflite'), "format: 'tflite' is none of onnx, pt2"),
+    (dict(layout='triton'), 'layout triton: needs batch_size to be None, not 1'),
+    (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False'),
+    (dict(format='pt2', precision='float16'), 'pt2: is written in float32'),
+    (dict(precision='int8'), 'int8: needs images of what the model will see'),
+    (dict(name='../x', layout='photoprism'), "name: '../x' is no name of a folder"),
+    (dict(data='digits'), "digits: its images or classes are not the model's"),
+    (dict(class_names=['a'] * 9), 'class_names: 9 names for 10 classes'),
+    (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is no line of labels.txt"),
+])
+def test_what_does_not_go_together(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        deploy(MODEL, tmp_path / 'out', **options)
+    assert not (tmp_path / 'out').exists()
+
+
+def export(*args):
+    return CliRunner().invoke(app, ['export', *map(str, args)])
+
+
+def test_the_command(tmp_path, pictures):
+    done = export(MODEL, '--out', tmp_path, '--int8', '--calibrate', 8, '--pictures', pictures, '--softmax', '--json')
+    manifest = json.loads(done.stdout)
+    assert manifest['precision'] == 'int8' and manifest['compared_with_pytorch']['pictures']['count'] == 32
+    assert 'from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
+    for args, message in (
+            ((MODEL, '--half', '--int8'), 'choose one'),
+            ((MODEL, '--batch-size', 2, '--layout', 'triton'), 'goes with neither --dynamic-batch nor --layout triton'),
+            ((MODEL, '--labels', pictures / 'none'), 'No such file'),
+            (('pnasnet5_mobile',), 'pnasnet5_mobile'),
+            ((MODEL, '--pictures', pictures / 'none'), 'there is nothing'),
+            (('nasnet_a',), 'is a genotype, which has no weights')):
+        done = export(*args, '--out', tmp_path / 'new')
+        assert done.exit_code == 1 and done.stderr.startswith('error: ') and message in done.stderr
+    assert not Path(tmp_path / 'new').exists()
+
+
+def test_a_program_of_pytorch(tmp_path):
+    pytest.importorskip('sklearn', reason='two photos come with scikit-learn')
+    manifest = deploy(MODEL, tmp_path, format='pt2')
+    assert manifest['file']['path'] == 'model.pt2' and (tmp_path / 'model.pt2').exists()
+    assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # by default
+
+
+def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
+    text = (ROOT / 'docs' / 'deployment.md').read_text()
+    code = text.split('## Run, with nothing of ours')[1].split('```python\n')[1].split('```')[0]
+    deploy(MODEL, tmp_path)
+    picture = sorted(pictures.iterdir())[0]
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['nasnet_zoo', 'torch', 'timm']))\n"
+    done = subprocess.run([sys.executable, '-c', blocked + code, tmp_path / 'model.onnx', picture],
+                          capture_output=True, text=True, check=True)
+    classifier = Classifier(tmp_path / 'model.onnx')
+    (expected,) = classifier.predict([picture], top=1)
+    assert done.stdout.strip() == classifier.class_names[expected.top[0][0]]

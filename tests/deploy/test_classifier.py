@@ -1,0 +1,243 @@
+"""From a file to labels: pictures of all kinds, files from elsewhere."""
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from timm.data import create_transform
+from typer.testing import CliRunner
+
+from nasnet_zoo import compile_genotype
+from nasnet_zoo.cli.main import app
+from nasnet_zoo.deploy.classifier import METADATA_KEY, Classifier, Preprocessing, find_pictures
+from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
+
+NAMES = ['red', 'green', 'blue']
+
+
+def preprocessing(**changes):
+    return Preprocessing(**{**dict(
+        input_size=[3, 16, 16], mean=[0.5] * 3, std=[0.25] * 3, crop_pct=0.8, class_names=NAMES), **changes})
+
+
+def color_file(path, metadata=None, batch='n', layout='NCHW', outputs=3, dtype=TensorProto.FLOAT):
+    """A file that tells which colour a picture has most of."""
+    shape = [batch, 3, 16, 16] if layout == 'NCHW' else [batch, 16, 16, 3]
+    weight = np.eye(3, outputs, dtype=np.float32) * 10
+    nodes = [helper.make_node('Cast', ['image'], ['f'], to=TensorProto.FLOAT),
+             helper.make_node('ReduceMean', ['f'], ['m'], axes=[2, 3] if layout == 'NCHW' else [1, 2], keepdims=0),
+             helper.make_node('Gemm', ['m', 'w'], ['logits'])]
+    graph = helper.make_graph(
+        nodes, 'colors', [helper.make_tensor_value_info('image', dtype, shape)],
+        [helper.make_tensor_value_info('logits', TensorProto.FLOAT, [batch, outputs])],
+        [numpy_helper.from_array(weight, 'w')])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    if metadata:
+        helper.set_model_props(proto, {METADATA_KEY: metadata if isinstance(metadata, str) else metadata.to_json()})
+    onnx.save(proto, path)
+    return path
+
+
+def plain(color, size=(40, 30), mode='RGB'):
+    return Image.new('RGB', size, color).convert(mode)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures that can be classified, in folder/good, and such that cannot, in folder/bad."""
+    good, bad = tmp_path / 'good', tmp_path / 'bad'
+    (good / 'below').mkdir(parents=True)
+    bad.mkdir()
+    plain('red').save(good / 'red.png')
+    plain('blue').save(good / 'below' / 'blue.jpg')
+    plain('lime', mode='CMYK').save(good / 'green-cmyk.jpg')
+    plain('red', (1, 1)).save(good / 'red-pixel.png')
+    plain('blue').convert('P').save(good / 'blue-palette.gif')
+    plain('red').convert('RGBA').save(good / 'red-alpha.png')
+    turned = Image.new('RGB', (40, 40), 'blue')  # red where an upright one has its top
+    turned.paste('red', (0, 0, 20, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(good / 'red-top.jpg', exif=exif, quality=95)
+    (good / 'notes.txt').write_text('no picture')
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, 'png')
+    (bad / 'truncated.png').write_bytes(whole.getvalue()[:900])
+    (bad / 'text.jpg').write_text('no picture')
+    (bad / 'empty.png').write_bytes(b'')
+    plain('red', (1, 5000)).save(bad / 'narrow.png')
+    return tmp_path
+
+
+def test_pictures_of_all_kinds(folder):
+    classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
+    found = list(classifier.predict(find_pictures([folder / 'good']), top=1, batch_size=3))
+    assert len(found) == 7
+    for prediction in found[:-1]:
+        if prediction.path.stem != 'red-top':
+            assert NAMES[prediction.top[0][0]] == prediction.path.stem.split('-')[0], prediction
+    prepared = preprocessing().prepare(Image.open(folder / 'good' / 'red-top.jpg'))
+    assert prepared[0, 0].mean() > 200 > 60 > prepared[0, -1].mean()  # upright
+
+
+def test_sixteen_bits(folder):
+    values = np.full((20, 20), 40_000, np.uint16)
+    Image.fromarray(values).save(folder / 'grey.png')
+    assert abs(int(preprocessing().prepare(Image.open(folder / 'grey.png')).max()) - 156) <= 1
+
+
+def test_a_hundred_megapixels(folder):
+    Image.new('RGB', (12_000, 8_500), 'blue').save(folder / 'huge.png', compress_level=1)
+    classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
+    (prediction,) = classifier.predict([folder / 'huge.png'])
+    assert NAMES[prediction.top[0][0]] == 'blue'
+
+
+def test_what_cannot_be_read_is_refused_by_name(folder):
+    classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
+    paths = find_pictures([folder / 'bad', folder / 'good' / 'notes.txt', folder / 'good' / 'red.png'])
+    found = {p.path.name: p for p in classifier.predict(paths, batch_size=2)}
+    assert found.pop('red.png').top[0][0] == 0
+    assert set(found) == {'truncated.png', 'text.jpg', 'empty.png', 'narrow.png', 'notes.txt'}
+    assert all(p.top is None and p.reason for p in found.values())
+    assert found['narrow.png'].reason == '1 x 5000 pixels are too long and narrow'
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'lanczos'])
+@pytest.mark.parametrize('size', [(16, 16), (12, 20)])
+def test_prepared_as_timm_does(interpolation, size):
+    noise = np.random.default_rng(0).integers(0, 256, (47, 61, 3), np.uint8)
+    for image in (Image.fromarray(noise), Image.new('RGB', (1, 1), 'red')):
+        ours = preprocessing(interpolation=interpolation, input_size=[3, *size])
+        expected = create_transform((3, *size), mean=ours.mean, std=ours.std, crop_pct=ours.crop_pct,
+                                    interpolation=interpolation)(image)
+        got = ours.normalized(ours.prepare(image)[None])[0]
+        assert np.abs(got - expected.numpy()).max() < 1e-6
+
+
+def test_a_fixed_batch(folder):
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), np.uint8)
+    free = Classifier(color_file(folder / 'free.onnx', preprocessing()))
+    fixed = Classifier(color_file(folder / 'fixed.onnx', preprocessing(), batch=4))
+    assert fixed.batch_size == 4 and free.batch_size is None
+    assert np.allclose(free.logits(images), fixed.logits(images))
+    assert len(list(fixed.predict(find_pictures([folder / 'good'])))) == 7
+
+
+def test_files_from_elsewhere(folder):
+    path = color_file(folder / 'm.onnx', layout='NHWC')
+    with pytest.raises(ValueError, match=r'm.onnx: has no nasnet_zoo.preprocessing .* \(--labels'):
+        Classifier(path)
+    given = preprocessing(layout='NHWC', color_order='BGR', class_names=NAMES[::-1])
+    (prediction,) = Classifier(path, preprocessing=given).predict([folder / 'good' / 'red.png'])
+    assert given.class_names[prediction.top[0][0]] == 'red'
+    assert sum(share for _, share in prediction.top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize('metadata, outputs, message', [
+    (preprocessing(class_names=['a', 'b']), 3, 'gives 3 numbers an image, and there are 2 class names'),
+    ('{"format": 1}', 3, 'input_size: field required'),
+    ('{', 3, 'is not as it should be'),
+    (preprocessing(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
+    (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
+     'mean: must be 3 numbers, one a channel, not [0.5]'),
+    (preprocessing().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
+])
+def test_what_does_not_fit_is_refused(folder, metadata, outputs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Classifier(color_file(folder / 'm.onnx', metadata, outputs=outputs), 'cpu')
+
+
+def test_no_file_no_provider(folder):
+    with pytest.raises(ValueError, match='nothing.onnx: there is no such file'):
+        Classifier(folder / 'nothing.onnx')
+    (folder / 'broken.onnx').write_text('no model')
+    with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: ') as caught:
+        Classifier(folder / 'broken.onnx')
+    assert str(caught.value).count('INVALID_PROTOBUF') == 1
+    with pytest.raises(ValueError, match="provider: 'gpu' is none of auto, tensorrt, cuda, cpu"):
+        Classifier(color_file(folder / 'm.onnx', preprocessing()), 'gpu')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_it_runs_quietly_on_the_cpu(folder):
+    path = color_file(folder / 'm.onnx', preprocessing())
+    code = f'from nasnet_zoo import Classifier; print(Classifier({str(path)!r}).provider)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'cpu\n' and done.stderr == ''
+    with pytest.raises(ValueError, match='cannot be run: cuda: '):
+        Classifier(path, 'cuda')
+
+
+def test_many_threads_open_files(folder, capfd):
+    path = color_file(folder / 'm.onnx', preprocessing())
+    with ThreadPoolExecutor(8) as pool:
+        assert {classifier.provider for classifier in pool.map(Classifier, [path] * 32)} <= {'cpu', 'cuda', 'tensorrt'}
+    os.write(2, b'still here')
+    assert capfd.readouterr().err.endswith('still here')
+
+
+def test_more_images_than_a_batch(folder):
+    classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
+    images = np.random.default_rng(0).integers(0, 256, (150, 3, 16, 16), np.uint8)
+    assert np.allclose(classifier.logits(images)[100], classifier.logits(images[100:101])[0])
+
+
+def test_images_of_another_kind(folder):
+    classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
+    with pytest.raises(ValueError, match=r'must be uint8 \[N, 3, 16, 16\], not float32 \[2, 3, 16, 16\]'):
+        classifier.logits(np.zeros((2, 3, 16, 16), np.float32))
+    assert classifier.classify(np.zeros((0, 3, 16, 16), np.uint8)) == []
+
+
+def classify(*args):
+    return CliRunner().invoke(app, ['classify', *map(str, args)])
+
+
+def test_the_command(folder):
+    path = color_file(folder / 'm.onnx', preprocessing())
+    done = classify(path, folder / 'good', folder / 'bad', '--json', '--top', 2)
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(report['results']) == 7 and len(report['refused']) == 4
+    assert report['provider'] == 'cpu' and report['images_per_second'] > 0
+    by_name = {Path(result['path']).name: result['top'] for result in report['results']}
+    assert [entry['label'] for entry in by_name['red.png']][0] == 'red' and len(by_name['red.png']) == 2
+    assert 'refused:' in done.stderr and 'text.jpg' in done.stderr
+    assert 'red' in classify(path, folder / 'good' / 'red.png').stdout
+    assert classify(path, folder / 'bad').exit_code == 1
+    (folder / 'empty').mkdir()
+    done = classify(path, folder / 'nothing', folder / 'good' / 'red.png', folder / 'empty', '--json')
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(report['results']) == 1
+    assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
+        'there is nothing', 'there are no pictures']
+    assert classify(path, folder / 'nothing').exit_code == 1
+
+
+def test_the_command_on_a_file_from_elsewhere(folder):
+    path = color_file(folder / 'm.onnx')
+    (folder / 'labels.txt').write_text('\n'.join(NAMES) + '\n')
+    options = ['--labels', folder / 'labels.txt', '--mean', '0.5,0.5,0.5', '--std', '0.25,0.25,0.25', '--img-size', 16]
+    report = json.loads(classify(path, folder / 'good' / 'red.png', *options, '--json').stdout)
+    assert report['results'][0]['top'][0]['label'] == 'red'
+    done = classify(path, folder / 'good' / 'red.png', *options[:2])
+    assert done.exit_code == 1 and 'input_size: field required' in done.stderr
+    for option, value, wrong in (('--mean', '0.5,half', "'half'"), ('--img-size', '1,2,3', '3 sides')):
+        done = classify(path, folder / 'good' / 'red.png', option, value)
+        assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.stderr and wrong in done.stderr
+    overruled = Classifier(color_file(folder / 'n.onnx', preprocessing()), preprocessing=dict(crop_pct=1.))
+    assert overruled.preprocessing.crop_pct == 1.
+    model = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='cifar', in_chans=1, num_classes=2).eval()
+    model.pretrained_cfg.update(mean=(0.5,), std=(0.5,))
+    export_onnx(model, folder / 'grey.onnx', make_preprocessing(model, img_size=16), dynamic_size=True)
+    assert classify(folder / 'grey.onnx', folder / 'good' / 'red.png', '--img-size', '8,12').exit_code == 0

@@ -1,0 +1,478 @@
+"""The network: Google's wiring, any size and width, and timm's model interface, on narrow N = 1 builds."""
+import copy
+import json
+
+import pytest
+import timm
+import torch
+from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
+from timm.models._manipulate import group_parameters
+from torch.nn import functional as F
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
+from nasnet_zoo.network import nasnet as network
+from nasnet_zoo.network.skeleton import MISSING, STEM, live_outputs, wire
+
+GENOTYPES = list_genotypes()
+STEMS = ('imagenet', 'cifar')
+SMALL = dict(num_cells=1, cell_filters=4, num_classes=5)
+each_genotype = pytest.mark.parametrize('genotype', GENOTYPES)
+each_stem = pytest.mark.parametrize('stem', STEMS)
+
+
+def build(genotype='nasnet_a', **kwargs):
+    torch.manual_seed(0)
+    return compile_genotype(genotype, **{**SMALL, **kwargs}).eval()
+
+
+def images(*size, batch=2):
+    return torch.randn(batch, 3, *(size or (32, 32)), generator=torch.Generator().manual_seed(1))
+
+
+# --- structure
+
+def test_wiring_of_two_inputs_and_one_output():
+    wires = wire(load_genotype('nasnet_a'), Skeleton.create(num_cells=2))
+    # two stem cells, then N, reduction, N, reduction, N; a cell reads the two before it
+    assert wires == [[STEM, MISSING], [(0, 0), STEM], *([(p - 1, 0), (p - 2, 0)] for p in range(2, 10))]
+
+
+def test_skip_reduction_layer_input():
+    genotype = load_genotype('nasnet_a')
+    off, on = (wire(genotype, Skeleton.create(num_cells=2, skip_reduction_layer_input=skip)) for skip in (False, True))
+    # after the reductions at 4 and 7: the reduction's h1 in place of its h0; after the stem's reductions as ever
+    assert {p: (off[p], on[p]) for p in range(10) if off[p] != on[p]} == {
+        5: ([(4, 0), (3, 0)], [(4, 0), (2, 0)]), 8: ([(7, 0), (6, 0)], [(7, 0), (5, 0)])}
+
+
+def test_wiring_of_four_inputs_and_four_outputs():
+    wires = wire(load_genotype('nasnet_b'), Skeleton.create(num_cells=1))
+    assert wires[0] == [STEM] * 4
+    assert all(wires[p] == [(p - 1, k) for k in range(4)] for p in range(1, len(wires)))
+
+
+def test_pnasnet_replaces_normal_cells():
+    skeleton = Skeleton.create(num_cells=2, cell_filters=10, reductions='replace')
+    n, r = 'normal', 'reduction'
+    assert [(p.kind, p.filters) for p in skeleton.positions()] == [
+        (r, 2), (r, 5), (n, 10), (n, 10), (r, 20), (n, 20), (r, 40), (n, 40)]
+
+
+def test_first_cell_reads_the_raw_stem():
+    first = build(stem='cifar').cells[0]
+    assert isinstance(first.fits[1], torch.nn.Identity)  # h1 is not fitted,
+    assert first.blocks['0'].right.pw1.in_channels == 12  # so the separable convolution takes the stem's 3 F channels,
+    assert first.blocks['0'].right.pw1.out_channels == 4
+    assert first.outputs[0].projections[0].conv.in_channels == 12  # and the output projects them, without a ReLU
+    second = build(num_cells=2, stem='cifar').cells[1]
+    assert second.fits[1].conv.in_channels == 12
+
+
+def test_only_what_the_classifier_depends_on_is_compiled():
+    data = load_genotype('nasnet_a').to_dict()
+    for block in data['normal']['blocks']:
+        for side in ('left', 'right'):
+            block[side][1] = 'h1'  # every cell reads the one two before it, so that every second one is dead
+    data['normal']['outputs'] = [['b0', 'b1', 'b2', 'b3', 'b4']]
+    genotype = load_genotype(data)
+    skeleton = Skeleton.create(num_cells=4, stem='cifar')
+    live = live_outputs(genotype, skeleton, wire(genotype, skeleton))
+    assert [bool(outputs) for outputs in live[-4:]] == [False, True, False, True]
+    model = compile_genotype(genotype, num_cells=4, cell_filters=2, stem='cifar', num_classes=5)
+    assert len(model.cells) == sum(map(bool, live)) < len(live)
+    model(images()).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_relu_is_computed_once_for_all_readers():
+    cell = build(stem='cifar').cells[0]
+    # h0 and h1 feed separable convolutions; b0 … b4 are only concatenated
+    assert cell.rectify == [True, True] + [False] * 5
+    assert not any(isinstance(m, torch.nn.ReLU) and m.inplace is False for m in cell.modules())
+
+
+@pytest.mark.parametrize('name, width', [('nasnet_a', 24), ('nasnet_b', 32), ('nasnet_c', 20), ('pnasnet5', 20),
+                                         ('amoebanet_a', 16)])
+def test_filters_are_the_penultimate_width(name, width):
+    model = compile_genotype(name, num_cells=1, filters=3 * width, device='meta')
+    assert model.num_features == 3 * width and model.skeleton.cell_filters == 3
+    nearest = rf'the nearest that work are {width} \(cell_filters=1\) and {2 * width} \(cell_filters=2\)'
+    with pytest.raises(ValueError, match=nearest):
+        compile_genotype(name, num_cells=1, filters=width + 1)
+
+
+@each_genotype
+@each_stem
+@pytest.mark.parametrize('cell_filters', [1, 2, 5])
+def test_any_filters(genotype, stem, cell_filters):
+    model = build(genotype, stem=stem, cell_filters=cell_filters).train()
+    out = model(images(33, 40))
+    out.sum().backward()
+    assert out.shape == (2, 5) and all(p.grad is not None for p in model.parameters())
+
+
+@each_genotype
+@each_stem
+def test_any_input_size_with_one_set_of_weights(genotype, stem):
+    model = build(genotype, stem=stem)
+    for size in [(32, 32), (33, 33), (47, 64), (65, 38)]:
+        features = model.forward_features(images(*size))
+        expected = Skeleton.create(stem=stem, img_size=size).feature_size()
+        assert tuple(features.shape[-2:]) == expected and features.isfinite().all()
+        assert model.forward_head(features).shape == (2, 5)
+
+
+def test_any_in_chans():
+    for in_chans in (1, 2, 7):
+        model = build(in_chans=in_chans)
+        assert model.in_chans == in_chans
+        assert model(torch.randn(1, in_chans, 32, 32)).shape == (1, 5)
+
+
+def test_batch_norm_constants_of_the_stems():
+    for stem, eps, momentum in (('imagenet', 1e-3, 3e-4), ('cifar', 1e-5, 0.1)):
+        norms = [m for m in build(stem=stem).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert {(m.eps, m.momentum) for m in norms} == {(eps, momentum)}
+    assert build(stem='cifar', bn_eps=0.01).stem.bn.eps == 0.01
+
+
+@pytest.mark.parametrize('kwargs, error, message', [
+    (dict(num_cells=0), ValueError, 'num_cells: input should be greater than or equal to 1, not 0 of type int'),
+    (dict(num_cells=10_000), ValueError, 'num_cells'),
+    (dict(num_cells='4'), ValueError, 'num_cells: input should be a valid integer'),
+    (dict(num_cells=2.0), ValueError, 'num_cells'),
+    (dict(num_cells=True), ValueError, 'num_cells'),
+    (dict(cell_filters=10 ** 9), ValueError, 'cell_filters'),
+    (dict(cell_filters=5, filters=96), ValueError, 'are not the same width, which filters=96 has with cell_filters=4'),
+    (dict(cell_filters=None, filters='96'), ValueError, 'filters: must be a positive whole number'),
+    (dict(cell_filters=None, filters=-24), ValueError, 'filters: must be a positive whole number'),
+    (dict(stem='cfiar'), ValueError, "stem: input should be 'imagenet' or 'cifar'"),
+    (dict(pool_padding='torch'), ValueError, 'pool_padding'),
+    (dict(reductions='none'), ValueError, 'reductions'),
+    (dict(bn_eps=float('nan')), ValueError, 'bn_eps'),
+    (dict(img_size=(0, 3)), ValueError, 'img_size'),
+    (dict(num_classes=-1), ValueError, 'num_classes'),
+    (dict(in_chans=0), ValueError, 'in_chans'),
+    (dict(global_pool='mean'), ValueError, 'global_pool'),
+    (dict(drop_path_rate=1.0), ValueError, 'drop_path_rate'),
+    (dict(drop_rate=-0.1), ValueError, 'drop_rate'),
+    (dict(aux_head='yes'), ValueError, 'aux_head'),
+    (dict(output_stride=16), ValueError, 'output_stride: 16 is not available'),
+    (dict(output_stride=8, stem='cifar'), ValueError, 'output stride 4'),
+    (dict(num_cells=32, cell_filters=2048), ValueError, 'cell_filters: nasnet_a of this size may have'),
+    (dict(num_classes=1_000_000, cell_filters=900), ValueError, 'num_classes: nasnet_a of this size may have'),
+    (dict(aux_head=True, img_size=4096, stem='cifar'), ValueError, 'img_size: nasnet_a of this size may have'),
+    (dict(img_size=2), ValueError, 'img_size: the stem leaves nothing'),
+    (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
+])
+def test_arguments_are_checked(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        build(**kwargs)
+
+
+def test_output_stride_of_its_own_is_taken():
+    build(output_stride=32)
+    build(output_stride=4, stem='cifar')
+
+
+@each_genotype
+def test_config_rebuilds_the_network(genotype):
+    model = build(genotype, stem='cifar', in_chans=1, global_pool='max', drop_path_rate=0.2, aux_head=True,
+                  pool_padding='keras', reductions='replace', skip_reduction_layer_input=True, bn_eps=0.5,
+                  bn_momentum=0.3, stem_filters=7, img_size=(24, 32), drop_path_by_depth=False, drop_rate=0.1)
+    config = json.loads(json.dumps(model.config))
+    for other in (compile_genotype(**config), timm.create_model('nasnet', **config)):
+        assert other.config == model.config and other.skeleton == model.skeleton
+        other.load_state_dict(model.state_dict())
+        x = torch.randn(2, 1, 24, 32)
+        torch.testing.assert_close(other.eval()(x), model.eval()(x))
+
+
+# --- drop path and auxiliary head
+
+def drop_probabilities(model, monkeypatch):
+    """The probability of each dropped edge, by cell."""
+    seen = []
+    monkeypatch.setattr('nasnet_zoo.network.cell.drop_path', lambda x, p: seen.append(p.item()) or x)
+    model.train()(images())
+    return seen
+
+
+@pytest.mark.parametrize('progress', [0.25, 1.0])
+def test_drop_path_grows_with_depth_and_progress(monkeypatch, progress):
+    model = build(stem='cifar', drop_path_rate=0.4)
+    model.set_drop_path_progress(progress)
+    seen = drop_probabilities(model, monkeypatch)
+    # N = 1: normal, reduction, normal, reduction, normal; an edge each but for the identities (2 a normal cell, 1)
+    edges = [8, 9, 8, 9, 8]
+    expected = [0.4 * progress * (i + 1) / 5 for i, count in enumerate(edges) for _ in range(count)]
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+def test_drop_path_of_amoebanet_is_the_same_everywhere(monkeypatch):
+    model = build('amoebanet_a', drop_path_rate=0.4, drop_path_by_depth=False)
+    seen = drop_probabilities(model, monkeypatch)
+    assert len(seen) > 40 and seen == pytest.approx([0.4] * len(seen))
+
+
+def test_drop_path_is_random_in_training_and_off_in_evaluation():
+    model = build(drop_path_rate=0.5)
+    x = images(64, 64)
+    torch.testing.assert_close(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
+    assert 'drop_path_progress' not in model.state_dict()
+    for progress in (7, -0.1, float('nan')):
+        with pytest.raises(ValueError, match='progress: must be from 0 to 1'):
+            model.set_drop_path_progress(progress)
+    assert model.drop_path_progress == 1
+
+
+def test_drop_path_spares_what_is_as_it_is():
+    data = load_genotype('nasnet_a').to_dict()
+    data['normal']['blocks'][4]['right'][0] = data['reduction']['blocks'][3]['left'][0] = 'factorized_identity'
+    data['reduction']['blocks'][2]['left'][0] = 'factorized_identity'
+    normal, reduction = build(data, stem='cifar').cells[:2]
+    assert not normal.blocks['4'].right_uses_drop_path and not reduction.blocks['3'].left_uses_drop_path
+    assert reduction.blocks['2'].left_uses_drop_path, "DARTS's at stride 2 is a convolution"
+
+
+def test_weights_materialised_from_the_meta_device():
+    model = build(device='meta', drop_path_rate=0.2).to_empty(device='cpu')
+    model.drop_path_progress.fill_(float('nan'))
+    model.init_weights()
+    assert model.drop_path_progress == 1
+
+
+def test_aux_head_is_googles_at_the_published_size():
+    model = build(aux_head=True, num_cells=1).train()
+    assert model.aux_head.conv2.kernel_size == (4, 4)  # 14x14 at 224 is pooled to 4x4
+    assert model.aux_head.conv1.in_channels == model.feature_info[-2]['num_chs']
+    x = torch.randn(2, model.feature_info[-2]['num_chs'], 14, 14)
+    torch.testing.assert_close(model.aux_head.resize(x), x)
+    assert build(aux_head=True, stem='cifar').aux_head.conv2.kernel_size == (4, 4)
+    assert build(aux_head=True, img_size=331).aux_head.conv2.kernel_size == (6, 6)
+
+
+def test_aux_head_is_googles_layers():
+    model = build(aux_head=True, stem='cifar').train()
+    features = torch.randn(3, model.feature_info[-2]['num_chs'], 16, 16)
+    head = model.aux_head.eval()
+    for norm in (head.bn1, head.bn2):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.uniform_(0.5, 1.5)
+
+    def norm(x, bn):
+        shape = 1, -1, 1, 1
+        x = (x - bn.running_mean.view(shape)) / (bn.running_var.view(shape) + 1e-5).sqrt()
+        return x * bn.weight.view(shape) + bn.bias.view(shape)
+
+    x = F.avg_pool2d(features, 5, 3)
+    x = norm(F.conv2d(x, head.conv1.weight), head.bn1).relu()
+    x = norm(F.conv2d(x, head.conv2.weight), head.bn2).relu().flatten(1)
+    torch.testing.assert_close(head(features), x @ head.head.fc.weight.T + head.head.fc.bias, rtol=1e-4, atol=1e-4)
+    seen = []
+    model.aux_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(images())
+    assert (seen[0] >= 0).all() and seen[0].shape[1:] == features.shape[1:], 'it is fed rectified features'
+
+
+def test_dropout_before_the_classifier():
+    model = build(drop_rate=0.5)
+    features = torch.ones(1, model.num_features, 3, 3)
+    assert (model.forward_head(features, pre_logits=True) == 1).all()
+    dropped = model.train().forward_head(features, pre_logits=True)
+    assert set(dropped.flatten().tolist()) == {0., 2.}
+
+
+def test_initial_weights_are_he_normal_by_fan_out():
+    model = compile_genotype('nasnet_a', num_cells=1, cell_filters=64, stem='cifar', num_classes=5)
+    block = model.cells[0].blocks['0'].left
+    for conv, fan_out in ((block.pw1, 64), (block.dw2, 25), (model.cells[1].fits[0].conv, 128)):
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+@each_stem
+def test_aux_head_at_any_size(stem):
+    model = build(aux_head=True, stem=stem)
+    model.reset_classifier(7)
+    assert model(images(40, 33)).shape == (2, 7)
+    model.train()
+    logits, aux = model(images(40, 33))
+    assert logits.shape == aux.shape == (2, 7)
+    (logits + aux).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert torch.jit.script(model.eval())(images()).shape == (2, 7)
+
+
+# --- timm's interface; tools/timm_tests.py holds the named models against timm's own tests
+
+@each_genotype
+@each_stem
+def test_features(genotype, stem):
+    model = build(genotype, stem=stem)
+    info = FeatureInfo(model.feature_info, tuple(range(len(model.feature_info))))
+    assert info.reduction() == ([2, 4, 8, 16, 32] if stem == 'imagenet' else [1, 2, 4])
+    x = images(64, 96)
+    final, features = model.forward_intermediates(x)
+    torch.testing.assert_close(final, model.forward_features(x))
+    torch.testing.assert_close(features[-1], final)
+    for feature, channels, reduction in zip(features, info.channels(), info.reduction()):
+        size = Skeleton.create(stem=stem, img_size=(64, 96)).feature_size(reduction)
+        assert feature.shape == (2, channels, *size)
+
+    first, last = model.forward_intermediates(x, indices=[0, -1], intermediates_only=True)
+    torch.testing.assert_close(first, features[0])
+    torch.testing.assert_close(last, features[-1])
+    end, (second,) = model.forward_intermediates(x, indices=[1], stop_early=True)
+    torch.testing.assert_close(second, features[1])
+    torch.testing.assert_close(end, features[1])
+    assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
+    with pytest.raises(ValueError, match='NCHW'):
+        model.forward_intermediates(x, output_fmt='NLC')
+
+
+@each_genotype
+def test_features_only_keeps_what_it_needs(genotype):
+    torch.manual_seed(0)
+    args = dict(genotype=genotype, num_cells=1, cell_filters=4)
+    whole = timm.create_model('nasnet', **args).eval()
+    x = images(64, 64)
+    expected = whole.forward_intermediates(x, intermediates_only=True)
+    for indices in ((0,), (1, 3), (0, 1, 2, 3, 4), (-2,)):
+        model = timm.create_model('nasnet', features_only=True, out_indices=indices, **args).eval()
+        model.model.load_state_dict(whole.state_dict(), strict=False)
+        for feature, index, channels in zip(model(x), indices, model.feature_info.channels()):
+            torch.testing.assert_close(feature, expected[index])
+            assert feature.shape[1] == channels
+        sum(feature.sum() for feature in model.train()(x)).backward()
+        assert all(p.grad is not None for p in model.parameters()), 'pruned to what the features need'
+
+
+def test_prune_keeps_the_head_where_it_can():
+    model = build()
+    x = images(64, 64)
+    expected = model(x)
+    assert model.prune_intermediate_layers([4], prune_head=False) == [4]
+    torch.testing.assert_close(model(x), expected)
+    model.prune_intermediate_layers([2], prune_head=False)
+    assert len(model.forward_intermediates(x, intermediates_only=True)) == len(model.feature_info) == 3
+    assert model.num_classes == 0 and model(x).shape == model.forward_features(x).shape
+    model.reset_classifier(3, 'avg')
+    assert model(x).shape == (2, 3)
+
+
+@each_genotype
+def test_heads(genotype):
+    model = build(genotype)
+    x = images(64, 64)
+    features = model.forward_features(x)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    model.reset_classifier(9)
+    assert model(x).shape == (2, 9) and model.get_classifier().out_features == model.num_classes == 9
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    model.reset_classifier(0, '')
+    torch.testing.assert_close(model(x), features)
+    for bad in ((-1, None), (3, 'mean')):
+        with pytest.raises(ValueError):
+            model.reset_classifier(*bad)
+    assert model.num_classes == 0
+    model.reset_classifier(4, 'catavgmax')
+    assert model(x).shape == (2, 4) and model.head_hidden_size == 2 * model.num_features
+
+
+@each_genotype
+def test_grad_checkpointing_changes_nothing(genotype, monkeypatch):
+    calls = []
+    checkpoint = network.checkpoint
+    monkeypatch.setattr(network, 'checkpoint', lambda *a, **k: calls.append(a) or checkpoint(*a, **k))
+    plain = build(genotype, drop_path_rate=0.3).train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    outs = []
+    for model in (plain, saving):
+        torch.manual_seed(3)
+        outs.append(model(images(64, 64)))
+        outs[-1].square().sum().backward()
+    assert len(calls) == len(saving.cells)
+    torch.testing.assert_close(outs[0], outs[1])
+    for (name, p), q in zip(plain.named_parameters(), saving.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_groups_of_parameters():
+    model = build(num_cells=2, aux_head=True)
+    fine = group_parameters(model, model.group_matcher(), reverse=True)
+    coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    assert len(set(fine.values())) == 1 + len(model.cells) + 1
+    assert len(set(coarse.values())) == 1 + 3 + 1
+    assert fine['stem.conv.weight'] == coarse['stem.conv.weight'] == 0
+    depth = [fine[f'cells.{i}.fits.0.conv.weight'] for i in range(len(model.cells))]
+    assert depth == sorted(depth)
+
+
+# --- the compilers of PyTorch
+
+@each_genotype
+def test_torchscript(genotype):
+    model = build(genotype)
+    scripted = torch.jit.script(model)
+    for size in ((64, 64), (33, 47)):
+        torch.testing.assert_close(scripted(images(*size)), model(images(*size)))
+
+
+@each_genotype
+def test_fx(genotype):
+    model = build(genotype, drop_path_rate=0.2)
+    tracer_kwargs = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
+    train_nodes, eval_nodes = get_graph_node_names(model, tracer_kwargs=tracer_kwargs)
+    traced = create_feature_extractor(
+        model, train_return_nodes=train_nodes[-1:], eval_return_nodes=eval_nodes[-1:], tracer_kwargs=tracer_kwargs)
+    for size in ((64, 64), (33, 47)):
+        torch.testing.assert_close(next(iter(traced.eval()(images(*size)).values())), model(images(*size)))
+    next(iter(traced.train()(images()).values())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('genotype', ['nasnet_a', 'nasnet_b', 'nasnet_c'])
+def test_torch_export(genotype):
+    model = build(genotype)
+    batch = torch.export.Dim('batch', min=1, max=64)
+    program = torch.export.export(model, (images(48, 48),), dynamic_shapes={'x': {0: batch}})
+    x = images(48, 48, batch=3)
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize('genotype', ['nasnet_a', 'nasnet_b', 'nasnet_c'])
+def test_torch_compile_once_for_the_whole_schedule(genotype):
+    torch._dynamo.reset()
+    graphs = []
+    model = build(genotype, drop_path_rate=0.4, aux_head=True, stem='cifar').train()
+    compiled = torch.compile(
+        model, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for progress in (0., 0.3, 0.9):
+        model.set_drop_path_progress(progress)
+        logits, aux = compiled(images())
+        (logits + aux).sum().backward()
+    assert len(graphs) == 1
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_torch_compile_for_any_size():
+    torch._dynamo.reset()
+    model = build(stem='cifar')
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager', dynamic=True)
+    with torch.no_grad():
+        for size in ((32, 40), (33, 47), (64, 31)):
+            torch.testing.assert_close(compiled(images(*size)), model(images(*size)))
+
+
+def test_meta_device_and_dtype():
+    model = compile_genotype('nasnet_b', **SMALL, device='meta', dtype=torch.bfloat16)
+    assert {p.device.type for p in [*model.parameters(), *model.buffers()]} == {'meta'}
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model = build(dtype=torch.bfloat16, drop_path_rate=0.2).train()
+    assert model(images().bfloat16()).dtype == torch.bfloat16
+    assert isinstance(copy.deepcopy(model), NASNet)

@@ -1,0 +1,129 @@
+"""Operations and combines against their definitions, computed another way."""
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nasnet_zoo.network.cell import drop_path
+from nasnet_zoo.network.ops import COMBINES, OPS, LayerArgs, PreActivation
+
+SIZES = [(8, 8), (9, 9), (7, 10), (1, 1), (2, 3)]
+
+
+def same_pool(x, kernel, stride, mode, outside):
+    """TensorFlow SAME pooling written out, a window at a time; `outside` is what lies beyond the border, or None."""
+    height, width = x.shape[-2:]
+    pads = [max((-(-n // stride) - 1) * stride + kernel - n, 0) // 2 for n in (height, width)]
+    rows = []
+    for i in range(-(-height // stride)):
+        row = []
+        for j in range(-(-width // stride)):
+            values = []
+            for di in range(kernel):
+                for dj in range(kernel):
+                    y, z = i * stride + di - pads[0], j * stride + dj - pads[1]
+                    if 0 <= y < height and 0 <= z < width:
+                        values.append(x[..., y, z])
+                    elif outside is not None:
+                        values.append(torch.full_like(x[..., 0, 0], outside))
+            values = torch.stack(values)
+            row.append(values.mean(0) if mode == 'avg' else values.amax(0))
+        rows.append(torch.stack(row, -1))
+    return torch.stack(rows, -2)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('mode, kernel', [('avg', 3), ('max', 2), ('max', 3), ('max', 5), ('max', 7)])
+@pytest.mark.parametrize('rule', ['tf', 'timm', 'keras'])
+def test_pools(rule, mode, kernel, stride, size):
+    outside = None
+    if stride == 2 and ((rule == 'timm' and mode == 'avg') or rule == 'keras'):
+        outside = 0.
+    x = torch.randn(2, 3, *size) - 1  # mostly negative, so that a zero beyond the border shows in a maximum
+    op = OPS[f'{mode}_pool_{kernel}x{kernel}'](3, 3, stride, LayerArgs(pool_padding=rule))
+    torch.testing.assert_close(op(x), same_pool(x, kernel, stride, mode, outside))
+
+
+@pytest.mark.parametrize('op', OPS)
+@pytest.mark.parametrize('channels', [(4, 8), (8, 8), (8, 1), (1, 3)])
+def test_shapes_and_gradients(op, channels):
+    in_chs, out_chs = channels
+    for stride in (1, 2):
+        for height, width in SIZES:
+            module = OPS[op](in_chs, out_chs, stride, LayerArgs())
+            y = module(torch.randn(2, in_chs, height, width, requires_grad=True))
+            assert y.shape == (2, out_chs, -(-height // stride), -(-width // stride))
+        y.sum().backward()
+        assert all(p.grad is not None for p in module.parameters())
+
+
+def test_identity_is_one_where_it_can_be():
+    for name in ('identity', 'factorized_identity'):
+        assert isinstance(OPS[name](4, 4, 1, LayerArgs()), torch.nn.Identity)
+        assert isinstance(OPS[name](4, 4, 2, LayerArgs()), PreActivation)
+        assert isinstance(OPS[name](4, 8, 1, LayerArgs()), PreActivation)
+
+
+def kernels(op, filters, stride=1):
+    convs = [m for m in OPS[op](6, filters, stride, LayerArgs()).modules() if isinstance(m, torch.nn.Conv2d)]
+    return [(m.in_channels, m.out_channels, m.kernel_size, m.stride, m.groups) for m in convs]
+
+
+def test_convolutions_are_googles():
+    assert kernels('sep_conv_5x5', 8, 2) == [
+        (6, 6, (5, 5), (2, 2), 6), (6, 8, (1, 1), (1, 1), 1), (8, 8, (5, 5), (1, 1), 8), (8, 8, (1, 1), (1, 1), 1)]
+    assert kernels('conv_1x7_7x1', 8, 2) == [
+        (6, 2, (1, 1), (1, 1), 1), (2, 2, (1, 7), (1, 2), 1), (2, 2, (7, 1), (2, 1), 1), (2, 8, (1, 1), (1, 1), 1)]
+    assert kernels('conv_1x3_3x1', 9, 1)[1] == (3, 3, (1, 3), (1, 1), 1)  # int(3 · 9 / 8)
+    assert kernels('conv_3x3', 3, 2) == [(6, 3, (3, 3), (2, 2), 1)]  # int(3 / 4) filters are no bottleneck
+    dilated = OPS['dil_conv_3x3'](8, 8, 1, LayerArgs())
+    assert [m.dilation for m in dilated if isinstance(m, torch.nn.Conv2d)] == [(1, 1), (2, 2), (1, 1)]
+
+
+def test_same_padding_is_tensorflows():
+    conv = OPS['sep_conv_3x3'](1, 1, 2, LayerArgs()).dw1
+    conv.weight.data = torch.arange(9.).view(1, 1, 3, 3)
+    x = torch.randn(1, 1, 6, 7)
+    # an even side is padded after the last pixel only, an odd one on both ends
+    torch.testing.assert_close(conv(x), F.conv2d(F.pad(x, (1, 1, 0, 1)), conv.weight, stride=2))
+
+
+def test_factorized_reduction_shifts_its_second_path():
+    module = OPS['factorized_identity'](2, 5, 2, LayerArgs()).reduce.eval()
+    assert (module.path_1.out_channels, module.path_2.out_channels) == (2, 3)
+    x = torch.randn(1, 2, 5, 6)
+    shifted = torch.zeros_like(x)
+    shifted[..., :-1, :-1] = x[..., 1:, 1:]
+    y = torch.cat([F.conv2d(x[..., ::2, ::2], module.path_1.weight),
+                   F.conv2d(shifted[..., ::2, ::2], module.path_2.weight)], 1)
+    torch.testing.assert_close(module(x), module.bn(y))
+
+
+@pytest.mark.parametrize('name, dims', [('add_layer_norm', (1, 2, 3)), ('add_instance_norm', (2, 3))])
+def test_norms_of_examples(name, dims):
+    module = COMBINES[name](4, LayerArgs())
+    torch.nn.init.normal_(module.norm.weight)
+    torch.nn.init.normal_(module.norm.bias)
+    scale, shift = (p[:, None, None] for p in (module.norm.weight, module.norm.bias))
+    left, right = torch.randn(2, 2, 4, 3, 5) * 3
+    both = left + right
+    normal = (both - both.mean(dims, keepdim=True)) / (both.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(module(left, right), normal * scale + shift)
+
+
+def test_norm_of_a_single_number_is_scale_and_shift():
+    norm = COMBINES['add_instance_norm'](4, LayerArgs()).norm
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(1, 4, 1, 1)
+    torch.testing.assert_close(norm(x), x * norm.weight[:, None, None])
+    assert COMBINES['add_layer_norm'](1, LayerArgs())(x[:, :1], x[:, :1]).shape == (1, 1, 1, 1)
+
+
+def test_drop_path_drops_examples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = drop_path(torch.ones(4000, 2, 3, 3), torch.tensor(0.3))
+    per_example = x.flatten(1)
+    assert (per_example == per_example[:, :1]).all()
+    assert abs((per_example[:, 0] == 0).float().mean() - 0.3) < 0.03
+    torch.testing.assert_close(x.max(), torch.tensor(1 / 0.7))
+    torch.testing.assert_close(drop_path(x, torch.tensor(0.)), x)

@@ -1,0 +1,94 @@
+"""From a genotype to a reward."""
+import math
+
+import pytest
+import torch
+
+from nasnet_zoo import load_genotype
+from nasnet_zoo.data import load_digits
+from nasnet_zoo.search.evaluator import ChildError, ChildSettings, Evaluator, Pruned
+
+pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+TRAIN = load_digits()[0]
+RECIPE = dict(epochs=2, batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
+CELLS = load_genotype('nasnet_c')
+
+
+def evaluator(recipe=None, **settings):
+    return Evaluator(TRAIN, ChildSettings.create(**{
+        'num_cells': 1, 'cell_filters': 4, **settings}, recipe={**RECIPE, **(recipe or {})}))
+
+
+def test_a_child_is_trained_and_validated():
+    evaluate = evaluator(recipe=dict(epochs=3))
+    found = evaluate(CELLS)
+    assert found.accuracy > 0.4 and found.seconds > 0 and found.params > 10_000 and found.macs > 10_000
+    assert evaluate(CELLS)[:3] == found[:3], 'the same seed, the same child'
+    assert evaluate.train.size() + evaluate.val.size() == 1347 and 125 < evaluate.val.size() < 135
+    assert evaluator(limit_train=200).train.size() == 200
+
+
+def test_a_child_is_given_up_early():
+    seen = []
+
+    def report(epoch, accuracy):
+        seen.append((epoch, accuracy))
+        return epoch == 2
+    with pytest.raises(Pruned, match='given up after epoch 2, at'):
+        evaluator(recipe=dict(epochs=4))(CELLS, report)
+    assert [epoch for epoch, _ in seen] == [1, 2] and all(0 <= accuracy <= 1 for _, accuracy in seen)
+    whole = evaluator()(CELLS)
+    assert evaluator()(CELLS, lambda epoch, accuracy: False)[:3] == whole[:3], 'watching changes nothing'
+
+
+def test_latency_and_the_size_of_images():
+    evaluate = evaluator(latency=True, img_size=16)
+    costs = evaluate.costs(CELLS)
+    assert 0.1 < costs['latency'] < 1000 and evaluate.train.input_size == evaluate.val.input_size == (1, 16, 16)
+    assert costs['macs'] > evaluator().costs(CELLS)['macs'] and evaluator().costs(CELLS)['latency'] is None
+
+
+def test_defaults_are_the_papers():
+    settings = ChildSettings.create()
+    assert (settings.num_cells, settings.cell_filters, settings.recipe.epochs, settings.val_share) == (2, 32, 20, 0.1)
+    assert (settings.recipe.opt, settings.recipe.momentum, settings.recipe.sched) == ('momentum', 0.9, 'cosine')
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(max_params=1000), r'has [\d,]+ params, more than 1,000'),
+    (dict(max_macs=1000), r'has [\d,]+ macs, more than 1,000'),
+    (dict(cell_filters=2048, num_cells=32), 'cell_filters: nasnet_c of this size'),
+    (dict(time_limit=1e-3), 'takes longer than 0.001 s; it had 1 of 38 steps'),
+    (dict(recipe=dict(lr=1e30, warmup_epochs=0)), 'a lower lr than 1e'),
+    (dict(recipe=dict(batch_size=2000)), 'batch_size: 2000 is more than the')])
+def test_a_child_that_gives_no_accuracy_says_why(settings, message):
+    with pytest.raises(ChildError, match=message):
+        evaluator(**settings)(CELLS)
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried'), MemoryError(), RuntimeError(
+    "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")])
+def test_out_of_memory(monkeypatch, error):
+    def run_epoch(self, on_step=None):
+        raise error
+    monkeypatch.setattr('nasnet_zoo.training.trainer.Trainer.run_epoch', run_epoch)
+    with pytest.raises(ChildError, match='out of memory'):
+        evaluator()(CELLS)
+
+
+def test_other_errors_are_errors(monkeypatch):
+    def run_epoch(self, on_step=None):
+        raise RuntimeError('a mistake of ours')
+    monkeypatch.setattr('nasnet_zoo.training.trainer.Trainer.run_epoch', run_epoch)
+    with pytest.raises(RuntimeError, match='of ours'):
+        evaluator()(CELLS)
+
+
+def test_settings_are_checked():
+    with pytest.raises(TypeError, match="unexpected argument 'filters'"):
+        ChildSettings.create(filters=3)
+    with pytest.raises(ValueError, match='val_share'):
+        ChildSettings.create(val_share=1.)
+    with pytest.raises(TypeError, match="unexpected argument 'rate'"):
+        ChildSettings.create(recipe=dict(rate=3))
+    assert math.isclose(ChildSettings.create(recipe=dict(lr=0.2)).recipe.lr, 0.2)

@@ -1,0 +1,164 @@
+"""The search as its users see it: a folder with a winner in it."""
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import optuna
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from helpers.paths import ROOT
+from nasnet_zoo import compile_genotype, load_genotype
+from nasnet_zoo.cli.main import app
+from nasnet_zoo.search.report import pareto_front
+from nasnet_zoo.search.run import reward
+from nasnet_zoo.search.study import open_study
+
+pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
+         '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2']
+
+
+def command(out, *options):
+    return CliRunner().invoke(app, ['search', '--out', str(out), *CHILD, *options])
+
+
+def study_in(out):
+    return open_study(out, json.loads((out / 'search.json').read_text())['study'])
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory):
+    """A search of three children, gone on with to four, and what was printed."""
+    out = tmp_path_factory.mktemp('search') / 'digits'
+    first = command(out, '--trials', '3', '--json', '--seed', '5')
+    assert first.exit_code == 0, first.output
+    second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume')
+    assert second.exit_code == 0, second.output
+    return out, json.loads(first.stdout), json.loads(second.stdout)
+
+
+def test_a_winner_is_found(searched):
+    out, first, second = searched
+    assert first['children'] == 3 and second['children'] == 4 and len(second['finals']) == 2
+    cell = load_genotype(out / 'cell.json')
+    assert cell.search['sampler'] == 'ppo' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
+    assert cell.results['accuracy'] == second['accuracy'] == max(row['accuracy'] for row in second['finals'])
+    assert cell.results['dataset'] == 'digits' and cell.results['split'] == 'validation'
+    assert all(row['epochs'] == 3 for row in second['finals'])
+    model = compile_genotype(cell, num_cells=1, cell_filters=2, stem='cifar', num_classes=10, in_chans=1, img_size=8)
+    assert sum(p.numel() for p in model.parameters()) == second['params']
+
+
+def test_what_the_best_have_learnt_is_not_learnt_again(searched):
+    out, first, second = searched
+    kept = {row['architecture']: row for row in first['finals']}
+    assert all(row == kept[row['architecture']] for row in second['finals'] if row['architecture'] in kept)
+
+
+def test_the_report_needs_nothing_else(searched):
+    out = searched[0]
+    page = (out / 'report.html').read_text()
+    assert page.count('<svg') == 4
+    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
+    assert load_genotype(out / 'cell.json').name in page
+    ET.parse(out / 'cells.svg')
+
+
+def test_status(searched):
+    out = searched[0]
+    children = json.loads(command(out, '--status', '--json').stdout)
+    assert len(children) == 4 and len({child['architecture'] for child in children}) == 4
+    assert all(0 <= child['value'] <= 1 and child['params'] > 0 for child in children)
+    assert '4 children' in command(out, '--status').stdout
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--trials', '5'], 'has a search already; --resume goes on with it'),
+    (['--resume', '--seed', '6'], 'is a search of other settings: seed was 5 and is 6'),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
+    (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
+def test_another_search_is_refused(searched, options, message):
+    result = command(searched[0], *options)
+    assert result.exit_code == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--sampler', 'luck'], "there is no 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--prune', 'luck'], "known: median, halving, hyperband"),
+    (['--objective', 'luck'], 'known: params, macs, latency'),
+    (['--prune', 'median', '--objective', 'params'], 'Optuna gives children up by one objective only'),
+    (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
+    (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: no cluster answers'),
+    (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
+    (['--preset', 'slow'], "there is no 'slow'; known: paper, fast"), (['--space', 'nas'], 'known: nasnet, darts'),
+    (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
+    (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
+    (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
+    (['--warm-start', 'nasnet_a'], 'nasnet_a: normal: has 5 blocks and hands on 1; in darts-2 it is 2 and 1')])
+def test_what_cannot_begin(tmp_path, options, message):
+    result = command(tmp_path / 'new', *options)
+    assert result.exit_code == 1 and message in result.stderr
+    assert not (tmp_path / 'new').exists()
+
+
+def test_without_ray(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    result = command(tmp_path / 'new', '--ray', 'local')
+    assert result.exit_code == 1 and '--ray needs Ray: pip install nasnet-zoo[ray]' in result.stderr
+
+
+def test_two_processes_at_one_search(searched):
+    with FileLock(searched[0] / '.lock'):
+        result = command(searched[0], '--resume', '--seed', '5')
+    assert result.exit_code == 1 and 'another process is at work here' in result.stderr
+
+
+def test_the_code_in_the_guide_runs():
+    code = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
+    subprocess.run([sys.executable, '-c', code.split('```python\n')[1].split('```')[0]], check=True)
+
+
+def test_warm_start_is_the_first_child(tmp_path):
+    given = dict(format=1, name='given', inputs=2, fit='all', normal=(cell := dict(
+        blocks=[dict(left=['sep_conv_3x3', 'h1'], right=['max_pool_3x3', 'h0']),
+                dict(left=['sep_conv_3x3', 'h0'], right=['sep_conv_3x3', 'b0'])], outputs=[['b0', 'b1']])),
+        reduction=cell)
+    (tmp_path / 'given.json').write_text(json.dumps(given))
+    result = command(tmp_path / 'new', '--trials', '1', '--warm-start', str(tmp_path / 'given.json'), '--sampler',
+                     'evolution', '--max-params', '1')
+    assert result.exit_code == 1 and 'none of the 1 children gave an accuracy' in result.stderr
+    journal = (tmp_path / 'new' / 'study.log').read_text()
+    assert load_genotype(given).architecture_digest in journal and 'more than 1' in journal
+
+
+def test_a_second_objective(searched, tmp_path):
+    """Parameters as a cost, and another search's curve in the report."""
+    options = ['--trials', '2', '--objective', 'params', '--json', '--baseline', str(searched[0])]
+    out = tmp_path / 'new'
+    result = command(out, *options)
+    assert result.exit_code == 0, result.output
+    target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
+    rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
+    assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
+    assert 'best of the baseline' in (out / 'report.html').read_text()
+    assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
+    assert command(out, *options, '--resume').exit_code == 0
+    assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
+
+
+def test_children_are_given_up(tmp_path):
+    result = command(tmp_path / 'new', '--trials', '8', '--prune', 'halving', '--epochs', '4', '--sampler', 'random',
+                     '--limit-train', '256', '--json')
+    assert result.exit_code == 0, result.output
+    states = [trial.state for trial in study_in(tmp_path / 'new').trials]
+    assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
+    assert re.search('given up after epoch [1-3], at', (tmp_path / 'new' / 'report.html').read_text())
+
+
+def test_pareto_front():
+    assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5)]) == [1, 3, 0]

@@ -1,0 +1,106 @@
+"""What `nasnet-zoo describe` prints, as a user types it."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from helpers.paths import ROOT
+from nasnet_zoo import compile_genotype, load_genotype
+from nasnet_zoo.cli.main import app
+from nasnet_zoo.description import cell_lines, describe
+
+
+def run(*args):
+    return CliRunner().invoke(app, ['describe', *args])
+
+
+def test_counts_are_those_of_the_real_network():
+    model = compile_genotype('nasnet_c', num_cells=1, cell_filters=4, num_classes=5).eval()
+    macs = 0
+
+    def count(module, inputs, output):
+        nonlocal macs
+        macs += output[0].numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight.numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    features = model.forward_features(torch.randn(1, 3, 65, 65))
+    model.forward_head(features)
+    report = describe('nasnet_c', num_cells=1, cell_filters=4, num_classes=5, img_size=65)
+    assert report['macs'] == macs
+    assert report['params'] == sum(p.numel() for p in model.parameters())
+    assert report['features'][-1]['shape'] == list(features.shape[1:])
+    stem_and_head = sum(p.numel() for part in (model.stem, model.head) for p in part.parameters())
+    assert sum(cell['params'] for cell in report['cells']) + stem_and_head == report['params']
+    assert report['input_size'] == [3, 65, 65]
+
+
+def test_json_and_picture(tmp_path):
+    path = tmp_path / 'cell.json'
+    load_genotype('pnasnet5').save(path)
+    result = run(str(path), '--json', '--draw', str(tmp_path / 'cell.svg'), '--num-cells', '2', '--filters', '240',
+                 '--stem', 'cifar', '--img-size', '48', '--num-classes', '7')
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output)
+    assert report['skeleton']['cell_filters'] == 12 and report['num_classes'] == 7
+    assert report['params'] > 0 and report['macs'] > 0 and report['input_size'] == [3, 48, 48]
+    assert (tmp_path / 'cell.svg').read_text().lstrip().startswith('<?xml')
+
+
+def test_table():
+    result = run('nasnet_a_cifar')
+    assert result.exit_code == 0
+    parts = 'N = 6, F = 32', 'normal cell', 'b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)', '768 x 8 x 8', '3,346,538'
+    assert all(part in result.output for part in parts), result.output
+
+
+def test_cells_as_text():
+    lines = cell_lines(load_genotype('nasnet_c').reduction)
+    assert lines[:2] == ['b0 = concat(max_pool_3x3(h0), max_pool_3x3(h0))',
+                         'b1 = conv_1x7_7x1(h0) + max_pool_3x3(h1), then layer norm']
+    assert lines[-1] == 'output 0: b0, b1, b2, b3'
+
+
+@pytest.mark.parametrize('args, message', [
+    (['nasnet_d'], "did you mean 'nasnet_c'"),
+    (['nowhere.json'], 'No such file'),
+    (['nasnet_a', '--filters', '1000'], 'the nearest that work are 984 (cell_filters=41) and 1008 (cell_filters=42)'),
+    (['nasnet_a', '--num-cells', '0'], 'num_cells: '),
+    (['nasnet_a', '--stem', 'mnist'], 'stem: '),
+    (['nasnet_a', '--draw', 'a.bmp'], '.bmp'),
+    (['nasnet_a', '--img-size', '2'], 'img_size: the stem leaves nothing of 2 x 2 pixels'),
+    (['nasnet_a_mobile.bogus'], 'Invalid pretrained tag'),
+    (['[/x]/a.json'], 'No such file'),
+])
+def test_errors_are_sentences(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args)
+    assert result.exit_code == 1 and message in result.stderr and not result.stdout
+    assert isinstance(result.exception, SystemExit), 'no traceback'
+
+
+def test_the_tool_is_the_subcommand(tmp_path):
+    process = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'describe.py', 'nasnet_d'], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1 and "did you mean 'nasnet_c'" in process.stderr and not process.stdout
+
+
+def test_model_card_figures_are_measured():
+    """Each row of MODEL_CARD.md's cost table: | `name` | ... | our parameters | our mult-adds |, in millions."""
+    rows = [[cell.strip() for cell in line.strip('|\n ').split('|')]
+            for line in (ROOT / 'MODEL_CARD.md').read_text(encoding='utf-8').splitlines()
+            if line.startswith('| `') and line.count('|') == 9]
+    names = set()
+    for row in rows:
+        name = row[0].strip('`')
+        report = describe(name)
+        names.add(name)
+        assert (row[4], row[5]) == (f'{report["params"] / 1e6:.3f} M', f'{report["macs"] / 1e6:,.1f} M'), name
+        assert row[2] == f'{report["input_size"][-1]}', name
+    import timm
+    assert names == set(timm.list_models(module='zoo')) - {'nasnet'}

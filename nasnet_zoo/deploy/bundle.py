@@ -24,12 +24,13 @@ from rich.progress import track
 
 from ..checkpoints.load import load_foreign_weights
 from ..data.datasets import ImageSet, data_name, load_data
+from ..data.preprocessing import Preprocessing
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
 from ..training.run import versions
 from ..zoo import build
-from .classifier import Classifier, Preprocessing, find_pictures
+from .classifier import Classifier, find_pictures
 from .export import Exported, export_onnx, export_pt2, make_preprocessing
 
 __all__ = ['LAYOUTS', 'deploy', 'load_trained']

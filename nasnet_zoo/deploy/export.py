@@ -10,6 +10,7 @@ import torch
 from timm.layers import to_2tuple
 
 from ..checked import check
+from ..data.preprocessing import METADATA_KEY, Preprocessing
 from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
@@ -17,7 +18,7 @@ from ..graph.passes import apply_passes, optimize_for_inference
 from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
 from ..zoo import label_names
-from .classifier import METADATA_KEY, Preprocessing, open_session, whole_batches
+from .classifier import open_session, whole_batches
 
 __all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_preprocessing']
 

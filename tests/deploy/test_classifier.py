@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.deploy.classifier import METADATA_KEY, Classifier, Preprocessing, find_pictures
+from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing
+from nasnet_zoo.deploy.classifier import Classifier, find_pictures
 from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
 
 NAMES = ['red', 'green', 'blue']

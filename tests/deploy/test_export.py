@@ -13,9 +13,10 @@ import torch
 from helpers.networks import NAMES, difference, small, trained
 from nasnet_zoo import compile_genotype, list_genotypes
 from nasnet_zoo.data import load_digits
+from nasnet_zoo.data.preprocessing import METADATA_KEY
 from nasnet_zoo.deploy import export
 from nasnet_zoo.deploy.classifier import open_session
-from nasnet_zoo.deploy.export import METADATA_KEY, ExportError, export_onnx, export_pt2, make_preprocessing
+from nasnet_zoo.deploy.export import ExportError, export_onnx, export_pt2, make_preprocessing
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.trainer import train as fit
 

@@ -39,10 +39,3 @@ def test_wheel(tmp_path):
     assert output.split() == [__version__, *list_genotypes()]
     command = subprocess.check_output([env / 'bin' / 'nasnet-zoo', 'describe', 'nasnet_c', '--json'], cwd=tmp_path)
     assert b'"params"' in command
-
-
-def test_the_code_in_the_readme_runs(tmp_path):
-    pytest.importorskip('matplotlib', reason='draws')
-    code = (ROOT / 'README.md').read_text(encoding='utf-8').split('```python\n')[1].split('```')[0]
-    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
-    assert (tmp_path / 'cells.png').stat().st_size > 10_000

@@ -167,6 +167,11 @@ def test_made_up_import_that_points_upwards(source, match):
     assert match in problems[0]
 
 
+def test_made_up_main():
+    assert made_up('zoo.low.__main__', 'from . import name')[1] == []
+    assert len(made_up('zoo.low.__main__', 'from ..high import top')[1]) == 1
+
+
 def test_made_up_cycles():
     found, problems = made_up('zoo.low.base', 'def f():\n    from . import other\n')
     assert problems == []
@@ -202,7 +207,7 @@ class A(Model):
 async def lone(cls): """One line."""
 '''
     assert functions(source) == [
-        Function('method', 6, 5, 5), Function('inner', 13, 1, 2), Function('lone', 15, 0, 1)]
+        Function('method', 6, 5, 3), Function('inner', 13, 1, 2), Function('lone', 15, 0, 1)]
 
 
 def test_made_up_sizes():

@@ -108,7 +108,7 @@ def _unwrap(data: Any) -> Dict[str, torch.Tensor]:
         if not (is_dense and (tensor.is_floating_point() or name.endswith('num_batches_tracked'))):
             raise ValueError(f'{name} must be a dense floating-point tensor, not {tensor.dtype} with layout '
                              f'{tensor.layout} on device {tensor.device}')
-    return clean_state_dict(inner)
+    return clean_state_dict(dict(inner))
 
 
 def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:

@@ -109,8 +109,8 @@ def layer_problems(found: List[Import], layers: List[str], package: str, package
     for module, line, target in found:
         place = f'{module}, line {line}: imports {target}'
         layer, other = (layer_of(name, layers, package) for name in (module, target))
-        if module == package:
-            continue  # re-exports from all layers
+        if module == package or module == f'{target}.__main__':
+            continue  # the one re-exports from all layers, the other runs its package
         if target == package:
             problems.append(f'{place}, which only re-exports: import from the module that defines the name')
         elif target in packages and module.startswith(target + '.'):
@@ -146,8 +146,8 @@ def functions(source: str) -> List[Function]:
     """All functions and methods, nested ones too.
 
     The length is in lines, from ``def`` to the end: decorators and the docstring are not counted, comments and blank
-    lines are. Arguments are the named ones, and one each for ``*args`` and ``**kwargs``; ``self`` and ``cls`` are
-    not counted.
+    lines are. Arguments are those with a name of their own: ``*args``, ``**kwargs``, ``self`` and ``cls`` are not
+    counted.
     """
     return list(_functions(ast.parse(source), in_class=False))
 
@@ -168,7 +168,7 @@ def _length(node: ast.FunctionDef) -> int:
 
 def _arguments(node: ast.FunctionDef, in_class: bool) -> int:
     args = node.args
-    names = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg) if arg]
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
     return len(names) - (in_class and names[:1] in (['self'], ['cls']))
 
 

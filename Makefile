@@ -1,18 +1,24 @@
-# make demo: from a search to classified images. make test: all tests. Both set up what they need in .venv.
+# make demo: from a search to classified images. make test: the tests but for the slow ones, which make test-all runs too.
+# make lint: style and types. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python tools/demo.py --out demo
 
 test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent tests/typing/examples.py
 
 $(VENV)/%.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,4 +26,4 @@ $(VENV)/%.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist .mypy_cache

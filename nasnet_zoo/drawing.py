@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .genotype.loader import load_genotype
 from .genotype.schema import Block, Cell, Genotype
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
 
@@ -285,7 +288,7 @@ def draw(
         genotype: Union[str, os.PathLike, Mapping[str, Any], Genotype],
         path: Optional[Union[str, os.PathLike]] = None,
         dpi: float = 150,
-):
+) -> 'Figure':
     """Draw a genotype's normal and reduction cell side by side.
 
     Args:

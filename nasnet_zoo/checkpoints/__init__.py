@@ -1,1 +1,5 @@
-"""Readers of other code bases' weight files."""
+"""Weight files of other code bases, loaded into our networks.
+
+:mod:`.formats` tells file formats apart and has one reader for each (``read_*.py``). :mod:`.renaming` translates tensor
+names by a table for each code base (``names_*.py``). :mod:`.load` checks the result and puts it into a model.
+"""

@@ -334,8 +334,8 @@ def compile_genotype(
         drop_path_rate: float = 0.,
         aux_head: bool = False,
         output_stride: Optional[int] = None,
-        device=None,
-        dtype=None,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
         **skeleton: Any,
 ) -> NASNet:
     """Compile a genotype to a network.

@@ -1,0 +1,66 @@
+"""Files are recognized by their content; none runs code; damaged ones are refused."""
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.checkpoints import LARGE, SIZES, TOLERANCE, error, logits, refused, small_keras
+from nasnet_zoo import compile_genotype, load_foreign_weights
+
+
+def test_wrapped_and_prefixed(timm_nasnet, tmp_path):
+    expected = logits(timm_nasnet, SIZES[0])
+    prefixed = {f'module.{name}': tensor for name, tensor in timm_nasnet.state_dict().items()}
+    torch.save({'state_dict': prefixed, 'epoch': 3}, tmp_path / 'checkpoint.tar')
+    save_file(timm_nasnet.state_dict(), tmp_path / 'model')
+    for source in (prefixed, {'model': prefixed}, str(tmp_path / 'checkpoint.tar'), tmp_path / 'model'):
+        model = compile_genotype('nasnet_a', pool_padding='timm', **LARGE)
+        load_foreign_weights(model, source)
+        assert error(logits(model, SIZES[0]), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize('content, match', [
+    (b'', 'this is not a weight file of'),
+    (b'some text, not weights\n', 'this is not a weight file of'),
+    (b'\x89HDF\r\n\x1a\n', 'cannot be read as a Keras file'),
+    (b'PK\x03\x04', 'cannot be read as a PyTorch or Keras archive'),
+    (b'\xff' * 8 + b'{"a": 1}', 'cannot be read as a safetensors file'),
+    (b'\x80\x02}q\x00.', 'cannot be read as a PyTorch file'),
+], ids=str)
+def test_no_weight_file(tmp_path, content, match):
+    pytest.importorskip('h5py')
+    path = tmp_path / 'file.pth'
+    path.write_bytes(content)
+    assert 'file.pth: ' in refused(small_keras(), path, match)
+
+
+@pytest.mark.parametrize('legacy', [True, False])
+def test_no_code_is_run(tmp_path, legacy):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'ran'),)
+    torch.save({'conv0.conv.weight': Evil()}, tmp_path / 'evil.pth', _use_new_zipfile_serialization=not legacy)
+    (tmp_path / 'plain.pkl').write_bytes(pickle.dumps(Evil(), protocol=2))
+    for name in ('evil.pth', 'plain.pkl'):
+        assert 'nothing was loaded' in refused(small_keras(), tmp_path / name, 'cannot be read as a PyTorch')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_truncated(timm_nasnet, tmp_path):
+    tensors = timm_nasnet.state_dict()
+    torch.save(tensors, tmp_path / 'zip.pth')
+    torch.save(tensors, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    save_file(tensors, tmp_path / 'model.safetensors')
+    for name in ('zip.pth', 'old.pth', 'model.safetensors'):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:len(content) // 2])
+        refused(compile_genotype('nasnet_a', **LARGE), tmp_path / name, f'{name}: cannot be read')
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_foreign_weights(small_keras(), tmp_path / 'none.pth')
+    with pytest.raises(IsADirectoryError):
+        load_foreign_weights(small_keras(), tmp_path)

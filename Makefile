@@ -1,15 +1,19 @@
-# make demo: from a search to classified images. make test: all tests. Both set up what they need in .venv.
+# make demo: from a search to classified images. make test: the tests. make test-all: those too that are slow
+# and rarely break. All set up what they need in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python tools/demo.py --out demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

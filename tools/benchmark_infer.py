@@ -22,7 +22,7 @@ from torch import nn
 from nasnet_zoo import optimize_for_inference
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
-from nasnet_zoo.graph.passes import PASSES
+from nasnet_zoo.graph.targets import TARGETS
 
 
 class Peer(NamedTuple):
@@ -174,7 +174,7 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
     passes = None
     if ' without ' in exporter:
         left_out = exporter.split(' without ')[1]
-        passes = [name for name, found in PASSES.items() if 'onnx' in found.where and name != left_out]
+        passes = [name for name in TARGETS['onnxruntime'].passes if name != left_out]
     export_onnx(ours, file, make_preprocessing(ours, img_size=tuple(images.shape[2:])), batch_size=len(images),
                 passes=passes, calibration=calibration)
 
@@ -222,7 +222,7 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     exporters = [*EXPORTS, 'ours'] + (['ours, int8'] if args.int8 else [])
     if args.passes:
-        exporters = ['ours', *(f'ours without {p}' for p, found in PASSES.items() if 'onnx' in found.where)]
+        exporters = ['ours', *(f'ours without {p}' for p in TARGETS['onnxruntime'].passes)]
     row: Dict[str, Any] = dict(peer=name, batch_size=args.batch_size, side=peer.side)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         files = {exporter: Path(folder) / f'{i}.onnx' for i, exporter in enumerate(exporters)}
@@ -244,7 +244,7 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
             row['footprint'][who].update(export_footprint(name, who))
     with torch.inference_mode():
         if args.passes:
-            usual = [p for p, found in PASSES.items() if 'cpu' in found.where]
+            usual = TARGETS['torch_cpu'].passes
             modules = {f'ours without {p}': optimize_for_inference(
                 ours, tuple(images.shape[2:]), [q for q in usual if q != p]) for p in usual}
             modules['ours'] = optimize_for_inference(ours, tuple(images.shape[2:]))

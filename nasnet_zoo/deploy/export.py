@@ -139,8 +139,8 @@ def export_onnx(
     is_uint8 = preprocessing.dtype == 'uint8'
     if is_uint8:
         graph = _normalizing(graph, preprocessing)
-    where = 'onnx' if calibration is None else 'int8'
-    graph = apply_passes(graph, where, None if dynamic_size else tuple(size), passes)
+    target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
+    graph = apply_passes(graph, target, None if dynamic_size else tuple(size), passes)
     batch = 'batch' if batch_size is None else batch_size
     rows_and_columns = ['height', 'width'] if dynamic_size else size
     shape = [batch, *rows_and_columns, channels] if is_uint8 else [batch, channels, *rows_and_columns]

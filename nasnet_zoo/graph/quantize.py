@@ -1,4 +1,4 @@
-"""Static quantisation of an exported network to int8, by ONNX Runtime's own tool."""
+"""Static quantisation of an ONNX model to int8 with ONNX Runtime's tool."""
 import logging
 import tempfile
 from pathlib import Path
@@ -12,16 +12,18 @@ __all__ = ['quantize']
 
 
 def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """The model with weights in int8, a scale for each output channel, and features in uint8 over the range that
-    `feeds`, inputs of the model, bring about: the kinds that CPUs with VNNI multiply fastest.
+    """The model with weights in int8 and features in uint8, the types that CPUs with VNNI multiply fastest.
+
+    Weights have a scale for each output channel, features one scale for each feature map: it covers the range of values
+    that occur for `feeds`.
 
     Args:
-        proto: In float32.
-        feeds: Batches of its input.
+        proto: A model in float32 with one input.
+        feeds: Batches of its input, for calibration.
     """
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it advises what has been done already
+    logger.setLevel(logging.ERROR)  # the tool warns about preprocessing that is done already
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'model.onnx'
@@ -30,11 +32,13 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelP
             quantized = onnx.load(path)
     finally:
         logger.setLevel(level)
-    quantized.producer_name = proto.producer_name  # which the tool puts its own in the place of
+    quantized.producer_name = proto.producer_name  # the tool replaces it by its own
     return quantized
 
 
 class _Reader(CalibrationDataReader):
+    """Batches of one input, in the form that the tool reads them."""
+
     def __init__(self, name: str, feeds: Sequence[np.ndarray]) -> None:
         self._feeds = iter([{name: feed} for feed in feeds])
 

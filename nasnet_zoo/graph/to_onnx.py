@@ -1,16 +1,16 @@
-"""A graph as an ONNX model."""
+"""Writes a graph as an ONNX model."""
 from typing import Any, Callable, Dict, List, Sequence, Union
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .ir import SAME, Node, ordered, window
+from .ir import SAME, Node, check_kinds, ordered, window
 
-__all__ = ['to_onnx', 'OPSETS']
+__all__ = ['OPSETS', 'WRITERS', 'to_onnx']
 
-OPSETS = range(15, 24)  # in which the operators are the same
-_IR_VERSION = 8  # of opset 15 to 18's time, so that older readers take the file
+OPSETS = range(15, 24)  # in all of them, the operators written here are the same
+_IR_VERSION = 8  # that of opsets 15 to 18, so that older runtimes read the file
 
 
 def to_onnx(
@@ -21,61 +21,58 @@ def to_onnx(
         uint8: bool = False,
         softmax: bool = False,
 ) -> onnx.ModelProto:
-    """The graph as a model of one input, ``image``, and one output, ``logits`` (``probabilities`` after a softmax).
+    """The graph as a model with one input, ``image``, and one output, ``logits`` or, with a softmax, ``probabilities``.
 
     Args:
-        graph: Of images in NCHW.
-        input_shape: Of ``image``; names stand for what is not fixed.
+        graph: A graph from images [B, C, H, W] to logits [B, classes].
+        input_shape: The shape of ``image``; a name stands for a length that is not fixed.
         opset: One of :data:`OPSETS`.
-        half: Compute in float16; the input and the output are float32 nevertheless.
+        half: Compute in float16. The output is float32 nevertheless, and so is the input unless it is uint8.
         uint8: ``image`` is uint8 [B, H, W, C] instead of float32 [B, C, H, W].
-        softmax: Give probabilities.
+        softmax: Return probabilities.
+
+    Raises:
+        ValueError: For a graph with an operation that ONNX has no writer for.
     """
-    writer = _Writer(np.float16 if half else np.float32)
-    values: Dict[Node, str] = {}
-    output = 'probabilities' if softmax else 'logits'
-    kind = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
+    check_kinds(graph, WRITERS, 'ONNX')
+    writer = _Writer(np.float16 if half else np.float32, uint8)
+    results: Dict[Node, str] = {}
     for node in ordered(graph):
-        inputs = [values[x] for x in node.inputs]
-        if node.op == 'input':
-            values[node] = 'image'
-            if uint8 or half:
-                values[node] = writer.add('Cast', ['image'], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
-            if uint8:
-                values[node] = writer.add('Transpose', [values[node]], perm=[0, 3, 1, 2])
-        else:
-            values[node] = _OPERATORS[node.op](writer, node, inputs)
-    last = values[graph]
+        results[node] = WRITERS[node.op](writer, node, [results[x] for x in node.inputs])
+    last = results[graph]
     if half:
         last = writer.add('Cast', [last], to=TensorProto.FLOAT)
     if softmax:
-        last = writer.add('Softmax', [last], axis=1)
+        writer.add('Softmax', [last], axis=1)
+    output = 'probabilities' if softmax else 'logits'
     writer.nodes[-1].output[0] = output
-    shape = [input_shape[0], graph.channels, None, None][:graph.rank]
+    input_type = TensorProto.UINT8 if uint8 else TensorProto.FLOAT
+    output_shape = [input_shape[0], graph.channels, None, None][:graph.rank]
     proto = helper.make_model(
         helper.make_graph(
-            writer.nodes, 'nasnet', [helper.make_tensor_value_info('image', kind, input_shape)],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], writer.tensors),
+            writer.nodes, 'nasnet', [helper.make_tensor_value_info('image', input_type, input_shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, output_shape)], writer.tensors),
         producer_name='nasnet-zoo', opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
 class _Writer:
-    """Grows the lists of operators and of weights, which are float16 or float32."""
+    """Collects operators and the tensors that they read, weights among them in float16 or float32."""
 
-    def __init__(self, dtype: type) -> None:
+    def __init__(self, dtype: type, uint8: bool) -> None:
         self.nodes: List[onnx.NodeProto] = []
         self.tensors: List[onnx.TensorProto] = []
-        self.dtype, self.kind = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.dtype, self.onnx_dtype = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.uint8 = uint8
 
     def add(self, operator: str, inputs: Sequence[str], **attrs: Any) -> str:
-        """An operator; the name of its result."""
+        """Add an operator; returns the name of its result."""
         name = f'{operator.lower()}_{len(self.nodes)}'
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attrs))
         return name
 
     def tensor(self, values: Any) -> str:
-        """Its name as an input of the next operator. Integers stay so."""
+        """Add a constant; returns its name, for the inputs of the next operator. Integers become int64."""
         array = np.asarray(values)
         array = np.ascontiguousarray(array.astype(self.dtype if array.dtype.kind == 'f' else np.int64))
         name = f'tensor_{len(self.tensors)}'
@@ -83,8 +80,15 @@ class _Writer:
         return name
 
 
+def _input(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    image = 'image'
+    if writer.uint8 or writer.dtype == np.float16:
+        image = writer.add('Cast', [image], to=writer.onnx_dtype)
+    return writer.add('Transpose', [image], perm=[0, 3, 1, 2]) if writer.uint8 else image
+
+
 def _windowed(operator: str) -> Callable[[_Writer, Node, List[str]], str]:
-    """A convolution or pool; ONNX's own SAME padding is TensorFlow's."""
+    """The writer of a convolution or pool. SAME_UPPER is TensorFlow's padding."""
     def write(writer: _Writer, node: Node, inputs: List[str]) -> str:
         padding = node.attrs['padding']
         attrs = dict(strides=node.attrs['stride'])
@@ -107,7 +111,7 @@ def _pad(writer: _Writer, node: Node, inputs: List[str]) -> str:
     if node.attrs['padding'] != SAME:
         top, left, bottom, right = node.attrs['padding']
         pads = writer.tensor([0, 0, top, left, 0, 0, bottom, right])
-    else:  # kernel - stride + size % stride, the smaller half first
+    else:  # kernel - stride + size % stride, of which the smaller half comes first
         kernel, stride = window(node)
         size = writer.add('Shape', inputs, start=2, end=4)
         rest = writer.add('Mod', [size, writer.tensor(list(stride))])
@@ -125,12 +129,12 @@ def _group_norm(writer: _Writer, node: Node, inputs: List[str]) -> str:
                             epsilon=node.attrs['eps'])
         if not node.attrs['any_size']:
             return normal
-        # Of a single pixel nothing is left but the bias; then add what it was, scaled.
+        # A single pixel is not to be normalised. ONNX normalises it, which leaves only the bias: add the scaled pixel.
         area = writer.add('Mul', [writer.add('Shape', inputs, start=i, end=i + 1) for i in (2, 3)])
-        is_pixel = writer.add('Cast', [writer.add('Equal', [area, writer.tensor([1])])], to=writer.kind)
+        is_pixel = writer.add('Cast', [writer.add('Equal', [area, writer.tensor([1])])], to=writer.onnx_dtype)
         scale = writer.add('Mul', [is_pixel, writer.tensor(weight[:, None, None])])
         return writer.add('Add', [normal, writer.add('Mul', [*inputs, scale])])
-    groups = node.attrs['groups']  # ONNX's own GroupNormalization is younger than opset 17
+    groups = node.attrs['groups']  # ONNX has GroupNormalization only since opset 18
     rows = writer.add('Reshape', [*inputs, writer.tensor([0, groups, -1])])
     ones = weight.new_ones(groups)
     normal = writer.add('InstanceNormalization', [rows, writer.tensor(ones), writer.tensor(0 * ones)],
@@ -144,8 +148,9 @@ def _linear(writer: _Writer, node: Node, inputs: List[str]) -> str:
     return writer.add('Gemm', [*inputs, *(writer.tensor(node.params[name]) for name in ('weight', 'bias'))], transB=1)
 
 
-# op: what writes it and gives the name of its result
-_OPERATORS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
+# kind of operation: its writer, which returns the name of the result
+WRITERS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
+    'input': _input,
     'conv': _windowed('Conv'),
     'avg_pool': _windowed('AveragePool'),
     'max_pool': _windowed('MaxPool'),
@@ -159,5 +164,5 @@ _OPERATORS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
     'concat': lambda writer, node, inputs: writer.add('Concat', inputs, axis=1),
     'flatten': lambda writer, node, inputs: writer.add('Flatten', inputs),
     'global_pool': lambda writer, node, inputs: writer.add(
-        {'avg': 'GlobalAveragePool', 'max': 'GlobalMaxPool'}[node.attrs['kind']], inputs),
+        {'avg': 'GlobalAveragePool', 'max': 'GlobalMaxPool'}[node.attrs['mode']], inputs),
 }

@@ -1,4 +1,4 @@
-"""A graph as a plain module of PyTorch."""
+"""Writes a graph as a plain PyTorch module."""
 from collections import Counter
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -7,20 +7,22 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ..network.ops import avg_pool_same, pad_same
-from .ir import SAME, Node, ordered, window
+from .ir import SAME, Node, check_kinds, ordered, window
 
-__all__ = ['to_module']
+__all__ = ['WRITERS', 'to_module']
 
 
 def to_module(graph: Node, device: torch.device, dtype: torch.dtype) -> fx.GraphModule:
-    """The graph as straight-line code of PyTorch's own functions, channels-last inside; it is not for training."""
-    root, program, done = nn.Module(), fx.Graph(), {}
+    """The graph as straight-line code of PyTorch's own functions, for inference only. Its features are channels-last.
+
+    Raises:
+        ValueError: For a graph with an operation that PyTorch has no writer for.
+    """
+    check_kinds(graph, WRITERS, 'PyTorch')
+    root, program, results = nn.Module(), fx.Graph(), {}
     nodes = ordered(graph)
     readers = Counter(x for node in nodes for x in node.inputs)
     for i, node in enumerate(nodes):
-        if node.op == 'input':
-            done[node] = program.placeholder('x')
-            continue
         tensors = {}
         for name, value in node.params.items():
             value = value.to(device, dtype)
@@ -28,17 +30,20 @@ def to_module(graph: Node, device: torch.device, dtype: torch.dtype) -> fx.Graph
                 value = value.contiguous(memory_format=torch.channels_last)
             root.register_parameter(f'{node.op}_{i}_{name}', nn.Parameter(value, requires_grad=False))
             tensors[name] = program.get_attr(f'{node.op}_{i}_{name}')
-        inputs = [done[x] for x in node.inputs]
-        if node.inputs[0].op == 'input':
+        inputs = [results[x] for x in node.inputs]
+        if node.inputs and node.inputs[0].op == 'input':
             inputs = [program.call_method('contiguous', (x,), dict(memory_format=torch.channels_last)) for x in inputs]
-        may_overwrite = readers[node.inputs[0]] == 1 and node.inputs[0].op in ('conv', 'pointwise', 'add')
-        done[node] = _CALLS[node.op](_Call(program, node, inputs, tensors, may_overwrite))
-    program.output(done[graph])
+        may_overwrite = bool(node.inputs) and readers[node.inputs[0]] == 1 and node.inputs[0].op in _NEW_TENSORS
+        results[node] = WRITERS[node.op](_Call(program, node, inputs, tensors, may_overwrite))
+    program.output(results[graph])
     return fx.GraphModule(root, program, 'NASNetForInference')
 
 
 class _Call:
-    """A node on its way into a program."""
+    """What a writer needs to write a node: the program, the values that it reads, and its attributes.
+
+    Calling it adds a call of a function to the program.
+    """
 
     def __init__(self, program: fx.Graph, node: Node, inputs: List[fx.Node], tensors: Dict[str, fx.Node],
                  may_overwrite: bool) -> None:
@@ -49,14 +54,14 @@ class _Call:
         return self.program.call_function(function, args)
 
     def pad(self, value: float) -> fx.Node:
-        """The input with all padding."""
+        """The input with its padding around it."""
         if self.attrs['padding'] == SAME:
             return self(pad_same, self.inputs[0], *map(list, self.window), value)
         top, left, bottom, right = self.attrs['padding']
         return self(F.pad, self.inputs[0], [left, right, top, bottom], 'constant', value)
 
-    def padded(self, value: float = 0.) -> Tuple[fx.Node, List[int]]:
-        """The input with what padding the operation cannot do itself, and the padding that it can."""
+    def pad_if_uneven(self, value: float = 0.) -> Tuple[fx.Node, List[int]]:
+        """The input and the padding that remains for PyTorch's function, which pads opposite sides equally."""
         padding = self.attrs['padding']
         if padding != SAME and padding[:2] == padding[2:]:
             return self.inputs[0], list(padding[:2])
@@ -64,14 +69,14 @@ class _Call:
 
 
 def _conv(call: _Call) -> fx.Node:
-    x, padding = call.padded()
+    x, padding = call.pad_if_uneven()
     attrs = call.attrs
     return call(torch.conv2d, x, call.tensors['weight'], call.tensors['bias'], list(attrs['stride']), padding,
                 list(attrs['dilation']), attrs['groups'])
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A 1x1 convolution of channels-last features."""
+    """A 1x1 convolution of channels-last features [B, C, H, W] as a product of matrices."""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
@@ -80,37 +85,40 @@ def _avg_pool(call: _Call) -> fx.Node:
     if call.attrs['padding'] == SAME:
         return call(avg_pool_same, *args)
     top, left, bottom, right = call.attrs['padding']
+    # PyTorch's `ceil_mode` is padding at the bottom and right that the mean leaves out.
     return call(F.avg_pool2d, *args, [top, left], (top, left) != (bottom, right), False)
 
 
 def _max_pool(call: _Call) -> fx.Node:
-    x, padding = call.padded(float('-inf'))
+    x, padding = call.pad_if_uneven(float('-inf'))
     return call(F.max_pool2d, x, *map(list, call.window), padding)
 
 
 def affine(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Scale and shift of each channel."""
+    """x * scale + shift, for each channel of [B, C, H, W] or [B, C]."""
     shape = [-1] + [1] * (x.ndim - 2)
     return x * scale.reshape(shape) + shift.reshape(shape)
 
 
 def group_norm(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """A group norm; where a group is a single number, which is not to be normalised, scale and shift."""
+    """A group norm; only scale and shift where a group is a single number, which cannot be normalised."""
     if x.shape[1] // groups * x.shape[2] * x.shape[3] == 1:
         return affine(x, weight, bias)
     return torch.group_norm(x, groups, weight, bias, eps)
 
 
 def check_size(x: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
-    """Images of this height and width, or a ValueError."""
+    """The images [B, C, H, W] as they are; ValueError if they do not have this height and width."""
     if tuple(x.shape[2:]) != tuple(size):
         raise ValueError(f'this module was made for images of {size[0]} x {size[1]}, not {list(x.shape[2:])}; '
                          'optimize_for_inference(model) without a size takes any')
     return x
 
 
-# op: what calls it
-_CALLS: Dict[str, Callable[[_Call], fx.Node]] = {
+# Kinds whose result is a tensor of its own, of which nothing else is a view: a ReLU may overwrite it.
+_NEW_TENSORS = ('conv', 'pointwise', 'add')
+WRITERS: Dict[str, Callable[[_Call], fx.Node]] = {
+    'input': lambda call: call.program.placeholder('x'),
     'check_size': lambda call: call(check_size, call.inputs[0], call.attrs['size']),
     'conv': _conv,
     'pointwise': lambda call: call(pointwise, call.inputs[0], call.tensors['weight'], call.tensors['bias']),
@@ -126,7 +134,7 @@ _CALLS: Dict[str, Callable[[_Call], fx.Node]] = {
         group_norm, call.inputs[0], call.attrs['groups'], call.tensors['weight'], call.tensors['bias'],
         call.attrs['eps']),
     'global_pool': lambda call: call(
-        {'avg': torch.mean, 'max': torch.amax}[call.attrs['kind']], call.inputs[0], [2, 3], True),
+        {'avg': torch.mean, 'max': torch.amax}[call.attrs['mode']], call.inputs[0], [2, 3], True),
     'flatten': lambda call: call(torch.flatten, call.inputs[0], 1),
     'linear': lambda call: call(F.linear, call.inputs[0], call.tensors['weight'], call.tensors['bias']),
 }

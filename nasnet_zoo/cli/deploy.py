@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..checked import check
 from ..data.preprocessing import Preprocessing
+from ..deploy.classifier import Classifier, Prediction, find_pictures
 from ..deploy.config import ExportConfig, parse_numbers, parse_size
 from ..deploy.session import PROVIDERS
 from .common import AsJson, drop_none, exit_on_error, make_progress, print_report
@@ -93,45 +94,47 @@ def classify(
 
     The options from --labels to --output overrule what the file's metadata say, or say it for a file without any.
     """
-    from ..deploy.classifier import Classifier
     with exit_on_error():
         mean, std, img_size = (value and list(value) for value in (mean, std, img_size))
         changes = drop_none(
             class_names=_read_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         classifier = Classifier(model, provider, threads, changes)
-        predictions, missing, seconds = _predict(classifier, paths, top, batch_size)
-    speed = len(predictions) / seconds
-    results = [p for p in predictions if p.top is not None]
-    refused = [*missing, *(p for p in predictions if p.top is None)]
-    names = classifier.class_names
-    print_report(dict(
-        model=str(model), provider=classifier.provider, images_per_second=speed,
-        results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share) for k, share in p.top])
-                 for p in results],
-        refused=[dict(path=str(p.path), reason=p.reason) for p in refused]), as_json, _print_results)
-    for p in refused:
-        print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
-    if not results:
+        predictions, speed = _predict(classifier, paths, top, batch_size)
+    print_report(_report(classifier, predictions, speed), as_json, _print_results)
+    for p in predictions:
+        if p.top is None:
+            print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
+    if not any(p.top for p in predictions):
         raise typer.Exit(1)
 
 
-def _predict(classifier: Any, paths: Sequence[Path], top: int, batch_size: int) -> Tuple[List, List, float]:
-    """Return predictions for all pictures, refusals of paths without any, and the seconds that it took."""
-    from ..deploy.classifier import Prediction, find_pictures
-    files, missing = [], []
+def _predict(
+        classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int) -> Tuple[List[Prediction], float]:
+    """Return predictions for all pictures, refusals of paths without any first, and the pictures per second."""
+    files, predictions = [], []
     for path in paths:
         try:
             files += find_pictures([path])
         except ValueError as error:
-            missing.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
-    predictions, begun = [], time.perf_counter()
+            predictions.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
+    begun = time.perf_counter()
     with make_progress('{task.fields[speed]:.1f} img/s', transient=True) as progress:
         task = progress.add_task('', total=len(files), speed=0.)
-        for prediction in classifier.predict(files, top, batch_size):
+        for count, prediction in enumerate(classifier.predict(files, top, batch_size), 1):
             predictions.append(prediction)
-            progress.update(task, advance=1, speed=len(predictions) / (time.perf_counter() - begun))
-    return predictions, missing, time.perf_counter() - begun
+            progress.update(task, completed=count, speed=count / (time.perf_counter() - begun))
+    return predictions, len(files) / (time.perf_counter() - begun)
+
+
+def _report(classifier: Classifier, predictions: Sequence[Prediction], speed: float) -> Dict[str, Any]:
+    """Return what ``classify --json`` prints."""
+    names = classifier.class_names
+    return dict(
+        model=str(classifier.path), provider=classifier.provider, images_per_second=speed,
+        results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share) for k, share in p.top])
+                 for p in predictions if p.top],
+        refused=[dict(path=str(p.path), reason=p.reason) for p in predictions if p.top is None])
 
 
 def _print_results(report: Dict[str, Any]) -> None:

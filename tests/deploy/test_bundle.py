@@ -188,9 +188,12 @@ def test_a_program_of_pytorch(tmp_path):
     assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # by default
 
 
-def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
-    text = (ROOT / 'docs' / 'deployment.md').read_text()
-    code = text.split('## Run, with nothing of ours')[1].split('```python\n')[1].split('```')[0]
+GUIDE = (ROOT / 'docs' / 'deployment.md').read_text()
+CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
+
+
+def test_the_code_that_runs_a_file_without_this_package(tmp_path, pictures):
+    (code,) = (block for block in CODE if 'sys.argv' in block)
     export_to(tmp_path)
     picture = sorted(pictures.iterdir())[0]
     blocked = "import sys; sys.modules.update(dict.fromkeys(['nasnet_zoo', 'torch', 'timm']))\n"
@@ -199,3 +202,27 @@ def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
     classifier = Classifier(tmp_path / 'model.onnx')
     (expected,) = classifier.predict([picture], top=1)
     assert done.stdout.strip() == classifier.class_names[expected.top[0][0]]
+
+
+def test_the_commands_and_the_code_of_the_guide(tmp_path, pictures, monkeypatch):
+    """All but what needs published weights; the code runs after the commands, whose files it reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos').symlink_to(pictures)
+    for name in ('one_more.jpg', 'a.jpg', 'b.png'):
+        Image.open(pictures / '00.png').save(name)
+    prepare(MODEL, tmp_path / 'runs' / 'mine', 'me/mine')
+    (tmp_path / 'labels.txt').write_text(''.join(f'{i}\n' for i in range(10)))
+    proto = onnx.load(export_to(tmp_path, img_size=224) and 'model.onnx')
+    del proto.metadata_props[:]
+    onnx.save(proto, 'other.onnx')
+    commands = [line.split(' > ')[0].split() for line in GUIDE.replace('\\\n', ' ').splitlines()
+                if line.startswith('    nasnet-zoo ') and 'nasnetalarge' not in line]
+    assert len(commands) == 8
+    for _, *arguments in commands:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, (arguments, done.output)
+    for code in CODE:
+        if 'sys.argv' not in code:
+            exec(code, {})
+    assert {'deploy/model.pt2', 'repository/cells/config.pbtxt', 'models/cells/cells.onnx', 'model.onnx'} <= set(
+        tree(tmp_path))

@@ -1,17 +1,18 @@
-"""Our speed against named peers: python tools/benchmark.py train|child|infer [--device cuda] [--json FILE]
+"""Compare this package's speed with other packages': python tools/benchmark.py train|child|infer [--device cuda]
 
-Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians.
+Within one run, we ("ours") and the other package ("theirs", the peer) take turns in blocks of calls. The result is a
+ratio of medians.
 
-train: a step of ours and of the same architecture elsewhere. A step that is quick because it computes something else
-would show: before, both train from the same weights on the same images in float64, and their losses must agree. In
-float32 they do not for long, as training amplifies the last digit.
+train: a training step of our network and of the peer's with the same architecture. A step might be fast only because
+it computes something else. Therefore both first train in float64, from the same weights on the same images, and their
+losses must agree. In float32 they agree only for a short time, because training amplifies rounding errors.
 
-child: a child of a search, trained by our evaluator and by a plain loop of PyTorch: the same compiled network on the
-same images, with a DataLoader that reads PNG files and crops, mirrors and normalises them one by one. The plain loop
-runs twice, with PyTorch's own backward passes and with those that our operations bring along.
+child: an epoch of a search's child in our evaluator, and in a plain PyTorch loop. Both train the same compiled network
+on the same images; the plain loop uses a DataLoader that reads PNG files and crops, flips and normalises them one by
+one. The plain loop runs twice: with PyTorch's own backward passes, and with those of our operations.
 
-infer: a call of the network on a CPU: ours exported and rewritten against every plain export of the peer's, all in ONNX
-Runtime, and against the peer in PyTorch, with the same weights. See benchmark_infer.py.
+infer: a call of the network on a CPU: our exported file against all plain exports of the peer in ONNX Runtime, and
+against the peer in PyTorch, with the same weights. See benchmark_infer.py.
 """
 import argparse
 import gc
@@ -47,7 +48,9 @@ from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.run import versions
 from nasnet_zoo.training.trainer import keep_freed_memory
 
-# name: the peer's network, ours of the same architecture, side of the images, images a step on a CPU and on a GPU
+APART = 'largest_relative_difference_of_losses'  # key in the rows
+
+# For each peer: a builder of its network, one of ours, the side of the images, and the batch sizes on a CPU and a GPU
 PEERS = {
     'timm nasnetalarge': (
         lambda: timm.create_model('nasnetalarge', num_classes=10),
@@ -58,7 +61,7 @@ PEERS = {
 
 
 def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> Callable:
-    """A function that makes a step of SGD and returns the loss."""
+    """Return a function that makes a step of SGD and returns the loss."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     runs = torch.compile(model) if args.compile else model
 
@@ -74,14 +77,14 @@ def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, args: 
 
 
 def steppers(name: str, batch: int, side: int, dtype: torch.dtype, args: argparse.Namespace) -> Dict[str, Callable]:
-    """Steps of the peer and of ours, with the same weights and images."""
+    """Return functions that make a step of the peer's network and of ours, with the same weights and images."""
     build_theirs, build_ours = PEERS[name][:2]
     torch.manual_seed(0)
     images = torch.randn(batch, 3, side, side, device=args.device, dtype=dtype)
     labels = torch.randint(10, (batch,), device=args.device)
     models = {'theirs': build_theirs(), 'ours': build_ours()}
     for model in models.values():
-        for module in model.modules():  # drop-out would make the losses incomparable
+        for module in model.modules():  # with dropout the losses could not be compared
             if isinstance(module, nn.Dropout):
                 module.p = 0.
     load_foreign_weights(models['ours'], models['theirs'].state_dict())
@@ -93,9 +96,9 @@ def steppers(name: str, batch: int, side: int, dtype: torch.dtype, args: argpars
 
 
 def take_turns(steps: Dict[str, Callable], args: argparse.Namespace) -> Dict[str, float]:
-    """Median seconds of a call of each, which waits for the device."""
+    """Return the median seconds of a call of each candidate. A call must wait for the device."""
     seconds: Dict[str, List[float]] = {who: [] for who in steps}
-    for block in range(-1, args.blocks):  # the first turn warms up
+    for block in range(-1, args.blocks):  # the first turn is a warm-up
         for who, step in steps.items():
             for _ in range(args.calls if block >= 0 else args.warm_up):
                 begun = time.perf_counter()
@@ -106,7 +109,7 @@ def take_turns(steps: Dict[str, Callable], args: argparse.Namespace) -> Dict[str
 
 
 def compare(name: str, args: argparse.Namespace) -> Dict:
-    """Steps of the peer and of ours in turns: medians, their ratio, and how far their losses are apart in float64."""
+    """Compare training steps: images per second, their ratio, and the largest difference of the losses in float64."""
     _, _, side, on_cpu, on_gpu = PEERS[name]
     batch = args.batch_size or (on_cpu if args.device == 'cpu' else on_gpu)
     exact = argparse.Namespace(**{**vars(args), 'bf16': False, 'compile': False})
@@ -120,11 +123,11 @@ def compare(name: str, args: argparse.Namespace) -> Dict:
         peer=name, batch_size=batch, side=side,
         **{f'{who}_images_per_second': batch / medians[who] for who in steps},
         ratio=medians['theirs'] / medians['ours'],
-        **{f'{who}_losses': losses[who] for who in steps}, largest_relative_difference_of_losses=apart)
+        **{f'{who}_losses': losses[who] for who in steps}, **{APART: apart})
 
 
 def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path, workers: int) -> Callable:
-    """A function that makes an epoch of a plain loop, as PyTorch's tutorials have it."""
+    """Return a function that trains for an epoch in a plain loop, like those of PyTorch's tutorials."""
     for i, (image, label) in enumerate(zip(images.images, images.labels.tolist())):
         path = folder / f'{label:03}' / f'{i}.png'
         path.parent.mkdir(exist_ok=True)
@@ -150,8 +153,8 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
 
 
 def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
-    """Epochs of a child's training in turns: medians and their ratios to each plain loop's."""
-    recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # far from the end, as an epoch is what is timed
+    """Compare an epoch of a child's training with each plain loop: images per second and their ratio."""
+    recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # more than are run
     evaluator = Evaluator(train, ChildSettings.create(
         recipe, num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images), args.device)
     trainer, same = (evaluator.trainer(load_genotype(name)) for _ in range(2))
@@ -159,7 +162,7 @@ def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
         plain = plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
                             Path(folder), args.loader_workers)
         medians = take_turns({
-            'a plain loop': with_pytorchs_gradients(plain), 'a plain loop, our gradients': plain,
+            'a plain loop': with_pytorch_gradients(plain), 'a plain loop, our gradients': plain,
             'ours': trainer.run_epoch}, args)
     images, ours = trainer.steps_per_epoch * trainer.recipe.batch_size, medians.pop('ours')
     return [dict(
@@ -169,8 +172,8 @@ def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
         for who, theirs in medians.items()]
 
 
-def with_pytorchs_gradients(call: Callable) -> Callable:
-    """A call without the backward passes of nasnet_zoo.network.cpu_autograd."""
+def with_pytorch_gradients(call: Callable) -> Callable:
+    """Return a function that calls `call` without the backward passes of nasnet_zoo.network.cpu_autograd."""
     def never(x: torch.Tensor, training: bool) -> bool:
         return False
 
@@ -181,21 +184,47 @@ def with_pytorchs_gradients(call: Callable) -> Callable:
     return plain
 
 
-def options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
-    """Those that every comparison has."""
+def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
+    """Add the options that every comparison has."""
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--plain-allocator', action='store_true', help="leave glibc's allocator as it is, for both")
     parser.add_argument('--batch-size', type=int)
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
-    parser.add_argument('--blocks', type=int, default=blocks, help='turns of each')
-    parser.add_argument('--calls', type=int, default=calls, help=f'{call} a turn')
+    parser.add_argument('--blocks', type=int, default=blocks, help='number of turns of each candidate')
+    parser.add_argument('--calls', type=int, default=calls, help=f'number of {call} in a turn')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--json', type=Path, help='file for all figures')
+    parser.add_argument('--json', type=Path, help='write all figures to this file')
+    return parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with a subcommand for each comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest='what', required=True)
+    sub = add_options(kinds.add_parser('train', help='compare training steps'), 2, 20, 'steps')
+    sub.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
+    sub.add_argument('--bf16', action='store_true', help='use mixed precision for both')
+    sub.add_argument('--compile', action='store_true', help='use torch.compile for both')
+    sub.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
+    sub.add_argument('--same', type=int, default=5, help='number of float64 steps whose losses must agree')
+    sub = add_options(kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs')
+    sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small pictures')
+    sub.add_argument('--cells', action='append', help='shipped genotypes (default: nasnet_a)')
+    sub.add_argument('--images', type=int, default=2560, help='number of images in an epoch')
+    sub.add_argument('--num-cells', type=int, default=1)
+    sub.add_argument('--cell-filters', type=int, default=8)
+    sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
+    sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
+    sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='default: nasnetamobile')
+    sub.add_argument('--compiled', action='store_true', help='add the peer in torch.compile, which takes minutes')
+    sub.add_argument('--int8', action='store_true', help='add our network quantised to int8')
+    sub.add_argument('--footprint', action='store_true', help='also measure memory, load time and file size')
+    sub.add_argument('--passes', action='store_true', help='instead, compare ours with ours without each single pass')
     return parser
 
 
 def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
-    """All figures, and what they depend on, if a file is wanted."""
+    """Write all figures and what they depend on, if ``--json`` names a file."""
     if args.json:
         settings = {name: value for name, value in vars(args).items() if name not in ('json', 'data')}
         device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
@@ -204,41 +233,19 @@ def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
             dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n')
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest='what', required=True)
-    sub = options(kinds.add_parser('train', help='a step'), 2, 20, 'steps')
-    sub.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
-    sub.add_argument('--bf16', action='store_true', help='mixed precision, both')
-    sub.add_argument('--compile', action='store_true', help='torch.compile, both')
-    sub.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
-    sub.add_argument('--same', type=int, default=5, help='steps in float64 whose losses must agree')
-    sub = options(kinds.add_parser('child', help='an epoch of a child of a search'), 5, 1, 'epochs')
-    sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small pictures')
-    sub.add_argument('--cells', action='append', help='shipped genotypes (nasnet_a)')
-    sub.add_argument('--images', type=int, default=2560, help='an epoch')
-    sub.add_argument('--num-cells', type=int, default=1)
-    sub.add_argument('--cell-filters', type=int, default=8)
-    sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
-    sub = options(kinds.add_parser('infer', help='a call'), 3, 20, 'calls')
-    sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='nasnetamobile')
-    sub.add_argument('--compiled', action='store_true', help="also the peer's torch.compile, which takes minutes")
-    sub.add_argument('--int8', action='store_true', help='also ours quantised')
-    sub.add_argument('--footprint', action='store_true', help='also memory, load time and file size')
-    sub.add_argument('--passes', action='store_true', help='ours alone, each time without one of the rewrites')
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.what == 'infer':
-        if args.passes and (args.compiled or args.int8 or args.footprint):
-            parser.error('--passes: compares ours with ours; it goes with none of --compiled, --int8 and --footprint')
-        args.batch_size = args.batch_size or 1
-        rows = [benchmark_infer.infer(name, args, take_turns) for name in args.peer or ['nasnetamobile']]
-        for row in rows:
-            print('\n'.join(benchmark_infer.lines(row)))
-        write_json(args, rows)
-        return
+def run_infer(args: argparse.Namespace) -> List[Dict]:
+    """Run the comparison of inference and print its report."""
+    args.batch_size = args.batch_size or 1
+    rows = [benchmark_infer.infer(name, args, take_turns) for name in args.peer or ['nasnetamobile']]
+    for row in rows:
+        print('\n'.join(benchmark_infer.lines(row)))
+    return rows
+
+
+def run_training(args: argparse.Namespace) -> List[Dict]:
+    """Run a comparison of training, of steps or of epochs, and print its table."""
     if not args.plain_allocator:
-        keep_freed_memory()  # for both: it is a property of the process
+        keep_freed_memory()  # affects the whole process, and so both candidates
     if args.what == 'train':
         rows = [compare(name, args) for name in args.peer or PEERS]
     else:
@@ -248,16 +255,25 @@ def main() -> None:
                       'compiled' if getattr(args, 'compile', False) else 'eager'])
     table = Table('peer', 'images', 'theirs, img/s', 'ours, img/s', 'ratio', 'losses differ by',
                   title=f'Training, {mode}, {args.threads} threads', title_justify='left')
-    apart = 'largest_relative_difference_of_losses'
     for row in rows:
         table.add_row(
             row['peer'], f'{row["batch_size"]} x {row["side"]}²', f'{row["theirs_images_per_second"]:.1f}',
-            f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}', f'{row[apart]:.1e}' if apart in row else '')
+            f'{row["ours_images_per_second"]:.1f}', f'{row["ratio"]:.2f}', f'{row[APART]:.1e}' if APART in row else '')
     Console().print(table)
+    return rows
+
+
+def main() -> None:
+    parser = make_parser()
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.what == 'infer' and args.passes and (args.compiled or args.int8 or args.footprint):
+        parser.error('--passes: compares ours with ours, and excludes --compiled, --int8 and --footprint')
+    rows = run_infer(args) if args.what == 'infer' else run_training(args)
     write_json(args, rows)
-    wrong = [row['peer'] for row in rows if not row.get(apart, 0.) < 1e-6]
+    wrong = [row['peer'] for row in rows if not row.get(APART, 0.) < 1e-6]
     if wrong:
-        raise SystemExit(f'not the same loss curve as {", ".join(wrong)}')
+        raise SystemExit(f'the losses differ from those of {", ".join(wrong)}: this is not the same training')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,7 @@
-"""What tools/benchmark.py infer compares: exports of the same weights in ONNX Runtime, and PyTorch."""
+"""The comparison of ``tools/benchmark.py infer``: networks with the same weights in ONNX Runtime and in PyTorch.
+
+"Ours" is a network of this package, and "theirs" is the same architecture in another package (the peer).
+"""
 import argparse
 import importlib.util
 import io
@@ -26,7 +29,14 @@ from nasnet_zoo.graph.targets import TARGETS
 
 
 class Peer(NamedTuple):
-    """A network elsewhere and ours of the same architecture, and the side of the images."""
+    """A network of another package, and ours of the same architecture.
+
+    Attributes:
+        build: Builds the peer's network.
+        ours: The name of our model.
+        side: Height and width of the images, in pixels.
+        args: Arguments for our model.
+    """
     build: Callable[[], nn.Module]
     ours: str
     side: int
@@ -34,7 +44,10 @@ class Peer(NamedTuple):
 
 
 def cadene_mobile() -> nn.Module:
-    """NASNet-A mobile of pretrainedmodels, whose package cannot be imported without what it does not declare."""
+    """Return NASNet-A mobile of pretrainedmodels (by Remi Cadene).
+
+    Its file is loaded on its own, because importing the package needs dependencies that it does not declare.
+    """
     origin = importlib.util.find_spec('pretrainedmodels').origin
     spec = importlib.util.spec_from_file_location('cadene', Path(origin).parent / 'models' / 'nasnet_mobile.py')
     module = importlib.util.module_from_spec(spec)
@@ -51,7 +64,7 @@ PEERS = {
 
 
 def both(peer: Peer) -> Tuple[nn.Module, nn.Module]:
-    """The peer's network and ours with the same random weights and statistics, such as training leaves."""
+    """Return the peer's network and ours with the same random weights, and batch statistics as after training."""
     torch.manual_seed(0)
     theirs = peer.build().eval()
     for module in theirs.modules():
@@ -66,7 +79,7 @@ def both(peer: Peer) -> Tuple[nn.Module, nn.Module]:
 
 
 def plain_export(model: nn.Module, images: torch.Tensor, file: Path, dynamo: bool, **options: Any) -> None:
-    """What torch.onnx makes of a network, as a single file."""
+    """Write a network with an exporter of ``torch.onnx``, as a single file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -85,13 +98,14 @@ EXPORTS = {
 
 
 def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open a file in ONNX Runtime on the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     return onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
 
 
 def in_onnx_runtime(files: Dict[str, Path], images: np.ndarray, threads: int) -> Dict[str, Callable[[], np.ndarray]]:
-    """A call for each file."""
+    """Return for each file a function that runs it on the images."""
     def call(file: Path) -> Callable[[], np.ndarray]:
         opened = session(file, threads)
         feeds = {opened.get_inputs()[0].name: images}
@@ -100,7 +114,7 @@ def in_onnx_runtime(files: Dict[str, Path], images: np.ndarray, threads: int) ->
 
 
 def in_pytorch(theirs: nn.Module, ours: nn.Module, images: torch.Tensor, compiled: bool) -> Dict[str, Callable]:
-    """A call for each way to run the networks."""
+    """Return for each way to run the networks in PyTorch a function that does so."""
     optimized = optimize_for_inference(ours, tuple(images.shape[2:]))
     last = images.contiguous(memory_format=torch.channels_last)
     calls = {'theirs, eager': lambda: theirs(images), 'ours, optimize_for_inference': lambda: optimized(images),
@@ -113,7 +127,7 @@ def in_pytorch(theirs: nn.Module, ours: nn.Module, images: torch.Tensor, compile
 
 
 MEMORY = '''
-def memory(what):  # of this process, MiB; getrusage would count what the parent had before
+def memory(what):  # MiB of this process; getrusage would include what the parent process had before
     status = open('/proc/self/status').read()
     return int(status.split(what + ':')[1].split()[0]) / 1024
 '''
@@ -134,14 +148,22 @@ print(json.dumps(dict(load_seconds=load, peak_mib=memory('VmHWM') - before)))
 
 
 def footprint(file: Path, threads: int) -> Dict[str, float]:
-    """Seconds to load, and what loading and running need of memory, MiB, in a process of its own; MB of the file."""
+    """Measure a file in a process of its own.
+
+    Returns:
+        ``load_seconds``, ``peak_mib`` of memory for loading and running it, and ``file_mb``.
+    """
     found = subprocess.run([sys.executable, '-c', MEASURE, str(file), str(threads)], capture_output=True, text=True,
                            check=True)
     return dict(json.loads(found.stdout), file_mb=file.stat().st_size / 1e6)
 
 
 def export_footprint(name: str, exporter: str) -> Dict[str, float]:
-    """Seconds of an export and the memory that it needs on top of the network, MiB, in a process of its own."""
+    """Measure an export in a process of its own.
+
+    Returns:
+        ``export_seconds``, and ``export_peak_mib``, the memory that it needs on top of the two networks.
+    """
     code = MEMORY + f'''
 import json, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -164,7 +186,7 @@ print('RESULT', json.dumps(dict(export_seconds=seconds, export_peak_mib=memory('
 
 
 def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tensor, file: Path) -> None:
-    """An export: one of :data:`EXPORTS`, or 'ours', 'ours, int8', or 'ours without PASS'."""
+    """Write a file with an exporter: one of :data:`EXPORTS`, 'ours', 'ours, int8', or 'ours without PASS'."""
     if exporter in EXPORTS:
         plain_export(theirs, images, file, **EXPORTS[exporter])
         return
@@ -180,7 +202,12 @@ def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tenso
 
 
 def machine_ceilings() -> Dict[str, float]:
-    """What the machine can do at best: sgemm, billions of mult-adds a second, and copying in memory, GB a second."""
+    """Measure how fast the machine can be.
+
+    Returns:
+        ``gmacs_per_second``, billions of mult-adds of a matrix product in float32, and ``gb_per_second``, GB read and
+        written by a copy in memory.
+    """
     a, b, c = (torch.randn(2048, 2048) for _ in range(3))
     x, y = torch.zeros(2, 1 << 26)
 
@@ -192,10 +219,14 @@ def machine_ceilings() -> Dict[str, float]:
 
 
 def least_seconds(file: Path, machine: Dict[str, float]) -> Dict[str, float]:
-    """Mult-adds (billions) and traffic (GB) of a float32 file, and the seconds they take at the machine's ceilings.
+    """Return how long a float32 file must take at least on a machine.
 
-    A node reads its inputs and writes its output once. Rectifiers and sums, which ONNX Runtime computes in passing, are
-    free. ``roofline_seconds`` is the sum over the nodes of what takes longer, computing or moving.
+    Each node reads its inputs and writes its output once. ReLUs and additions cost nothing, because ONNX Runtime fuses
+    them with the node before.
+
+    Returns:
+        ``gmacs``, billions of mult-adds, and ``gb`` of memory traffic; ``sgemm_seconds`` and ``bandwidth_seconds``,
+        what they take at the machine's peaks; and ``roofline_seconds``, the sum over all nodes of the larger of both.
     """
     graph = onnx.shape_inference.infer_shapes(onnx.load(file), strict_mode=True).graph
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -216,7 +247,17 @@ def least_seconds(file: Path, machine: Dict[str, float]) -> Dict[str, float]:
 
 
 def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
-    """Medians of all candidates, in ONNX Runtime and then in PyTorch, and what each file weighs."""
+    """Compare a peer with ours, in ONNX Runtime and then in PyTorch.
+
+    Args:
+        name: A name in :data:`PEERS`.
+        args: The command's options.
+        take_turns: Measures the median seconds of each of several functions.
+
+    Returns:
+        Median seconds of all candidates, ratios between them, differences between their results, and the limits of the
+        machine.
+    """
     peer = PEERS[name]
     theirs, ours = both(peer)
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
@@ -256,7 +297,7 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
 
 
 def ratios(row: Dict[str, Any]) -> Dict[str, float]:
-    """How many times as fast ours is as the peer in its different forms."""
+    """Return how many times as fast ours is as each form of the peer, and int8 as float32."""
     ort, torch_ = row['onnx_runtime'], row['pytorch']
     plain = [seconds for who, seconds in ort.items() if who in EXPORTS]
     pairs = {}
@@ -276,18 +317,20 @@ def ratios(row: Dict[str, Any]) -> Dict[str, float]:
 
 
 def lines(row: Dict[str, Any]) -> List[str]:
-    """A report for people."""
+    """Return the lines of the printed report, with times in milliseconds."""
     text = [f'{row["peer"]}, batch {row["batch_size"]}, {row["side"]} pixels']
     for where in ('onnx_runtime', 'pytorch'):
         text += [f'  {1e3 * seconds:9.2f} ms  {who}' for who, seconds in sorted(
             row[where].items(), key=lambda pair: pair[1])]
     text += [f'  {ratio:9.2f} x   {what}' for what, ratio in row['ratios'].items()]
     found = row['ceilings']
-    text += [f'  {1e3 * found["sgemm_seconds"]:9.2f} ms  {found["gmacs"]:.2f} billion mult-adds of ours at sgemm, '
-             f'{found["gmacs_per_second"]:.0f} billion a second',
-             f'  {1e3 * found["bandwidth_seconds"]:9.2f} ms  {found["gb"]:.3f} GB that its nodes read and write, at '
-             f'{found["gb_per_second"]:.1f} GB a second',
-             f'  {1e3 * found["roofline_seconds"]:9.2f} ms  what takes longer of both, node by node']
+    limits = {
+        'sgemm_seconds': f'our {found["gmacs"]:.2f} billion mult-adds, if each ran like a matrix product, '
+                         f'{found["gmacs_per_second"]:.0f} billion per second',
+        'bandwidth_seconds': f'the {found["gb"]:.3f} GB that our nodes read and write, at {found["gb_per_second"]:.1f} '
+                             'GB per second',
+        'roofline_seconds': 'the slower of the two for each node, summed'}
+    text += [f'  {1e3 * found[key]:9.2f} ms  {what}' for key, what in limits.items()]
     for who, found in row.get('footprint', {}).items():
         text.append(f'  {who}: ' + ', '.join(f'{key} {value:.2f}' for key, value in found.items()))
     return text

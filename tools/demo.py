@@ -1,13 +1,14 @@
 """From a search to classified images, on scikit-learn's digits: python tools/demo.py [--out DIR]
 
-Searches for a cell, compiles the winner and NASNet-A to networks of the same size, trains both alike, writes the
-winner's as ONNX, classifies the digits held out in ONNX Runtime and compares with PyTorch. Two minutes on two cores.
+The demo searches for a cell, compiles the winner and NASNet-A to networks of about the same size, trains both in the
+same way, exports the winner to ONNX, classifies the test digits in ONNX Runtime, and compares the results with PyTorch.
+It takes two minutes on two cores.
 """
 import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import optuna
@@ -31,16 +32,20 @@ from nasnet_zoo.training.trainer import train
 
 NETWORK = dict(num_cells=1, stem='cifar', img_size=8, num_classes=10, in_chans=1)
 RECIPE = dict(batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
-FILTERS = 12  # of NASNet-A
+FILTERS = 12  # of NASNet-A's first cells
+CONTENT = {
+    'search': 'the search: cell.json, report.html, every child', 'cells.png': "the winner's cells",
+    'model.safetensors': "the winner's weights", 'model.onnx': 'the winner for ONNX Runtime',
+    'report.json': 'the figures above'}
 COLUMNS = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 console = Console(highlight=False)
 
 
 def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
-    """Children of one cell a stage, 8 filters and a few epochs; goes on where it was interrupted."""
-    console.print(f'[bold]1. Search[/] the NASNet space with PPO: {args.trials} children, two at a time')
+    """Search with small children: one normal cell in each stage, 8 filters, two epochs. It resumes when interrupted."""
+    console.print(f'[bold]1. Search[/] in the NASNet space with PPO: {args.trials} children, two at a time')
     folder = args.out / 'search'
-    text = TextColumn('   best {task.fields[best]:.1%} of the digits held out of training')
+    text = TextColumn('   best accuracy {task.fields[best]:.1%} on digits held out of training')
     with Progress(text, *COLUMNS, console=console) as progress:
         task = progress.add_task('', total=args.trials, best=0.)
         report = run_search(
@@ -48,18 +53,18 @@ def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
             child=dict(num_cells=1, cell_filters=8, val_share=0.2, recipe=dict(RECIPE, epochs=2, seed=args.seed)),
             top=2, final_epochs=6, say=lambda line: progress.console.print(f'   {line}'),
             on_progress=lambda now: progress.update(task, completed=now.finished, best=now.best or 0.))
-    console.print(f'   {folder / "report.html"} has it all')
+    console.print(f'   The full report is {folder / "report.html"}')
     return load_genotype(folder / 'cell.json'), report
 
 
 def filters_for(genotype: Genotype, params: int) -> int:
-    """Filters with which the network comes closest to so many parameters."""
+    """Return the number of filters whose network has closest to `params` parameters."""
     return min(range(4, 41, 2), key=lambda filters: abs(
         describe(genotype, cell_filters=filters, **NETWORK)['params'] - params))
 
 
-def trained(genotype: Genotype, cell_filters: int, args: argparse.Namespace) -> Tuple[NASNet, Dict[str, Any]]:
-    """A network after its training, and what it reaches on the digits held out."""
+def compile_and_train(genotype: Genotype, cell_filters: int, args: argparse.Namespace) -> Tuple[NASNet, Dict[str, Any]]:
+    """Return a trained network, and its size, accuracy on the test digits and training time."""
     train_set, test_set = load_digits()
     torch.manual_seed(args.seed)
     model = compile_genotype(genotype, cell_filters=cell_filters, drop_path_rate=0.1, **NETWORK)
@@ -76,63 +81,80 @@ def trained(genotype: Genotype, cell_filters: int, args: argparse.Namespace) -> 
                        train_seconds=round(seconds, 1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for what is made (demo)')
-    parser.add_argument('--trials', type=int, default=16, help='children of the search')
-    parser.add_argument('--epochs', type=int, default=10, help='of the networks')
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    files = {name: args.out / name for name in ('cells.png', 'model.safetensors', 'model.onnx', 'report.json')}
-
-    cell, found = search(args)
-    draw(cell, files['cells.png'])
-
-    rival = load_genotype('nasnet_a')
-    console.print(f'[bold]2. Compile and train[/] the winner and NASNet-A for {args.epochs} epochs')
-    size = describe(rival, cell_filters=FILTERS, **NETWORK)['params']
-    model, ours = trained(cell, filters_for(cell, size), args)
-    _, theirs = trained(rival, FILTERS, args)
-    model.eval()
-    save_model(model, str(files['model.safetensors']))
-
+def export(model: NASNet, file: Path) -> Classifier:
+    """Write the trained network as an ONNX file, and return it opened in ONNX Runtime."""
     console.print('[bold]3. Export[/] the winner to ONNX')
     test_set = load_digits()[1]
     preprocessing = make_preprocessing(model, test_set.class_names, test_set.mean, test_set.std)
-    export_onnx(model, files['model.onnx'], preprocessing, batch_size=None)
+    export_onnx(model, file, preprocessing, batch_size=None)
+    return Classifier(file)
 
-    classifier = Classifier(files['model.onnx'])
+
+def classify(classifier: Classifier, model: NASNet) -> Dict[str, float]:
+    """Classify the test digits with the file, show two of them, and return accuracy and difference from PyTorch."""
+    test_set = load_digits()[1]
     images = test_set.images.numpy()
     logits = classifier.logits(images)
     with torch.inference_mode():
         expected = model(test_set.normalized()).numpy()
     difference = float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
-    onnx_accuracy = float((logits.argmax(1) == test_set.labels.numpy()).mean())
-    console.print(f'[bold]4. Classify[/] in ONNX Runtime: {onnx_accuracy:.2%} right, logits differ from PyTorch\'s by '
-                  f'{difference:.1e}')
+    accuracy = float((logits.argmax(1) == test_set.labels.numpy()).mean())
+    console.print(f'[bold]4. Classify[/] in ONNX Runtime: accuracy {accuracy:.2%}, relative difference of the logits '
+                  f'from PyTorch {difference:.1e}')
     for image, guess, label in list(zip(images, classifier.classify(images), test_set.labels.tolist()))[:2]:
         rows = [''.join(' ░▒▓█'[pixel // 52] * 2 for pixel in row) for row in image[0]]
         console.print('\n'.join(rows), f'a {label}, classified as {guess}', sep='\n', markup=False)
+    return dict(onnx_accuracy=accuracy, onnx_relative_difference=difference)
 
-    files['report.json'].write_text(json.dumps(dict(
-        data='scikit-learn digits, 1,347 to train and 450 to test', epochs=args.epochs, seed=args.seed,
-        search=dict(children=found['children'], accuracy_held_out=found['accuracy']), winner=ours, nasnet_a=theirs,
-        onnx_accuracy=onnx_accuracy, onnx_relative_difference=difference), indent=2) + '\n')
-    table = Table('network', 'F', 'parameters', 'training', f'of {len(images)} digits held out', title_justify='left',
-                  title='Beside NASNet-A, one seed: such differences are mostly luck')
-    for row in ours, theirs:
+
+def print_tables(networks: List[Dict[str, Any]], files: Dict[str, Path]) -> None:
+    """Print the results of both networks, and the files that were written."""
+    table = Table('network', 'F', 'parameters', 'training', 'accuracy on test digits', title_justify='left',
+                  title='The winner and NASNet-A. With a single seed, such differences are mostly chance.')
+    for row in networks:
         table.add_row(row['genotype'], str(row['cell_filters']), f'{row["params"]:,}', f'{row["train_seconds"]:.0f} s',
                       f'{row["accuracy"]:.2%}')
     console.print(table)
-    table = Table('file', 'what', title='Made', title_justify='left')
-    for file, what in ((args.out / 'search', 'the search: cell.json, report.html, every child'), *zip(files.values(), (
-            "the winner's cells", 'its weights', 'its network for ONNX Runtime', 'these figures'))):
-        table.add_row(str(file), what)
+    table = Table('file', 'content', title='Files', title_justify='left')
+    for name, content in CONTENT.items():
+        table.add_row(str(files[name]), content)
     console.print(table)
-    if ours['accuracy'] < 0.9 or onnx_accuracy < 0.9 or difference > 1e-4:
-        raise SystemExit('The winner did not reach 90 % or ONNX Runtime differs from PyTorch: something is broken.')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for the files (default: demo)')
+    parser.add_argument('--trials', type=int, default=16, help='number of children in the search')
+    parser.add_argument('--epochs', type=int, default=10, help='epochs of training for the two networks')
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    files = {name: args.out / name for name in CONTENT}
+
+    cell, found = search(args)
+    draw(cell, files['cells.png'])
+
+    nasnet_a = load_genotype('nasnet_a')
+    console.print(f'[bold]2. Compile and train[/] the winner and NASNet-A for {args.epochs} epochs')
+    size = describe(nasnet_a, cell_filters=FILTERS, **NETWORK)['params']
+    model, ours = compile_and_train(cell, filters_for(cell, size), args)
+    _, theirs = compile_and_train(nasnet_a, FILTERS, args)
+    model.eval()
+    save_model(model, str(files['model.safetensors']))
+
+    onnx_results = classify(export(model, files['model.onnx']), model)
+    files['report.json'].write_text(json.dumps(dict(
+        data='scikit-learn digits, 1,347 to train and 450 to test', epochs=args.epochs, seed=args.seed,
+        search=dict(children=found['children'], accuracy_held_out=found['accuracy']), winner=ours, nasnet_a=theirs,
+        **onnx_results), indent=2) + '\n')
+    print_tables([ours, theirs], files)
+    if min(ours['accuracy'], onnx_results['onnx_accuracy']) < 0.9 or onnx_results['onnx_relative_difference'] > 1e-4:
+        raise SystemExit('Something is broken: the winner did not reach 90 %, or ONNX Runtime differs from PyTorch.')
 
 
 if __name__ == '__main__':

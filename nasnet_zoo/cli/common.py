@@ -1,17 +1,22 @@
-"""What all commands have in common."""
+"""What several commands share: errors, progress bars, tables and JSON."""
+import json
 import sys
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator
+from typing import Annotated, Any, Callable, Dict, Iterator
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
-__all__ = ['drop_none', 'exit_on_error']
+__all__ = ['AsJson', 'drop_none', 'exit_on_error', 'make_progress', 'print_report']
+
+AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]  # the parameter that `print_report` needs
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """What is wrong with the input as a sentence, not as a traceback."""
+    """Print errors that bad input causes as one line, and exit with code 1, instead of showing a traceback."""
     try:
         yield
     except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError, SafetensorError) as error:
@@ -20,5 +25,27 @@ def exit_on_error() -> Iterator[None]:
 
 
 def drop_none(**options: Any) -> Dict[str, Any]:
-    """Those that are not None."""
+    """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def make_progress(*before: str, after: str = '', transient: bool = False, quiet: bool = False) -> Progress:
+    """Return a progress bar on standard error: texts, a bar, how many of how many, a text, and the time that is left.
+
+    Args:
+        before: Texts to the left of the bar. They may show fields of the task: ``'loss {task.fields[loss]:.3f}'``.
+        after: Text to the right of the counts.
+        transient: Remove the bar at the end.
+        quiet: Print nothing.
+    """
+    columns = [*map(TextColumn, before), BarColumn(), MofNCompleteColumn(), *([TextColumn(after)] if after else []),
+               TimeRemainingColumn()]
+    return Progress(*columns, console=Console(highlight=False, stderr=True, quiet=quiet), transient=transient)
+
+
+def print_report(report: Any, as_json: bool, print_text: Callable[[Any], None]) -> None:
+    """Print a report as one line of JSON if that is wanted, otherwise with `print_text`."""
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print_text(report)

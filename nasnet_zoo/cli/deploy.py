@@ -1,153 +1,146 @@
-"""Commands of deployment: export, classify."""
-import json
+"""The commands of deployment: export and classify."""
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence, Tuple, get_args
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .common import drop_none, exit_on_error
+from ..checked import check
+from ..data.preprocessing import Preprocessing
+from ..deploy.classifier import Classifier, Prediction, find_pictures
+from ..deploy.config import ExportConfig, parse_numbers, parse_size
+from ..deploy.session import PROVIDERS
+from .common import AsJson, drop_none, exit_on_error, make_progress, print_report
+from .options import with_settings
 
 __all__ = ['classify', 'export']
 
-_OF_CHANNELS = 'By which pictures are normalised, over 0 to 1.'
 
-
-def _numbers(text: str) -> List[float]:
-    return [float(number) for number in text.split(',')]
-
-
-def _lines(path: Optional[Path]) -> Optional[List[str]]:
+def _read_lines(path: Optional[Path]) -> Optional[List[str]]:
     return path and path.read_text(encoding='utf-8').splitlines()
 
 
-def _sides(text: str) -> List[int]:
-    """Height and width, from both or from one for both."""
-    sides = [int(side) for side in text.split(',')]
-    if len(sides) > 2:
-        raise ValueError(f'{len(sides)} sides')
-    return [sides[0], sides[-1]]
-
-
+@with_settings(ExportConfig)
 def export(
-        source: str = typer.Argument(metavar='MODEL', help='A name of the zoo, a model folder or hf-hub:OWNER/NAME.'),
-        out: Path = typer.Option(..., help='Folder for the files.'),
-        checkpoint: Optional[Path] = typer.Option(None, help="MODEL's weights: ours, timm's, Cadene's or Keras'."),
-        format: str = typer.Option('onnx', help='onnx, or pt2, a program of torch.export.'),
-        layout: str = typer.Option('plain', help='plain, triton or photoprism.'),
-        name: Optional[str] = typer.Option(None, help="Of the model in a server's layout; MODEL's by default."),
-        labels: Optional[Path] = typer.Option(None, help="The classes' names, one a line."),
-        mean: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
-        std: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
-        img_size: Optional[Any] = typer.Option(None, parser=_sides, metavar='SIDE|H,W', help='Of the images.'),
-        opset: int = typer.Option(17, help="ONNX's."),
-        batch_size: Optional[int] = typer.Option(None, min=1, help='Images at a time; 1 by default.'),
-        dynamic_batch: bool = typer.Option(False, '--dynamic-batch', help='Any number of images at a time.'),
-        dynamic_size: bool = typer.Option(False, '--dynamic-size', help='Any height and width.'),
-        half: bool = typer.Option(False, '--half', help='Compute in float16.'),
-        int8: bool = typer.Option(False, '--int8', help='Quantise, calibrated on some of --pictures.'),
-        pictures: List[Path] = typer.Option([], help='Pictures, or folders, to compare with PyTorch on.'),
-        calibrate: int = typer.Option(64, min=1, help='So many of the pictures are calibrated on.'),
-        data: Optional[str] = typer.Option(None, help='A data set on whose test images to measure the accuracy.'),
-        softmax: bool = typer.Option(False, '--softmax', help='Give probabilities instead of logits.'),
-        with_preprocessing: bool = typer.Option(
-            False, '--with-preprocessing', help='Take uint8 images, channels last, and normalise in the graph.'),
-        passes: Optional[str] = typer.Option(None, help='Rewrites to apply, by commas, or "none"; all by default.'),
-        license: Optional[str] = typer.Option(None, help='Of the weights.'),
-        timestamp: Optional[str] = typer.Option(None, help='For the manifest; the same one gives the same bytes.'),
-        as_json: bool = typer.Option(False, '--json', help='Print the manifest.'),
+        config: ExportConfig,
+        labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
+        half: bool = typer.Option(False, '--half', help='Same as --precision float16.'),
+        int8: bool = typer.Option(False, '--int8', help='Same as --precision int8.'),
+        as_json: bool = typer.Option(False, '--json', help='Print the manifest as JSON.'),
 ) -> None:
-    """Write a model as ONNX, rewritten for speed, compared with PyTorch, and with all that goes beside it."""
+    """Write a trained model as a file that runs without this package, with its class names and a manifest.
+
+    The graph is rewritten for speed, and the file is compared with PyTorch before it is kept.
+    """
     from ..deploy.bundle import deploy
     with exit_on_error():
-        if half and int8:
-            raise ValueError('--half, --int8: choose one')
-        any_number = dynamic_batch or layout == 'triton'  # which makes its batches itself
-        if any_number and batch_size:
-            raise ValueError('--batch-size: goes with neither --dynamic-batch nor --layout triton')
-        manifest = deploy(
-            source, out, checkpoint=checkpoint, format=format, layout=layout, name=name, class_names=_lines(labels),
-            mean=mean, std=std, img_size=img_size, opset=opset, batch_size=None if any_number else batch_size or 1,
-            dynamic_size=dynamic_size, precision='float16' if half else 'int8' if int8 else 'float32',
-            softmax=softmax, with_preprocessing=with_preprocessing, pictures=pictures or None, calibrate=calibrate,
-            data=data, license=license, timestamp=timestamp, command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-            passes=None if passes is None else [] if passes == 'none' else passes.split(','))
-    if as_json:
-        print(json.dumps(manifest))
-        return
+        given = {'--precision': config.precision} if 'precision' in config.model_fields_set else {}
+        given.update({'--half': 'float16'} if half else {}, **({'--int8': 'int8'} if int8 else {}))
+        if len(given) > 1:
+            raise ValueError(f'{", ".join(given)}: choose one')
+        changes = drop_none(class_names=_read_lines(labels), precision=next(iter(given.values()), None))
+        config = check(ExportConfig, {**dict(config), **changes})
+        manifest = deploy(config, command=[Path(sys.argv[0]).name, *sys.argv[1:]])
+    print_report(manifest, as_json, lambda manifest: _print_manifest(config.out, manifest))
+
+
+def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
     print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
     for kind, found in manifest['compared_with_pytorch'].items():
-        what = 'random images' if kind == 'random' else kind
-        print(f'on {what} {found["relative_difference"]:.1e} from PyTorch, the same class for '
+        images = 'random images' if kind == 'random' else kind
+        print(f'{images}: relative difference from PyTorch {found["relative_difference"]:.1e}, same class for '
               f'{found["same_top1"]} of {found["count"]}')
-    if manifest['accuracy']:
-        found = manifest['accuracy']
-        print(f'of {found["count"]:,} test images of {found["dataset"]} {found["file"]:.2%} right, '
-              f'PyTorch in float32 {found["model"]:.2%}')
+    found = manifest['accuracy']
+    if found:
+        print(f'accuracy on {found["count"]:,} test images of {found["dataset"]}: {found["file"]:.2%}, '
+              f'of PyTorch in float32 {found["model"]:.2%}')
+
+
+def _overrule(field: str, help: str, *flags: str) -> Any:
+    """Return an option that overrules a field of the file's preprocessing, with the field's choices in its help."""
+    choices = get_args(Preprocessing.model_fields[field].annotation)
+    return typer.Option(None, *flags, help=help + (f' One of: {", ".join(choices)}.' if choices else ''))
 
 
 def classify(
-        model: Path = typer.Argument(metavar='MODEL.onnx', help='A file that "export" wrote, or another.'),
+        model: Path = typer.Argument(metavar='MODEL.onnx', help='A file that "export" wrote, or another ONNX file.'),
         paths: List[Path] = typer.Argument(metavar='PATH…', help='Pictures, and folders of pictures.'),
-        top: int = typer.Option(5, min=1, help='Classes to name.'),
-        batch_size: int = typer.Option(16, min=1, help='Pictures at a time, where the file leaves it open.'),
-        provider: str = typer.Option('auto', help='tensorrt, cuda or cpu; auto takes the first that works.'),
-        threads: Optional[int] = typer.Option(None, min=1, help='Of the CPU.'),
-        labels: Optional[Path] = typer.Option(None, help="The classes' names, one a line."),
-        mean: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
-        std: Optional[Any] = typer.Option(None, parser=_numbers, metavar='R,G,B', help=_OF_CHANNELS),
-        img_size: Optional[Any] = typer.Option(None, parser=_sides, metavar='SIDE|H,W', help='Of the images.'),
-        interpolation: Optional[str] = typer.Option(None, help='nearest, bilinear, bicubic or lanczos.'),
-        crop_pct: Optional[float] = typer.Option(None, help='Of the resized short side, what is cropped.'),
-        color_order: Optional[str] = typer.Option(None, help='RGB, BGR or L.'),
-        data_layout: Optional[str] = typer.Option(None, '--layout', help='NCHW or NHWC.'),
-        dtype: Optional[str] = typer.Option(None, help='float32, or uint8 where the file normalises.'),
-        output: Optional[str] = typer.Option(None, help='logits or probabilities.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+        top: int = typer.Option(5, min=1, help='Number of classes to name for each picture.'),
+        batch_size: int = typer.Option(16, min=1, help='Number of pictures at a time, if the file takes any number.'),
+        provider: str = typer.Option('auto', help=(
+            f'What runs the file; auto uses the first that can. One of: auto, {", ".join(PROVIDERS)}.')),
+        threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
+        labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
+        mean: Optional[Any] = typer.Option(
+            None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, of pixels from 0 to 1.'),
+        std: Optional[Any] = typer.Option(
+            None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel, likewise.'),
+        img_size: Optional[Any] = typer.Option(
+            None, parser=parse_size, metavar='SIDE|H,W', help='Size of the input in pixels.'),
+        interpolation: Optional[str] = _overrule('interpolation', 'How pictures are resized.'),
+        crop_pct: Optional[float] = _overrule('crop_pct', 'Share of the resized shorter side that is kept.'),
+        color_order: Optional[str] = _overrule('color_order', 'Order of the colour channels; L is greyscale.'),
+        data_layout: Optional[str] = _overrule('layout', 'Order of the axes of the input.', '--layout'),
+        dtype: Optional[str] = _overrule('dtype', 'Type of the input. With uint8 the file normalises.'),
+        output: Optional[str] = _overrule('output', 'What the file gives.'),
+        as_json: AsJson = False,
 ) -> None:
-    """Classify pictures with an ONNX file. What it says of its input can be overruled, or said for it."""
-    from ..deploy.classifier import Classifier, Prediction, find_pictures
+    """Classify pictures with an ONNX file.
+
+    The options from --labels to --output overrule what the file's metadata say, or say it for a file without any.
+    """
     with exit_on_error():
-        changes: Dict[str, Any] = drop_none(
-            class_names=_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
+        mean, std, img_size = (value and list(value) for value in (mean, std, img_size))
+        changes = drop_none(
+            class_names=_read_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         classifier = Classifier(model, provider, threads, changes)
-        files, refused = [], []
-        for path in paths:
-            try:
-                files += find_pictures([path])
-            except ValueError as error:
-                refused.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
-        columns = TextColumn('{task.fields[speed]:.1f} img/s'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        found, begun = [], time.perf_counter()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task('', total=len(files), speed=0.)
-            for prediction in classifier.predict(files, top, batch_size):
-                found.append(prediction)
-                progress.update(task, advance=1, speed=len(found) / (time.perf_counter() - begun))
-    speed = len(found) / (time.perf_counter() - begun)
-    refused += [p for p in found if p.top is None]
-    names = classifier.class_names
-    if as_json:
-        print(json.dumps(dict(
-            model=str(model), provider=classifier.provider, images_per_second=speed,
-            results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share)
-                                                 for k, share in p.top]) for p in found if p.top],
-            refused=[dict(path=str(p.path), reason=p.reason) for p in refused])))
-    else:
-        table = Table('picture', 'class', 'probability')
-        for p in found:
-            for i, (k, share) in enumerate(p.top or []):
-                table.add_row('' if i else escape(str(p.path)), escape(names[k]), f'{share:.2%}')
-        Console().print(table)
-        print(f'{len(found)} pictures, {speed:.1f} a second, on {classifier.provider}')
-    for p in refused:
-        print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
-    if not any(p.top for p in found):
+        predictions, speed = _predict(classifier, paths, top, batch_size)
+    print_report(_report(classifier, predictions, speed), as_json, _print_results)
+    for p in predictions:
+        if p.top is None:
+            print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
+    if not any(p.top for p in predictions):
         raise typer.Exit(1)
+
+
+def _predict(
+        classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int) -> Tuple[List[Prediction], float]:
+    """Return predictions for all pictures, refusals of paths without any first, and the pictures per second."""
+    files, predictions = [], []
+    for path in paths:
+        try:
+            files += find_pictures([path])
+        except ValueError as error:
+            predictions.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
+    begun = time.perf_counter()
+    with make_progress('{task.fields[speed]:.1f} img/s', transient=True) as progress:
+        task = progress.add_task('', total=len(files), speed=0.)
+        for count, prediction in enumerate(classifier.predict(files, top, batch_size), 1):
+            predictions.append(prediction)
+            progress.update(task, completed=count, speed=count / (time.perf_counter() - begun))
+    return predictions, len(files) / (time.perf_counter() - begun)
+
+
+def _report(classifier: Classifier, predictions: Sequence[Prediction], speed: float) -> Dict[str, Any]:
+    """Return what ``classify --json`` prints."""
+    names = classifier.class_names
+    return dict(
+        model=str(classifier.path), provider=classifier.provider, images_per_second=speed,
+        results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share) for k, share in p.top])
+                 for p in predictions if p.top],
+        refused=[dict(path=str(p.path), reason=p.reason) for p in predictions if p.top is None])
+
+
+def _print_results(report: Dict[str, Any]) -> None:
+    table = Table('picture', 'class', 'probability')
+    for result in report['results']:
+        for i, entry in enumerate(result['top']):
+            table.add_row('' if i else escape(result['path']), escape(entry['label']), f'{entry["probability"]:.2%}')
+    Console().print(table)
+    print(f'{len(report["results"])} pictures, {report["images_per_second"]:.1f} per second, on {report["provider"]}')

@@ -2,7 +2,7 @@
 import inspect
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple, Type, Union
+from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Type, Union
 
 import typer
 from pydantic.fields import FieldInfo
@@ -92,11 +92,17 @@ def _kind(field: FieldInfo) -> Tuple[Any, List[Any]]:
             return kind, notes
 
 
+def _describe_names(choice: OneOf) -> List[str]:
+    """Return the names of a table, each with the ``description`` of its row if it has one."""
+    rows = choice.names if isinstance(choice.names, Mapping) else dict.fromkeys(choice.names)
+    return [f'{name} ({row.description})' if hasattr(row, 'description') else name for name, row in rows.items()]
+
+
 def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Parameter:
     """Return the command's parameter for a field."""
     kind, notes = _kind(field)
     option = next((note for note in notes if isinstance(note, CliOption)), CliOption())
-    names = next((list(note.names) for note in notes if isinstance(note, OneOf)), None)
+    names = next((_describe_names(note) for note in notes if isinstance(note, OneOf)), None)
     if typing.get_origin(kind) is Literal:
         names = list(typing.get_args(kind))
     default = None if field.is_required() else field.get_default(call_default_factory=True)

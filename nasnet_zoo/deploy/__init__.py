@@ -1,1 +1,1 @@
-"""Export, and running what was exported."""
+"""Writing networks to files for deployment, and running those files."""

@@ -1,8 +1,7 @@
-"""From an exported ONNX file to labels, with ONNX Runtime."""
+"""From a model file and pictures to class names."""
 import contextlib
 import json
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -13,57 +12,20 @@ from timm.layers import to_2tuple
 from ..checked import check
 from ..data.pictures import SUFFIXES
 from ..data.preprocessing import METADATA_KEY, Preprocessing
+from .session import PROVIDERS, ProviderError, Session, full_batches, one_line, silence_stderr
 
-__all__ = ['Classifier', 'Prediction', 'find_pictures', 'open_session', 'whole_batches']
+__all__ = ['Classifier', 'Prediction', 'find_pictures']
 
-_PROVIDERS = {'tensorrt': 'TensorrtExecutionProvider', 'cuda': 'CUDAExecutionProvider', 'cpu': 'CPUExecutionProvider'}
-_MOST = 64  # images at a time
-
-
-def _preprocessing_of(path: Any, metadata: Mapping[str, str], given: Mapping[str, Any]) -> Preprocessing:
-    """What a file's metadata say that its input must be, but for what is given, which may be all of it.
-
-    ``img_size``, height and width, leaves the channels as they are.
-
-    Raises:
-        ValueError: Where something is missing or wrong.
-    """
-    text = metadata.get(METADATA_KEY)
-    if text is None and not given:
-        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is not known how to prepare images; '
-                         'say it (--labels, --img-size, --mean, --std)')
-    try:
-        known = {**json.loads(text or '{}'), **given}
-        size = known.pop('img_size', None)
-        if size is not None:
-            channels, *_ = known.get('input_size') or [1 if known.get('color_order') == 'L' else 3]
-            known['input_size'] = [channels, *to_2tuple(size)]
-        return check(Preprocessing, known)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{path}: what is known of its input is not as it should be: {error}') from None
-
-
-def open_session(model: Union[str, bytes], provider: str = 'cpu', threads: Optional[int] = None) -> Any:
-    """An ONNX Runtime session of a file, or of its bytes, on one provider or not at all; what goes wrong is raised."""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if threads:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[provider]], enable_fallback=False)
-
-
-def whole_batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:
-    """All images in batches of this size, as a file of a fixed one wants; the last is filled up from the beginning."""
-    filled = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
-    return list(filled.reshape(-1, batch_size, *images.shape[1:]))
+_MAX_BATCH_SIZE = 64  # for files that take any number of images; larger batches only take more memory
 
 
 class Prediction(NamedTuple):
-    """What a picture shows, or why it was refused.
+    """The result for one picture.
 
     Attributes:
-        top: The most likely classes' numbers and probabilities, the likeliest first; None for a refused picture.
+        path: The picture's file.
+        top: Index and probability of the most likely classes, most likely first; None if the picture was refused.
+        reason: Why the picture was refused.
     """
     path: Path
     top: Optional[List[Tuple[int, float]]]
@@ -71,23 +33,24 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """A model file in ONNX Runtime, where it runs fastest.
+    """A network in an ONNX file, run by ONNX Runtime.
 
     Args:
-        path: A file that ``export_onnx`` wrote, or one from elsewhere with its preprocessing.
-        provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' takes the first of them that works.
-        threads: Of the CPU; ONNX Runtime's choice by default.
-        preprocessing: What the input must be, instead of what the file says, or some entries of it; ``img_size``,
-            height and width, for that of the input alone.
+        path: A file that ``export_onnx`` wrote, or another ONNX file with one input and one output.
+        provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' uses the first of them that can run the file.
+        threads: Number of CPU threads; ONNX Runtime's default if None.
+        preprocessing: How pictures are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
+            single fields of it, which overrule those in the file's metadata. The key ``img_size`` (a side, or height
+            and width) overrules the size but not the number of channels.
 
     Attributes:
-        preprocessing: What the input must be.
-        provider: What it runs on.
-        batch_size: Images at a time that the file takes, None for any number.
+        preprocessing: How pictures are prepared.
+        provider: The provider that runs the file.
+        batch_size: The number of images that the file takes at a time, None for any number.
 
     Raises:
-        ValueError: For a file that cannot be read, that does not say what its input must be, that has another number of
-            classes than names for them, and for a provider that does not work.
+        ValueError: If the file does not exist or cannot be run, if it is not known how to prepare pictures for it, or
+            if the number of class names differs from the width of the output.
     """
 
     def __init__(
@@ -97,81 +60,63 @@ class Classifier:
             threads: Optional[int] = None,
             preprocessing: Union[Preprocessing, Mapping[str, Any]] = {},  # noqa: B006
     ) -> None:
-        if provider not in ('auto', *_PROVIDERS):
-            raise ValueError(f'provider: {provider!r} is none of auto, {", ".join(_PROVIDERS)}')
+        if provider not in ('auto', *PROVIDERS):
+            raise ValueError(f'provider: {provider!r} is none of auto, {", ".join(PROVIDERS)}')
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
-        self.path, self._given = path, dict(preprocessing)
-        for name in list(_PROVIDERS) if provider == 'auto' else [provider]:
+        self.path = path
+        for name in list(PROVIDERS) if provider == 'auto' else [provider]:
             try:
-                with _silence() if name != 'cpu' else contextlib.nullcontext():
-                    self._open(name, threads)
+                with silence_stderr() if name != 'cpu' else contextlib.nullcontext():
+                    self._open(name, threads, dict(preprocessing))
                 return
-            except _Unusable as error:
+            except ProviderError as error:
                 reason = f'{name}: {error}'
-        raise ValueError(f'{path}: cannot be run: {reason}')  # of 'auto' the CPU's, on which any file should
+        # With 'auto' this is the reason of the last provider, the CPU, which should run every file.
+        raise ValueError(f'{path}: cannot be run: {reason}')
 
-    def _open(self, provider: str, threads: Optional[int]) -> None:
-        """Make a session and try it.
+    def _open(self, provider: str, threads: Optional[int], changes: Mapping[str, Any]) -> None:
+        """Open the file and run it once.
 
         Raises:
-            _Unusable: Where the provider does not work.
+            ProviderError: If the provider cannot run the file.
         """
-        import onnxruntime
-        full = _PROVIDERS[provider]
-        if full not in onnxruntime.get_available_providers():
-            raise _Unusable('this ONNX Runtime was built without it')
         try:
-            self.session = open_session(os.fspath(self.path), provider, threads)
-        except Exception as error:  # ONNX Runtime's have no common kind
-            raise _Unusable(_one_line(error)) from None
-        if self.session.get_providers()[0] != full:
-            raise _Unusable('its libraries cannot be loaded')
-        self.provider = provider
-        self.preprocessing = _preprocessing_of(self.path, self.session.get_modelmeta().custom_metadata_map, self._given)
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f'{self.path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is wanted')
-        self._input, self._output = inputs[0].name, outputs[0].name
-        self.batch_size = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
-        try:
-            width = self.logits(np.zeros((1, *self.preprocessing.input_size), np.uint8)).shape[1:]
-        except Exception as error:
-            raise _Unusable(_one_line(error)) from None
+            self._session = Session(os.fspath(self.path), provider, threads)
+        except ValueError as error:
+            raise ValueError(f'{self.path}: {error}') from None
+        self.provider, self.batch_size = provider, self._session.batch_size
+        self.preprocessing = _read_preprocessing(self.path, self._session.metadata, changes)
+        width = self.logits(np.zeros((1, *self.preprocessing.input_size), np.uint8)).shape[1:]
         if width != (len(self.class_names),):
-            raise ValueError(f'{self.path}: gives {" x ".join(map(str, width))} numbers an image, and there are '
-                             f'{len(self.class_names)} class names; they must be as many')
+            raise ValueError(f'{self.path}: the output has {" x ".join(map(str, width))} numbers for an image, but '
+                             f'there are {len(self.class_names)} class names')
 
     @property
     def class_names(self) -> List[str]:
+        """The names of the classes, in the order of the output."""
         return self.preprocessing.class_names
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 [N, C, H, W] of the preprocessing's size, to what the file gives, float32 [N, classes].
+        """Run the file on prepared images. The result is probabilities if the file computes those.
 
-        Where the file takes any number of images, it gets 64 at a time.
+        Args:
+            images: uint8 [N, C, H, W], of the preprocessing's size.
+
+        Returns:
+            float32 [N, classes].
         """
         self.preprocessing.check_images('images', images)
         if not len(images):
             return np.zeros((0, len(self.class_names)), np.float32)
         if self.batch_size:
-            batches = whole_batches(images, self.batch_size)
+            batches = full_batches(images, self.batch_size)
         else:
-            batches = [images[start:start + _MOST] for start in range(0, len(images), _MOST)]
-        return np.concatenate([self._run(self.preprocessing.feed(batch)) for batch in batches])[:len(images)]
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        if self.provider == 'cpu':
-            return self.session.run([self._output], {self._input: batch})[0]
-        import onnxruntime
-        binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self._input, onnxruntime.OrtValue.ortvalue_from_numpy(batch, 'cuda', 0))
-        binding.bind_output(self._output, 'cuda')
-        self.session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+            batches = [images[start:start + _MAX_BATCH_SIZE] for start in range(0, len(images), _MAX_BATCH_SIZE)]
+        return np.concatenate([self._session.run(self.preprocessing.feed(batch)) for batch in batches])[:len(images)]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 [N, C, H, W] of the preprocessing's size, to float32 [N, classes]."""
+        """Return the probability of each class, float32 [N, classes], for uint8 images [N, C, H, W]."""
         results = self.logits(images)
         if self.preprocessing.output == 'probabilities':
             return results
@@ -179,19 +124,19 @@ class Classifier:
         return results / results.sum(1, keepdims=True)
 
     def classify(self, images: np.ndarray) -> List[str]:
-        """The most likely class's name for each of the images."""
+        """Return the name of the most likely class for each of the uint8 images [N, C, H, W]."""
         return [self.class_names[i] for i in self.logits(images).argmax(1)]
 
     def predict(
             self, paths: Sequence[Union[str, os.PathLike]], top: int = 5, batch_size: int = 16, readers: int = 2,
     ) -> Iterator[Prediction]:
-        """Classify picture files, in order. One that cannot be read or used is refused, and the rest go on.
+        """Classify picture files, in order. A picture that cannot be read is refused, and the others go on.
 
         Args:
-            paths: The files.
-            top: Classes to name.
-            batch_size: Pictures at a time, unless the file has its own number.
-            readers: Threads that read the next pictures meanwhile.
+            paths: The files; see :func:`find_pictures` for folders.
+            top: Number of classes in each prediction.
+            batch_size: Number of pictures at a time, if the file takes any number.
+            readers: Number of threads that read the next pictures while the network runs.
         """
         step = self.batch_size or batch_size
         groups = [[Path(path) for path in paths[start:start + step]] for start in range(0, len(paths), step)]
@@ -201,58 +146,50 @@ class Classifier:
                 read = [future.result() for future in ahead]
                 ahead = [pool.submit(self._read, path) for path in groups[i + 1]] if i + 1 < len(groups) else []
                 images = [image for image, _ in read if image is not None]
-                found = iter(self.probabilities(np.stack(images)) if images else ())
+                results = iter(self.probabilities(np.stack(images)) if images else ())
                 for path, (image, reason) in zip(group, read):
                     if image is None:
                         yield Prediction(path, None, reason)
                         continue
-                    shares = next(found)
-                    best = np.argsort(-shares, kind='stable')[:top]
-                    yield Prediction(path, [(int(k), float(shares[k])) for k in best])
+                    probabilities = next(results)
+                    best = np.argsort(-probabilities, kind='stable')[:top]
+                    yield Prediction(path, [(int(k), float(probabilities[k])) for k in best])
 
     def _read(self, path: Path) -> Tuple[Optional[np.ndarray], str]:
-        """A picture, or None and why not."""
+        """Return a prepared picture, or None and the reason why there is none."""
         try:
             return self.preprocessing.read(path), ''
-        except Exception as error:  # a decoder raises what it likes
-            return None, _one_line(error)
+        except Exception as error:  # image decoders raise exceptions of many kinds
+            return None, one_line(error)
 
 
-class _Unusable(Exception):
-    """A provider that does not work here, and why."""
+def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that a file's metadata say, with `changes`, which may be all of it.
 
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:300] or type(error).__name__
-
-
-_one_at_a_time = threading.Lock()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on standard error meanwhile, where libraries in C report a missing GPU, whoever writes it."""
-    with _one_at_a_time, open(os.devnull, 'w') as nowhere:
-        try:
-            kept = os.dup(2)
-        except OSError:  # a process without one
-            kept = None
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            if kept is None:
-                os.close(2)
-            else:
-                os.dup2(kept, 2)
-                os.close(kept)
+    Raises:
+        ValueError: If a field is missing or wrong.
+    """
+    text = metadata.get(METADATA_KEY)
+    if text is None and not changes:
+        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is not known how to prepare pictures; '
+                         'give the preprocessing (--labels, --img-size, --mean, --std)')
+    try:
+        fields = {**json.loads(text or '{}'), **changes}
+        size = fields.pop('img_size', None)
+        if size is not None:
+            channels, *_ = fields.get('input_size') or [1 if fields.get('color_order') == 'L' else 3]
+            fields['input_size'] = [channels, *to_2tuple(size)]
+        return check(Preprocessing, fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}'
+                         ) from None
 
 
 def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:
-    """Files as they are; of folders the pictures in them and below, in the order of their names.
+    """List picture files: files as they are, and of folders all pictures in them and below, sorted by path.
 
     Raises:
-        ValueError: For a path where there is nothing, and a folder without pictures.
+        ValueError: If a path does not exist, or a folder has no pictures.
     """
     found: List[Path] = []
     for path in map(Path, paths):
@@ -264,5 +201,5 @@ def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise ValueError(f'{path}: there is nothing')
+            raise ValueError(f'{path}: there is no such file or folder')
     return found

@@ -1,9 +1,9 @@
-"""A trained network as an ONNX file or a PyTorch program that run without this package."""
+"""Writing a trained network as an ONNX file or a PyTorch program, which run without this package."""
 import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,28 +18,20 @@ from ..graph.passes import apply_passes, optimize_for_inference
 from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
 from ..zoo import label_names
-from .classifier import open_session, whole_batches
+from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
+from .session import ProviderError, Session, full_batches
 
-__all__ = ['ExportError', 'Exported', 'export_onnx', 'export_pt2', 'make_preprocessing']
-
-# How far logits may be from PyTorch's, as norm of the difference over norm, by what is computed with
-_TOLERANCE = {'float32': 1e-5, 'float16': 2e-2}
-
-
-class ExportError(RuntimeError):
-    """A file that does not compute what the network does; it is not written."""
+__all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2', 'make_preprocessing']
 
 
 class Exported(NamedTuple):
-    """A file that was written, and how it compares.
+    """A file that was written, and how its results compare with the network's.
 
     Attributes:
         path: The file.
-        preprocessing: What its input must be.
-        shapes: Of its input and its output, names for what is not fixed.
-        differences: For ``random`` images and ``pictures``, how far the results are from PyTorch's,
-            ``relative_difference`` (norm of the difference over norm), and for how many of ``count`` images the most
-            likely class is the same, ``same_top1``.
+        preprocessing: How the file's input is prepared, and what its output is.
+        shapes: Shapes of the input and the output, by name. A name in the place of a size stands for any size.
+        differences: What :func:`~nasnet_zoo.deploy.compare.compare_with_model` returned.
     """
     path: Path
     preprocessing: Preprocessing
@@ -104,30 +96,34 @@ def export_onnx(
         passes: Optional[Collection[str]] = None,
         metadata: Mapping[str, str] = {},
 ) -> Exported:
-    """Write a network, rewritten for speed, as ONNX; what it computes is compared with PyTorch first.
+    """Write a network as an ONNX file, after rewriting its graph for speed.
 
-    The graph has one input, ``image``, and one output, ``logits`` or ``probabilities`` [B, classes].
+    The file has one input, ``image``, and one output, ``logits`` or ``probabilities``, of shape [B, classes]. It is
+    compared with the network first, and written only if it computes the same.
 
     Args:
-        model: In evaluation mode and float32.
-        path: The file to write, whole or not at all.
-        preprocessing: Of :func:`make_preprocessing`; it goes into the file's metadata.
-        opset: ONNX's.
-        batch_size: Images at a time; None for any number.
-        dynamic_size: Take any height and width, not the preprocessing's alone.
-        half: Compute in float16; input and output are float32.
-        calibration: Quantise to int8, by what these images bring about: uint8 [N, C, H, W] of the preprocessing's size.
-        pictures: Images to compare on, of the same kind; random ones are compared on in any case.
-        passes: Names of the rewrites, by default all for ONNX Runtime.
-        metadata: More for the file's own.
+        model: The network, in evaluation mode and float32.
+        path: The file to write. It appears only when it is complete.
+        preprocessing: How the input is prepared and what the output is, from :func:`make_preprocessing`. It is stored
+            in the file's metadata. By default the input is normalised float32 [B, C, H, W] of the model's size.
+        opset: Version of the ONNX operator set.
+        batch_size: The number of images that the file takes at a time, None for any number.
+        dynamic_size: Take images of any height and width, not only of the preprocessing's.
+        half: Compute in float16. Input and output stay float32.
+        calibration: Quantise to int8, with ranges measured on these images: uint8 [N, C, H, W], of the preprocessing's
+            size.
+        pictures: Images to compare on, like `calibration`. The file is compared on random images in any case.
+        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster in ONNX Runtime.
+        metadata: Further entries of the file's metadata.
+
+    Returns:
+        The path, the preprocessing, the shapes of input and output, and the differences from the network.
 
     Raises:
-        ValueError: For options that do not go together or do not fit the network, and a network in training mode.
-        ExportError: Where ONNX Runtime does not take the file or its results are not the network's.
+        ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode.
+        ExportError: If ONNX Runtime refuses the file, or if its results are not the network's.
     """
-    import onnx
-
-    from ..graph.to_onnx import OPSETS, to_onnx
+    from ..graph.to_onnx import OPSETS
     preprocessing = preprocessing or make_preprocessing(model)
     if opset not in OPSETS:
         raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
@@ -135,40 +131,72 @@ def export_onnx(
         raise ValueError('int8: goes with neither half nor dynamic_size')
     graph = lower(model)
     _check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
-    channels, *size = preprocessing.input_size
-    is_uint8 = preprocessing.dtype == 'uint8'
-    if is_uint8:
-        graph = _normalizing(graph, preprocessing)
     target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
-    graph = apply_passes(graph, target, None if dynamic_size else tuple(size), passes)
-    batch = 'batch' if batch_size is None else batch_size
-    rows_and_columns = ['height', 'width'] if dynamic_size else size
-    shape = [batch, *rows_and_columns, channels] if is_uint8 else [batch, channels, *rows_and_columns]
-    proto = to_onnx(graph, shape, opset, half, is_uint8, preprocessing.output == 'probabilities')
-    if calibration is not None:
-        from ..graph.quantize import quantize
-        proto = quantize(proto, [preprocessing.feed(images) for images in whole_batches(calibration, batch_size or 1)])
-    written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
-    if written != opset:
-        raise ExportError(f'opset: {written} was written, not {opset}')
-    onnx.helper.set_model_props(proto, {METADATA_KEY: preprocessing.to_json(), **metadata})
-    onnx.checker.check_model(proto, full_check=True)
-
+    graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
+    proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
     try:
-        session = open_session(proto.SerializeToString())
-    except Exception as error:  # ONNX Runtime's have no common kind
-        raise ExportError(f'{path}: ONNX Runtime does not take it: {error}') from None
-    smallest = [model.skeleton.output_stride] * 2  # whose last features are a single pixel
-    sizes = [size, [size[0] + 1, size[1] + 1], [size[0], size[1] + 3], smallest] if dynamic_size else [size]
-    differences = _differences(model, preprocessing, lambda images: session.run(None, {'image': images})[0], sizes,
-                               batch_size, pictures)
-    if calibration is None:
-        _refuse_if_apart(path, differences, _TOLERANCE['float16' if half else 'float32'])
+        session = Session(proto.SerializeToString())
+    except ProviderError as error:
+        raise ExportError(f'{path}: ONNX Runtime does not accept the file: {error}') from None
+    differences = compare_with_model(model, preprocessing, session.run, _sizes_to_compare(
+        model, preprocessing, dynamic_size), batch_size, pictures)
+    check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
+    import onnx
     with atomic_write(path) as part:
         onnx.save(proto, part)
     shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
               for value in (*proto.graph.input, *proto.graph.output)}
     return Exported(Path(path), preprocessing, shapes, differences)
+
+
+def _prepare_graph(
+        graph: Node, preprocessing: Preprocessing, dynamic_size: bool, target: str, passes: Optional[Collection[str]],
+) -> Node:
+    """Return the graph with its normalisation, if the file is to normalise, after the passes."""
+    if preprocessing.dtype == 'uint8':
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
+        params = dict(scale=1 / (255 * std), shift=-mean / std)  # for pixels from 0 to 255
+        graph = rewrite(graph, lambda node: Node('affine', (node,), params) if node.op == 'input' else node)
+    return apply_passes(graph, target, None if dynamic_size else tuple(preprocessing.input_size[1:]), passes)
+
+
+def _build_onnx(
+        graph: Node, preprocessing: Preprocessing, opset: int, batch_size: Optional[int], dynamic_size: bool,
+        half: bool, calibration: Optional[np.ndarray], metadata: Mapping[str, str],
+) -> Any:
+    """Return the ``onnx.ModelProto`` of a graph, quantised if there are images to calibrate on."""
+    import onnx
+
+    from ..graph.to_onnx import to_onnx
+    shape = _input_shape(preprocessing, batch_size, dynamic_size)
+    proto = to_onnx(graph, shape, opset, half, preprocessing.dtype == 'uint8', preprocessing.output == 'probabilities')
+    if calibration is not None:
+        from ..graph.quantize import quantize
+        proto = quantize(proto, [preprocessing.feed(images) for images in full_batches(calibration, batch_size or 1)])
+    written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
+    if written != opset:
+        raise ExportError(f'opset: {written} was written, not {opset}')
+    onnx.helper.set_model_props(proto, {METADATA_KEY: preprocessing.to_json(), **metadata})
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _input_shape(
+        preprocessing: Preprocessing, batch_size: Optional[int], dynamic_size: bool) -> List[Union[int, str]]:
+    """Return the shape of a file's input, with names for what may have any size."""
+    channels, *size = preprocessing.input_size
+    batch = 'batch' if batch_size is None else batch_size
+    rows_and_columns = ['height', 'width'] if dynamic_size else size
+    return [batch, *rows_and_columns, channels] if preprocessing.layout == 'NHWC' else [
+        batch, channels, *rows_and_columns]
+
+
+def _sizes_to_compare(model: NASNet, preprocessing: Preprocessing, dynamic_size: bool) -> List[List[int]]:
+    """Return heights and widths of images on which an ONNX file is compared with the network."""
+    height, width = preprocessing.input_size[1:]
+    smallest = [model.skeleton.output_stride] * 2  # the last features are a single pixel
+    more = [[height + 1, width + 1], [height, width + 3], smallest] if dynamic_size else []
+    return [[height, width], *more]
 
 
 def export_pt2(
@@ -181,60 +209,91 @@ def export_pt2(
         pictures: Optional[np.ndarray] = None,
         passes: Optional[Collection[str]] = None,
 ) -> Exported:
-    """Write a network, rewritten for speed, as a program of ``torch.export``, which plain PyTorch loads and runs:
-    ``torch.export.load('model.pt2').module()(images)``, images normalised as the preprocessing says.
+    """Write a network as a program of ``torch.export``, after rewriting its graph for speed.
 
-    Args are those of :func:`export_onnx`; the preprocessing is an extra file of the program, named as in ONNX.
+    PyTorch alone loads and runs it: ``torch.export.load('model.pt2').module()(images)``, with images that are
+    normalised as the preprocessing says. The preprocessing is stored as an extra file of the program, under the same
+    name as in an ONNX file's metadata.
+
+    Args:
+        model: The network, in evaluation mode and float32.
+        path: The file to write. It appears only when it is complete.
+        preprocessing: How the input is prepared, from :func:`make_preprocessing`.
+        batch_size: The number of images that the program takes at a time, None for any number.
+        dynamic_size: Take images of any height and width, not only of the preprocessing's.
+        pictures: Images to compare on, uint8 [N, C, H, W], of the preprocessing's size. The program is compared on
+            random images in any case.
+        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make PyTorch faster on the network's
+            device.
+
+    Returns:
+        The path, the preprocessing, the shapes of input and output, and the differences from the network.
+
+    Raises:
+        ValueError: If the preprocessing asks for uint8 input or probabilities, if arguments do not fit the network, or
+            if the network is in training mode.
+        ExportError: If the program's results are not the network's.
     """
     preprocessing = preprocessing or make_preprocessing(model)
     if preprocessing.dtype == 'uint8' or preprocessing.output == 'probabilities':
-        raise ValueError('pt2: such a program takes normalised images and gives logits; a caller has PyTorch for more')
-    channels, *size = preprocessing.input_size
-    module = optimize_for_inference(model, None if dynamic_size else tuple(size), passes)
+        raise ValueError('pt2: a program takes normalised images and gives logits; the caller has PyTorch for the rest')
+    height, width = preprocessing.input_size[1:]
+    module = optimize_for_inference(model, None if dynamic_size else (height, width), passes)
     _check_fit(model, preprocessing, batch_size, pictures=pictures)
-    device = next(model.parameters()).device
-    images = torch.zeros(batch_size or 2, channels, *size, device=device)
+    content, run = _build_program(module, next(model.parameters()).device, preprocessing, batch_size, dynamic_size)
+    sizes = [[height, width], *([[height + 1, width + 3]] if dynamic_size else [])]
+    differences = compare_with_model(model, preprocessing, run, sizes, batch_size, pictures)
+    check_differences(path, differences, 'float32')
+    with atomic_write(path) as part:
+        part.write_bytes(content)
+    shape = _input_shape(preprocessing, batch_size, dynamic_size)
+    shapes = dict(image=shape, logits=[shape[0], len(preprocessing.class_names)])
+    return Exported(Path(path), preprocessing, shapes, differences)
+
+
+def _build_program(
+        module: torch.nn.Module, device: torch.device, preprocessing: Preprocessing, batch_size: Optional[int],
+        dynamic_size: bool,
+) -> Tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
+    """Return a program's file, and a function that runs it as loaded from there."""
+    images = torch.zeros(batch_size or 2, *preprocessing.input_size, device=device)
     open_axes = ([] if batch_size else [0]) + ([2, 3] if dynamic_size else [])
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the exporter's, about itself
+        warnings.simplefilter('ignore')  # the exporter warns about its own code
         program = torch.export.export(
             module, (images,), dynamic_shapes=(dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC),))
         torch.export.save(program, file, extra_files={METADATA_KEY: preprocessing.to_json()})
         file.seek(0)
         loaded = torch.export.load(file).module()
-    sizes = [size, [size[0] + 1, size[1] + 3]] if dynamic_size else [size]
-    differences = _differences(model, preprocessing, lambda images: loaded(
-        torch.from_numpy(images).to(device)).detach().cpu().numpy(), sizes, batch_size, pictures)
-    _refuse_if_apart(path, differences, _TOLERANCE['float32'])
-    with atomic_write(path) as part:
-        part.write_bytes(file.getvalue())
-    shape = ['batch' if batch_size is None else batch_size, channels, *(['height', 'width'] if dynamic_size else size)]
-    shapes = dict(image=shape, logits=[shape[0], len(preprocessing.class_names)])
-    return Exported(Path(path), preprocessing, shapes, differences)
+    return file.getvalue(), lambda batch: loaded(torch.from_numpy(batch).to(device)).detach().cpu().numpy()
 
 
 def _check_fit(
         model: NASNet, preprocessing: Preprocessing, batch_size: Optional[int], **images: Optional[np.ndarray],
 ) -> None:
-    """Raise ValueError unless a file of the network can be as the preprocessing says, and take such images."""
+    """Check that a file can be written of the network with this preprocessing, and can take these images.
+
+    Raises:
+        ValueError: If not.
+    """
     dtype = next(model.parameters()).dtype
     if dtype != torch.float32:
         raise ValueError(f'model: is in {dtype}; call model.float() first')
     if not model.num_classes and not model.head.global_pool.pool_type:
-        raise ValueError('model: gives feature maps, and a file gives a row of numbers an image; leave global_pool at '
-                         "'avg'")
-    given, wanted = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, _width(model))
-    if given != wanted:
+        raise ValueError("model: gives feature maps, but a file must give a vector for each image; use "
+                         "global_pool='avg'")
+    given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, _width(model))
+    if given != needed:
         raise ValueError('preprocessing: {} channels and {} class names, for a network of {} and {}'.format(
-            *given, *wanted))
+            *given, *needed))
     if (preprocessing.layout, preprocessing.dtype) not in (('NCHW', 'float32'), ('NHWC', 'uint8')) or (
             preprocessing.color_order == 'BGR'):
-        raise ValueError('preprocessing: a file takes NCHW and float32, or NHWC and uint8, of the colour order that '
-                         f'the network has; not {preprocessing.layout}, {preprocessing.dtype} and '
+        raise ValueError('preprocessing: a file can take NCHW and float32, or NHWC and uint8, in the colour order of '
+                         f'the network, not {preprocessing.layout}, {preprocessing.dtype} and '
                          f'{preprocessing.color_order}')
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f'batch_size: must be 1 or more, or None for any, not {batch_size}')
+        raise ValueError(f'batch_size: must be 1 or more, or None for any number, not {batch_size}')
     for name, array in images.items():
         if array is not None:
             preprocessing.check_images(name, array)
@@ -242,42 +301,30 @@ def _check_fit(
                 raise ValueError(f'{name}: there are none')
 
 
-def _normalizing(graph: Node, preprocessing: Preprocessing) -> Node:
-    """The graph with images of 0 to 255 as its input."""
-    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
-    params = dict(scale=1 / (255 * std), shift=-mean / std)
-    return rewrite(graph, lambda node: Node('affine', (node,), params) if node.op == 'input' else node)
+class Format(NamedTuple):
+    """A file format that networks can be written in.
+
+    Attributes:
+        description: For help texts.
+        write: Writes a file: of model, path and preprocessing, and of the keyword arguments in `arguments`.
+        arguments: Keyword arguments that `write` takes.
+        precisions: What its files can compute with, names in ``PRECISIONS``.
+        measurable: Whether :class:`~nasnet_zoo.deploy.classifier.Classifier` runs it, so that the accuracy can be
+            measured.
+    """
+    description: str
+    write: Callable[..., Exported]
+    arguments: Tuple[str, ...]
+    precisions: Tuple[str, ...]
+    measurable: bool
 
 
-def _differences(
-        model: NASNet, preprocessing: Preprocessing, run: Callable[[np.ndarray], np.ndarray],
-        sizes: Sequence[Sequence[int]], batch_size: Optional[int], pictures: Optional[np.ndarray],
-) -> Dict[str, Dict[str, float]]:
-    """Of `run` from the model, on random images of all sizes and on pictures."""
-    generator = np.random.default_rng(0)
-    channels = preprocessing.input_size[0]
-    kinds = {'random': [generator.integers(0, 256, (batch_size or 2, channels, *size), np.uint8) for size in sizes]}
-    if pictures is not None:
-        kinds['pictures'] = whole_batches(pictures, batch_size or 8)
-    device = next(model.parameters()).device
-    report = {}
-    for kind, groups in kinds.items():
-        got, expected = [], []
-        for images in groups:
-            got.append(run(preprocessing.feed(images)))
-            with torch.no_grad():
-                result = model(torch.from_numpy(preprocessing.normalized(images)).to(device))
-            expected.append((result.softmax(1) if preprocessing.output == 'probabilities' else result).cpu().numpy())
-        count = len(pictures) if kind == 'pictures' else None  # without those that fill the last batch up
-        got, expected = np.concatenate(got)[:count], np.concatenate(expected)[:count]
-        report[kind] = dict(
-            relative_difference=float(np.linalg.norm(got - expected) / np.linalg.norm(expected)),
-            same_top1=int((got.argmax(1) == expected.argmax(1)).sum()), count=len(got))
-    return report
-
-
-def _refuse_if_apart(path: Any, differences: Dict[str, Dict[str, float]], tolerance: float) -> None:
-    for kind, found in differences.items():
-        if not found['relative_difference'] <= tolerance:
-            raise ExportError(f"{path}: on {kind} images its results are {found['relative_difference']:.1e} from the "
-                              f"network's, more than {tolerance}; it is not written")
+FORMATS: Dict[str, Format] = {
+    'onnx': Format(
+        'for ONNX Runtime and most servers', export_onnx,
+        ('opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
+        tuple(PRECISIONS), measurable=True),
+    'pt2': Format(
+        'a program of torch.export', export_pt2, ('batch_size', 'dynamic_size', 'pictures', 'passes'), ('float32',),
+        measurable=False),
+}

@@ -16,7 +16,8 @@ from helpers.paths import ROOT
 from nasnet_zoo import Classifier, load_genotype
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.deploy.bundle import _name, deploy, load_trained
+from nasnet_zoo.deploy.bundle import deploy, load_trained
+from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.hub.folder import prepare
 
 MODEL = 'nasnet_c_cifar_small'
@@ -31,15 +32,21 @@ def pictures(tmp_path_factory):
     return folder
 
 
+def export_to(folder, command=(), **settings):
+    return deploy(ExportConfig(**{**dict(source=MODEL), **settings, 'out': folder}), command)
+
+
 def tree(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
 def test_a_plain_folder(tmp_path, pictures):
-    manifest = deploy(MODEL, tmp_path, pictures=[pictures], timestamp='2026-01-01', command=['x'])
+    manifest = export_to(tmp_path, pictures=[pictures], timestamp='2026-01-01', command=['x'])
     files = tree(tmp_path)
     assert set(files) == {'model.onnx', 'labels.txt', 'genotype.json', 'manifest.json'}
     assert json.loads(files['manifest.json']) == manifest
+    config = ExportConfig.model_validate_json(json.dumps(dict(manifest['config'], out=str(tmp_path))))
+    assert config == ExportConfig(source=MODEL, out=tmp_path, pictures=[pictures], timestamp='2026-01-01')
     assert manifest['file']['sha256'] == hashlib.sha256(files['model.onnx']).hexdigest()
     weights = load_trained(MODEL)[1]
     assert manifest['weights']['sha256'] == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -52,11 +59,11 @@ def test_a_plain_folder(tmp_path, pictures):
 
 
 def test_what_fails_leaves_what_is_there(tmp_path, monkeypatch):
-    deploy(MODEL, tmp_path)
+    export_to(tmp_path)
     before = tree(tmp_path)
     monkeypatch.setattr('nasnet_zoo.deploy.bundle._sha256', lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        deploy(MODEL, tmp_path, opset=18)
+        export_to(tmp_path, opset=18)
     assert tree(tmp_path) == before
 
 
@@ -64,20 +71,20 @@ def test_what_fails_leaves_what_is_there(tmp_path, monkeypatch):
     ('runs/v1.5', 'v1.5'), ('runs/mine/model.safetensors', 'mine'), ('local-dir:runs/mine', 'mine'),
     ('hf-hub:me/cells@main', 'cells'), ('nasnet_a_large', 'nasnet_a_large'), ('cells.json', 'cells')])
 def test_what_a_model_is_called(source, name):
-    assert _name(source) == name
+    assert ExportConfig(source=source, out='x').model_name == name
 
 
 @pytest.mark.parametrize('options', [{}, dict(precision='float16'), dict(precision='int8', calibrate=8)])
 def test_same_inputs_same_bytes(options, tmp_path, pictures):
     for name in ('a', 'b'):
-        deploy(MODEL, tmp_path / name, pictures=[pictures], timestamp='2026-01-01T00:00:00+00:00', **options)
+        export_to(tmp_path / name, pictures=[pictures], timestamp='2026-01-01T00:00:00+00:00', **options)
     assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
 
 
 def test_triton(tmp_path):
     text_format = pytest.importorskip('google.protobuf.text_format', reason='protobuf is not here')
     model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2', reason='tritonclient[grpc] is not here')
-    manifest = deploy(MODEL, tmp_path, layout='triton', name='cells', batch_size=None, with_preprocessing=True)
+    manifest = export_to(tmp_path, layout='triton', name='cells', with_preprocessing=True)
     assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # not those that fill a batch up
     assert set(tree(tmp_path)) == {f'cells/{name}' for name in (
         '1/model.onnx', 'labels.txt', 'config.pbtxt', 'genotype.json', 'manifest.json')}
@@ -96,7 +103,7 @@ def test_triton(tmp_path):
 
 
 def test_photoprism(tmp_path):
-    deploy(MODEL, tmp_path, layout='photoprism', name='cells')
+    export_to(tmp_path, layout='photoprism', name='cells')
     assert {'cells/cells.onnx', 'cells/labels.txt'} <= set(tree(tmp_path))
     proto = onnx.load(tmp_path / 'cells' / 'cells.onnx')
     found = {entry.key: entry.value for entry in proto.metadata_props}
@@ -117,7 +124,7 @@ def test_weights_from_elsewhere(tmp_path):
     torch.save(model.state_dict(), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='export MODEL --checkpoint .*other.pth'):
         load_trained(str(tmp_path / 'other.pth'))
-    manifest = deploy(MODEL, tmp_path / 'out', checkpoint=tmp_path / 'other.pth', mean=[0.1, 0.2, 0.3])
+    manifest = export_to(tmp_path / 'out', checkpoint=tmp_path / 'other.pth', mean=[0.1, 0.2, 0.3])
     assert manifest['weights']['file'] == 'other.pth' and manifest['weights']['accuracy'] is None
     # What MODEL's own weights are, others need not be.
     assert manifest['license'] == 'unknown' and manifest['preprocessing']['mean'] == [0.1, 0.2, 0.3]
@@ -131,20 +138,25 @@ def test_weights_from_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(layout='tf'), "layout: 'tf' is none of plain, triton, photoprism"),
-    (dict(format='tflite'), "format: 'tflite' is none of onnx, pt2"),
-    (dict(layout='triton'), 'layout triton: needs batch_size to be None, not 1'),
-    (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False'),
-    (dict(format='pt2', precision='float16'), 'pt2: is written in float32'),
-    (dict(precision='int8'), 'int8: needs images of what the model will see'),
-    (dict(name='../x', layout='photoprism'), "name: '../x' is no name of a folder"),
+    (dict(layout='tf'), "unknown layout 'tf'; known: plain, triton, photoprism"),
+    (dict(format='tflite'), "unknown format 'tflite'; known: onnx, pt2"),
+    (dict(precision='float8'), "unknown precision 'float8'; did you mean 'float"),
+    (dict(passes=['fold_norm']), "unknown pass 'fold_norm'; did you mean 'fold_norms'"),
+    (dict(layout='triton', batch_size=1), 'goes with neither --dynamic-batch nor --layout triton'),
+    (dict(layout='triton', format='pt2'), 'layout triton: needs format to be onnx, not pt2'),
+    (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False, not True'),
+    (dict(layout='photoprism', batch_size=2), 'layout photoprism: needs batch_size to be 1, not 2'),
+    (dict(format='pt2', precision='float16'), 'format pt2: can be written in float32, not in float16'),
+    (dict(format='pt2', data='digits'), 'format pt2: its accuracy cannot be measured'),
+    (dict(precision='int8'), 'int8: needs images like those that the network will see'),
+    (dict(name='../x', layout='photoprism'), "name: '../x' cannot be the name of a folder"),
     (dict(data='digits'), "digits: its images or classes are not the model's"),
     (dict(class_names=['a'] * 9), 'class_names: 9 names for 10 classes'),
-    (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is no line of labels.txt"),
+    (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is not a line of text, which labels.txt needs"),
 ])
 def test_what_does_not_go_together(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        deploy(MODEL, tmp_path / 'out', **options)
+        export_to(tmp_path / 'out', **options)
     assert not (tmp_path / 'out').exists()
 
 
@@ -156,13 +168,13 @@ def test_the_command(tmp_path, pictures):
     done = export(MODEL, '--out', tmp_path, '--int8', '--calibrate', 8, '--pictures', pictures, '--softmax', '--json')
     manifest = json.loads(done.stdout)
     assert manifest['precision'] == 'int8' and manifest['compared_with_pytorch']['pictures']['count'] == 32
-    assert 'from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
+    assert 'relative difference from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
     for args, message in (
             ((MODEL, '--half', '--int8'), 'choose one'),
             ((MODEL, '--batch-size', 2, '--layout', 'triton'), 'goes with neither --dynamic-batch nor --layout triton'),
             ((MODEL, '--labels', pictures / 'none'), 'No such file'),
             (('pnasnet5_mobile',), 'pnasnet5_mobile'),
-            ((MODEL, '--pictures', pictures / 'none'), 'there is nothing'),
+            ((MODEL, '--pictures', pictures / 'none'), 'there is no such file or folder'),
             (('nasnet_a',), 'is a genotype, which has no weights')):
         done = export(*args, '--out', tmp_path / 'new')
         assert done.exit_code == 1 and done.stderr.startswith('error: ') and message in done.stderr
@@ -171,15 +183,18 @@ def test_the_command(tmp_path, pictures):
 
 def test_a_program_of_pytorch(tmp_path):
     pytest.importorskip('sklearn', reason='two photos come with scikit-learn')
-    manifest = deploy(MODEL, tmp_path, format='pt2')
+    manifest = export_to(tmp_path, format='pt2')
     assert manifest['file']['path'] == 'model.pt2' and (tmp_path / 'model.pt2').exists()
     assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # by default
 
 
-def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
-    text = (ROOT / 'docs' / 'deployment.md').read_text()
-    code = text.split('## Run, with nothing of ours')[1].split('```python\n')[1].split('```')[0]
-    deploy(MODEL, tmp_path)
+GUIDE = (ROOT / 'docs' / 'deployment.md').read_text()
+CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
+
+
+def test_the_code_that_runs_a_file_without_this_package(tmp_path, pictures):
+    (code,) = (block for block in CODE if 'sys.argv' in block)
+    export_to(tmp_path)
     picture = sorted(pictures.iterdir())[0]
     blocked = "import sys; sys.modules.update(dict.fromkeys(['nasnet_zoo', 'torch', 'timm']))\n"
     done = subprocess.run([sys.executable, '-c', blocked + code, tmp_path / 'model.onnx', picture],
@@ -187,3 +202,27 @@ def test_the_snippet_for_those_without_this_package(tmp_path, pictures):
     classifier = Classifier(tmp_path / 'model.onnx')
     (expected,) = classifier.predict([picture], top=1)
     assert done.stdout.strip() == classifier.class_names[expected.top[0][0]]
+
+
+def test_the_commands_and_the_code_of_the_guide(tmp_path, pictures, monkeypatch):
+    """All but what needs published weights; the code runs after the commands, whose files it reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos').symlink_to(pictures)
+    for name in ('one_more.jpg', 'a.jpg', 'b.png'):
+        Image.open(pictures / '00.png').save(name)
+    prepare(MODEL, tmp_path / 'runs' / 'mine', 'me/mine')
+    (tmp_path / 'labels.txt').write_text(''.join(f'{i}\n' for i in range(10)))
+    proto = onnx.load(export_to(tmp_path, img_size=224) and 'model.onnx')
+    del proto.metadata_props[:]
+    onnx.save(proto, 'other.onnx')
+    commands = [line.split(' > ')[0].split() for line in GUIDE.replace('\\\n', ' ').splitlines()
+                if line.startswith('    nasnet-zoo ') and 'nasnetalarge' not in line]
+    assert len(commands) == 8
+    for _, *arguments in commands:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, (arguments, done.output)
+    for code in CODE:
+        if 'sys.argv' not in code:
+            exec(code, {})
+    assert {'deploy/model.pt2', 'repository/cells/config.pbtxt', 'models/cells/cells.onnx', 'model.onnx'} <= set(
+        tree(tmp_path))

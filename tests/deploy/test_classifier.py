@@ -146,9 +146,9 @@ def test_files_from_elsewhere(folder):
 
 
 @pytest.mark.parametrize('metadata, outputs, message', [
-    (preprocessing(class_names=['a', 'b']), 3, 'gives 3 numbers an image, and there are 2 class names'),
+    (preprocessing(class_names=['a', 'b']), 3, 'the output has 3 numbers for an image, but there are 2 class names'),
     ('{"format": 1}', 3, 'input_size: field required'),
-    ('{', 3, 'is not as it should be'),
+    ('{', 3, 'the preprocessing, from the metadata and the options, is not valid'),
     (preprocessing(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
     (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
      'mean: must be 3 numbers, one a channel, not [0.5]'),
@@ -221,7 +221,7 @@ def test_the_command(folder):
     report = json.loads(done.stdout)
     assert done.exit_code == 0 and len(report['results']) == 1
     assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
-        'there is nothing', 'there are no pictures']
+        'there is no such file or folder', 'there are no pictures']
     assert classify(path, folder / 'nothing').exit_code == 1
 
 

@@ -15,8 +15,8 @@ from nasnet_zoo import compile_genotype, list_genotypes
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.data.preprocessing import METADATA_KEY
 from nasnet_zoo.deploy import export
-from nasnet_zoo.deploy.classifier import open_session
 from nasnet_zoo.deploy.export import ExportError, export_onnx, export_pt2, make_preprocessing
+from nasnet_zoo.deploy.session import Session
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.trainer import train as fit
 
@@ -181,8 +181,8 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
 
 def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, 'open_session', lambda content: open_session(content[:-9]))
-    with pytest.raises(ExportError, match='m.onnx: ONNX Runtime does not take it: .*INVALID_PROTOBUF'):
+    monkeypatch.setattr(export, 'Session', lambda content: Session(content[:-9]))
+    with pytest.raises(ExportError, match='m.onnx: ONNX Runtime does not accept the file: .*INVALID_PROTOBUF'):
         export_onnx(digit_network(), tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +208,7 @@ def test_names_by_number():
     (dict(class_names=['a'] * 9), {}, 'preprocessing: 1 channels and 9 class names, for a network of 1 and 10'),
     (dict(layout='NHWC'), {}, 'not NHWC, float32 and L'),
     (dict(color_order='BGR'), {}, 'not NCHW, float32 and BGR'),
-    ({}, dict(batch_size=0), 'batch_size: must be 1 or more, or None for any, not 0'),
+    ({}, dict(batch_size=0), 'batch_size: must be 1 or more, or None for any number, not 0'),
     ({}, dict(pictures=np.zeros((2, 1, 8, 8), np.float32)), r'pictures: must be uint8 \[N, 1, 8, 8\], not float32'),
     ({}, dict(calibration=np.zeros((0, 1, 8, 8), np.uint8)), 'calibration: there are none'),
 ])
@@ -236,5 +236,5 @@ def test_what_is_no_contract(tmp_path):
         export_onnx(small('nasnet_a', num_classes=0, global_pool=''), tmp_path / 'm.onnx')
     with pytest.raises(ValueError, match='training mode'):
         export_onnx(model.train(), tmp_path / 'm.onnx')
-    with pytest.raises(ValueError, match='pt2: such a program takes normalised images'):
+    with pytest.raises(ValueError, match='pt2: a program takes normalised images'):
         export_pt2(model.eval(), tmp_path / 'm.pt2', make_preprocessing(model, softmax=True))

@@ -18,6 +18,7 @@ import nasnet_zoo
 from helpers.hub_server import HubServer
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.bundle import deploy
+from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.hub import folder as hub
 from nasnet_zoo.hub.folder import HubError
 
@@ -194,7 +195,7 @@ def test_revision(server, folder):
 
 def test_a_file_to_deploy_names_the_weights_from_the_hub(server, folder, tmp_path):
     hub.push(folder, MINE)
-    manifest = deploy(f'hf-hub:{MINE}@main', tmp_path / 'out')
+    manifest = deploy(ExportConfig(source=f'hf-hub:{MINE}@main', out=tmp_path / 'out'))
     digest = hashlib.sha256((folder / hub.WEIGHTS).read_bytes()).hexdigest()
     assert manifest['weights'] == dict(file=hub.WEIGHTS, sha256=digest, accuracy=RECORD)
     assert manifest['model'] == 'my-cell' and manifest['preprocessing']['class_names'] == ['a', 'b', 'c']

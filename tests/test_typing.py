@@ -1,6 +1,6 @@
 """The public names are typed: what type checkers see of them is what is there, and the examples use all of them.
 
-``make lint`` runs the type checker on the package and on ``tests/typing``.
+``make lint`` runs the type checker on the package and on ``tests/typed``.
 """
 import ast
 import inspect
@@ -39,7 +39,7 @@ def test_all_names_are_there():
 
 
 def test_the_examples_use_every_public_name():
-    tree = ast.parse((ROOT / 'tests' / 'typing' / 'examples.py').read_text(encoding='utf-8'))
+    tree = ast.parse((ROOT / 'tests' / 'typed' / 'examples.py').read_text(encoding='utf-8'))
     names = imported(ast.walk(tree))
     assert {name for name, module in names.items() if module == 'nasnet_zoo'} == set(nasnet_zoo.__all__)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -219,7 +219,8 @@ with torch.no_grad():
 '''
 
 
-@pytest.mark.parametrize('peer, name', [('nasnetalarge', 'nasnet_a_large'), ('pnasnet5large', 'pnasnet5_large')])
+@pytest.mark.parametrize('peer, name', [
+    pytest.param('nasnetalarge', 'nasnet_a_large', marks=pytest.mark.slow), ('pnasnet5large', 'pnasnet5_large')])
 def test_pretrained_from_timms_hub_repositories(server, tmp_path, peer, name):
     torch.manual_seed(0)
     theirs = timm.create_model(peer).eval()

@@ -42,6 +42,7 @@ def search(folder, make, cluster, trials, retries=3, **options):
     return study
 
 
+@pytest.mark.slow
 def test_a_node_is_lost_while_children_train(cluster, tmp_path):
     """Every child is finished once, and the study is what its log says."""
     make = Noted(tmp_path / 'log', seconds=3.)  # longer than it takes to kill a node

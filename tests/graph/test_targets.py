@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers.networks import difference, small
 from helpers.strategies import genotypes
 from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES
-from nasnet_zoo.graph.ir import ordered
+from nasnet_zoo.graph.ir import NO_PADDING, SAME, Node, ordered
 from nasnet_zoo.graph.lower import lower
 from nasnet_zoo.graph.passes import PASSES, apply_passes
 from nasnet_zoo.graph.targets import TARGETS
@@ -99,6 +99,18 @@ def check_onnx_runtime(case):
 @given(cases())
 def test_pytorch(case):
     check_pytorch(case)
+
+
+def test_zeros_around_a_max_pool_count():
+    # ONNX Runtime's optimizer merges such padding into the pool, where it would not count.
+    graph = Node('input', attrs=dict(channels=1)).then('pad', value=0., padding=SAME, kernel=(3, 3), stride=(2, 2))
+    graph = graph.then('max_pool', kernel=(3, 3), stride=(2, 2), padding=NO_PADDING)
+    for size in ([4, 4], ['height', 'width']):
+        for passes in ([], ['fix_padding']):
+            proto = to_onnx(apply_passes(graph, 'onnxruntime', (4, 4), passes), [1, 1, *size])
+            session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
+            (result,) = session.run(None, {'image': -torch.ones(1, 1, 4, 4).numpy()})
+            assert result[0, 0].tolist() == [[-1, 0], [0, 0]]
 
 
 @example(EXAMPLES[0])

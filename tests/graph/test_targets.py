@@ -80,9 +80,9 @@ def check_onnx_runtime(case):
     model = small(data, cell_filters=4, num_classes=3, **kwargs)
     graph, x = lower(model), torch.randn(2, 3, *size)
     with torch.inference_mode():
-        eager, expected = model(x), model.double()(x.double())
-    # A norm over few pixels amplifies rounding, in PyTorch as well.
-    tolerance = max(1e-5, 5 * difference(eager, expected))
+        expected = model.double()(x.double())
+    # Each norm of few pixels amplifies float32's rounding, by up to 1 / sqrt(eps) = 316.
+    tolerance = 1e-3 if 'group_norm' in kinds(graph) else 1e-5
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     for target, passes, known_size in runs(['onnxruntime', 'onnxruntime_int8'], size, parity):
@@ -95,7 +95,7 @@ def check_onnx_runtime(case):
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cases())
 def test_pytorch(case):
     check_pytorch(case)
@@ -115,7 +115,7 @@ def test_zeros_around_a_max_pool_count():
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cases())
 def test_onnx_runtime(case):
     check_onnx_runtime(case)

@@ -1,5 +1,5 @@
 """Writes a graph as an ONNX model."""
-from typing import Any, Callable, Dict, List, Sequence, Union
+from typing import Any, Callable, Dict, List, Sequence, Set, Union
 
 import numpy as np
 import onnx
@@ -35,9 +35,11 @@ def to_onnx(
         ValueError: For a graph with an operation that ONNX has no writer for.
     """
     check_kinds(graph, WRITERS, 'ONNX')
+    nodes = ordered(graph)
     writer = _Writer(np.float16 if half else np.float32, uint8)
+    writer.max_pooled.update(x for node in nodes if node.op == 'max_pool' for x in node.inputs)
     results: Dict[Node, str] = {}
-    for node in ordered(graph):
+    for node in nodes:
         results[node] = WRITERS[node.op](writer, node, [results[x] for x in node.inputs])
     last = results[graph]
     if half:
@@ -64,6 +66,7 @@ class _Writer:
         self.tensors: List[onnx.TensorProto] = []
         self.dtype, self.onnx_dtype = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.uint8 = uint8
+        self.max_pooled: Set[Node] = set()  # nodes that a max pool reads
 
     def add(self, operator: str, inputs: Sequence[str], **attrs: Any) -> str:
         """Add an operator; returns the name of its result."""
@@ -119,7 +122,10 @@ def _pad(writer: _Writer, node: Node, inputs: List[str]) -> str:
         first = writer.add('Div', [total, writer.tensor([2, 2])])
         last = writer.add('Sub', [total, first])
         pads = writer.add('Concat', [writer.tensor([0, 0]), first, writer.tensor([0, 0]), last], axis=0)
-    return writer.add('Pad', [*inputs, pads, writer.tensor(np.float64(node.attrs['value']))])
+    value = np.float64(node.attrs['value'])
+    if value == 0 and node in writer.max_pooled:
+        value = -value  # ONNX Runtime merges a Pad by 0, but not by -0, into a MaxPool, which ignores its own padding
+    return writer.add('Pad', [*inputs, pads, writer.tensor(value)])
 
 
 def _group_norm(writer: _Writer, node: Node, inputs: List[str]) -> str:

@@ -77,10 +77,42 @@ def norm(x, groups):
     return x.then('group_norm', dict(weight=ones, bias=ones), groups=groups, eps=1e-5, any_size=True)
 
 
-def conv(x, out=44, groups=1):
-    weight = torch.randn(out, x.channels // groups, 1, 1, dtype=torch.float64)
+def conv(x, out=44, groups=1, kernel=1, padding=0):
+    weight = torch.randn(out, x.channels // groups, kernel, kernel, dtype=torch.float64)
     return x.then('conv', dict(weight=weight, bias=weight[:, 0, 0, 0]), stride=(1, 1), dilation=(1, 1), groups=groups,
-                  padding=(0, 0, 0, 0))
+                  padding=(padding,) * 4)
+
+
+def affine(x, shift=1.):
+    scale = torch.rand(x.channels, dtype=torch.float64) + 0.5
+    return x.then('affine', dict(scale=scale, shift=scale * shift))
+
+
+def linear(x):
+    x = x.then('global_pool', mode='avg').then('flatten')
+    return affine(x).then('linear', dict(weight=torch.randn(5, x.channels).double(), bias=torch.ones(5).double()))
+
+
+@pytest.mark.parametrize('build, is_folded', [
+    (lambda x: affine(conv(x, 4, kernel=3, padding=1)), True),
+    (lambda x: affine(conv(x, 4, groups=4, kernel=3, padding=1)), True),
+    (lambda x: affine(Node('concat', (conv(x, 4), conv(x, 3)))), True),
+    (lambda x: affine(Node('concat', (conv(x, 4), x))), False),
+    (lambda x: conv(affine(x), 4, kernel=3), True),
+    (lambda x: conv(affine(x), 4, kernel=3, padding=1), False),  # the shift would reach the padding
+    (lambda x: conv(affine(x, 0.), 4, kernel=3, padding=1), True),
+    (lambda x: conv(affine(x, 0.), 4, groups=4, kernel=3, padding=1), True),
+    (lambda x: conv(affine(x), 4, groups=4, kernel=3, padding=1), False),
+    (lambda x: conv(affine(x, 0.), 4, groups=2), False),
+    (linear, True),
+])
+def test_what_is_folded(build, is_folded):
+    torch.manual_seed(0)
+    graph, x = build(image(4)), torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    folded = apply_passes(graph, 'torch_cpu', None, ['fold_norms'])
+    assert is_folded == all(node.op != 'affine' for node in ordered(folded))
+    results = [to_module(g, torch.device('cpu'), torch.float64)(x) for g in (graph, folded)]
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize('between, is_padded', [

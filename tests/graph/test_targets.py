@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers.networks import difference, small
 from helpers.strategies import genotypes
 from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES
-from nasnet_zoo.graph.ir import ordered
+from nasnet_zoo.graph.ir import NO_PADDING, SAME, Node, ordered
 from nasnet_zoo.graph.lower import lower
 from nasnet_zoo.graph.passes import PASSES, apply_passes
 from nasnet_zoo.graph.targets import TARGETS
@@ -80,9 +80,9 @@ def check_onnx_runtime(case):
     model = small(data, cell_filters=4, num_classes=3, **kwargs)
     graph, x = lower(model), torch.randn(2, 3, *size)
     with torch.inference_mode():
-        eager, expected = model(x), model.double()(x.double())
-    # A norm over few pixels amplifies rounding, in PyTorch as well.
-    tolerance = max(1e-5, 5 * difference(eager, expected))
+        expected = model.double()(x.double())
+    # Each norm of few pixels amplifies float32's rounding, by up to 1 / sqrt(eps) = 316.
+    tolerance = 1e-3 if 'group_norm' in kinds(graph) else 1e-5
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     for target, passes, known_size in runs(['onnxruntime', 'onnxruntime_int8'], size, parity):
@@ -95,15 +95,27 @@ def check_onnx_runtime(case):
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cases())
 def test_pytorch(case):
     check_pytorch(case)
 
 
+def test_zeros_around_a_max_pool_count():
+    # ONNX Runtime's optimizer merges such padding into the pool, where it would not count.
+    graph = Node('input', attrs=dict(channels=1)).then('pad', value=0., padding=SAME, kernel=(3, 3), stride=(2, 2))
+    graph = graph.then('max_pool', kernel=(3, 3), stride=(2, 2), padding=NO_PADDING)
+    for size in ([4, 4], ['height', 'width']):
+        for passes in ([], ['fix_padding']):
+            proto = to_onnx(apply_passes(graph, 'onnxruntime', (4, 4), passes), [1, 1, *size])
+            session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
+            (result,) = session.run(None, {'image': -torch.ones(1, 1, 4, 4).numpy()})
+            assert result[0, 0].tolist() == [[-1, 0], [0, 0]]
+
+
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cases())
 def test_onnx_runtime(case):
     check_onnx_runtime(case)

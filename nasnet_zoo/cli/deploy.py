@@ -21,7 +21,7 @@ __all__ = ['classify', 'export']
 
 
 def _read_lines(path: Optional[Path]) -> Optional[List[str]]:
-    return path and path.read_text(encoding='utf-8').splitlines()
+    return None if path is None else path.read_text(encoding='utf-8').splitlines()
 
 
 @with_settings(ExportConfig)

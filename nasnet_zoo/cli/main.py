@@ -12,12 +12,12 @@ from .training import train, validate
 
 __all__ = ['app']
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help='Genotypes, and the networks compiled from them.')
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
 def main() -> None:
-    """Genotypes, and the networks compiled from them."""
+    """Build networks from genotypes: describe, search for, train, validate, publish, export and run them."""
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 

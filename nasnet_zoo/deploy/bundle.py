@@ -105,7 +105,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         for path in (file, labels):
             path.parent.mkdir(parents=True, exist_ok=True)
         exported = _export(config, model, file, facts, images)
-        accuracy = None if test is None else _measure(config, model, file, test)
+        accuracy = None if test is None else _measure(str(config.data), model, file, test)
         manifest = dict(
             _describe_origin(config, facts, model, weights, command), **_describe_file(config, exported, Path(folder)),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
@@ -147,19 +147,20 @@ def _images_for(
 
 def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, ImageSet]:
     """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
-    sets = load_data(data, img_size=preprocessing.input_size[1])
-    for images in sets:
-        if not isinstance(images, ImageSet):
-            raise ValueError(f'{data}: its pictures are large; use them as --pictures')
+    train, test = load_data(data, img_size=preprocessing.input_size[1])
+    if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
+        raise ValueError(f'{data}: its pictures are large; use them as --pictures')
+    for images in (train, test):
         if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
             raise ValueError(f'{data}: its images or classes are not the model\'s')
-    return tuple(images._replace(mean=preprocessing.mean, std=preprocessing.std) for images in sets)
+    mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
+    return train._replace(mean=mean, std=std), test._replace(mean=mean, std=std)
 
 
 def _sample_photos() -> List[Path]:
     """List the photographs that come with scikit-learn, none without it."""
     found = find_spec('sklearn')
-    return sorted((Path(found.origin).parent / 'datasets' / 'images').glob('*.jpg')) if found else []
+    return sorted((Path(found.origin).parent / 'datasets' / 'images').glob('*.jpg')) if found and found.origin else []
 
 
 def _read_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Optional[np.ndarray]:
@@ -186,10 +187,10 @@ def _export(
         name: value for name, value in settings.items() if name in file_format.arguments})
 
 
-def _measure(config: ExportConfig, model: NASNet, file: Path, test: ImageSet) -> Dict[str, Any]:
+def _measure(data: str, model: NASNet, file: Path, test: ImageSet) -> Dict[str, Any]:
     """Return the accuracy of the network and of the file on test images."""
     correct = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
-    return dict(dataset=data_name(config.data), count=len(correct), model=evaluate(model, test).top1,
+    return dict(dataset=data_name(data), count=len(correct), model=evaluate(model, test).top1,
                 file=float(correct.mean()))
 
 

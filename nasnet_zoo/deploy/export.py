@@ -35,7 +35,7 @@ class Exported(NamedTuple):
     """
     path: Path
     preprocessing: Preprocessing
-    shapes: Dict[str, Sequence[Union[int, str]]]
+    shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
 
 
@@ -134,12 +134,12 @@ def export_onnx(
     target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
     graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
     proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
+    sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
     try:
         session = Session(proto.SerializeToString())
+        differences = compare_with_model(model, preprocessing, session.run, sizes, batch_size, pictures)
     except ProviderError as error:
-        raise ExportError(f'{path}: ONNX Runtime does not accept the file: {error}') from None
-    differences = compare_with_model(model, preprocessing, session.run, _sizes_to_compare(
-        model, preprocessing, dynamic_size), batch_size, pictures)
+        raise ExportError(f'{path}: ONNX Runtime cannot run the file: {error}') from None
     check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
     import onnx
     with atomic_write(path) as part:
@@ -157,7 +157,8 @@ def _prepare_graph(
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
         params = dict(scale=1 / (255 * std), shift=-mean / std)  # for pixels from 0 to 255
         graph = rewrite(graph, lambda node: Node('affine', (node,), params) if node.op == 'input' else node)
-    return apply_passes(graph, target, None if dynamic_size else tuple(preprocessing.input_size[1:]), passes)
+    height, width = preprocessing.input_size[1:]
+    return apply_passes(graph, target, None if dynamic_size else (height, width), passes)
 
 
 def _build_onnx(

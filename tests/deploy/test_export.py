@@ -182,7 +182,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
 def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export, 'Session', lambda content: Session(content[:-9]))
-    with pytest.raises(ExportError, match='m.onnx: ONNX Runtime does not accept the file: .*INVALID_PROTOBUF'):
+    with pytest.raises(ExportError, match='m.onnx: ONNX Runtime cannot run the file: .*INVALID_PROTOBUF'):
         export_onnx(digit_network(), tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 

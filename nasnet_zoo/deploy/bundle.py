@@ -250,13 +250,13 @@ def _name(source: str) -> str:
 
 def _small_images(data: str, model: NASNet, preprocessing: Preprocessing) -> Tuple[ImageSet, ImageSet]:
     """Training and test images as the preprocessing has them."""
-    sets = load_data(data, img_size=preprocessing.input_size[1])
+    sets = load_data(data, preprocessing=preprocessing)
     for images in sets:
         if not isinstance(images, ImageSet):
             raise ValueError(f'{data}: its pictures are large; compare on them as --pictures')
         if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
             raise ValueError(f'{data}: its images or classes are not the model\'s')
-    return tuple(images._replace(mean=preprocessing.mean, std=preprocessing.std) for images in sets)
+    return sets
 
 
 def _sample_photos() -> List[Path]:

@@ -224,7 +224,7 @@ def test_what_is_no_contract(tmp_path):
     model = digit_network()
     with pytest.raises(ValueError, match='3 names for 10 classes'):
         make_preprocessing(model, ['a', 'b', 'c'])
-    with pytest.raises(ValueError, match='mean: must be 1 numbers, one a channel'):
+    with pytest.raises(ValueError, match='mean: must be 1 numbers, one for each channel'):
         make_preprocessing(model, mean=[0., 0., 0.])
     with pytest.raises(ValueError, match='^input_size: input should be greater than or equal to 1, not 0'):
         make_preprocessing(model, img_size=0)

@@ -18,11 +18,14 @@ from typer.testing import CliRunner
 
 import nasnet_zoo  # noqa: F401  (for timm)
 from helpers.paths import ROOT
+from nasnet_zoo.checked import check
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.hub.folder import read_accuracy, record_accuracy
 from nasnet_zoo.training import run as runs
 from nasnet_zoo.training.metrics import evaluate
+from nasnet_zoo.training.config import TrainConfig
+from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.run import RunError, run_training
 from nasnet_zoo.training.validate import validate
 
@@ -35,9 +38,13 @@ COMMAND = [
     '--epochs', '3']
 
 
-def train(out, model_args=None, **kwargs):
-    return run_training('nasnet_a', {**SMALL, **(model_args or {})}, 'digits', {**RECIPE, **kwargs.pop('recipe', {})},
-                        out, say=lambda line: None, **kwargs)
+def settings(out, recipe=None, **options):
+    return TrainConfig(**{'source': 'nasnet_a', 'out': out, 'drop_path_rate': 0., **SMALL, **options,
+                          'recipe': check(Recipe, {**RECIPE, **(recipe or {})})})
+
+
+def train(out, say=lambda line: None, **options):
+    return run_training(settings(out, **options), say)
 
 
 def python(*args, **kwargs):
@@ -94,9 +101,9 @@ def test_tensorboard(run):
 
 def test_a_run_is_not_overwritten(run):
     folder, report = run
-    with pytest.raises(RunError, match='has a checkpoint.safetensors already'):
+    with pytest.raises(RunError, match='already has a checkpoint.safetensors; continue that run with --resume'):
         train(folder, val_share=0.2)
-    with pytest.raises(RunError, match='of other settings: recipe.lr was 0.1 and is 0.2'):
+    with pytest.raises(RunError, match='with other settings: recipe.lr was 0.1 and is 0.2'):
         train(folder, val_share=0.2, resume=True, recipe=dict(lr=0.2))
 
 
@@ -109,7 +116,7 @@ def test_a_finished_run_stays_as_it_is(run):
 
 def test_a_model_folder_is_not_trained_over(run, tmp_path):
     (tmp_path / 'model.safetensors').write_bytes(b'precious')
-    with pytest.raises(RunError, match='has a model.safetensors already'):
+    with pytest.raises(RunError, match='already has a model.safetensors'):
         train(tmp_path)
     with pytest.raises(RunError, match='no run to resume'):
         train(tmp_path / 'typo', resume=True)
@@ -128,20 +135,19 @@ def test_large_pictures_from_a_folder(tmp_path):
             (tmp_path / 'data' / split / name).mkdir(parents=True)
             for i in range(count):
                 Image.new('RGB', (80, 72), (label * 200 + i,) * 3).save(tmp_path / 'data' / split / name / f'{i}.png')
-    options = dict(val_share=0.25, workers=0)
     recipe = dict(epochs=2, batch_size=4, lr=0.05)
-    model = dict(num_cells=1, cell_filters=4, stem='cifar', img_size=72)
-    report = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'run', say=list, **options)
+    options = dict(val_share=0.25, workers=0, data=str(tmp_path / 'data'), img_size=72, recipe=recipe)
+    report = train(tmp_path / 'run', **options)
     assert report['data'] == 'data' and report['train_images'] == 12 and report['log']['val_accuracy'] is not None
-    again = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'again', say=list, **options)
+    again = train(tmp_path / 'again', **options)
     assert again['log']['loss'] == report['log']['loss']
     assert validate(str(tmp_path / 'run'), str(tmp_path / 'data'))['count'] == 4
     with pytest.raises(ValueError, match='cutout, sizes: are for small images'):
-        run_training('nasnet_a', model, str(tmp_path / 'data'), dict(recipe, cutout=8), tmp_path / 'c', **options)
+        train(tmp_path / 'c', **dict(options, recipe=dict(recipe, cutout=8)))
 
 
 def test_size_of_the_model_is_the_size_of_the_images(tmp_path):
-    report = train(tmp_path / 'run', dict(img_size=12), recipe=dict(epochs=1))
+    report = train(tmp_path / 'run', img_size=12, recipe=dict(epochs=1))
     assert report['model']['img_size'] == [12, 12]
     assert validate(str(tmp_path / 'run'), 'digits')['count'] == 450
 
@@ -156,7 +162,7 @@ def test_a_broken_checkpoint(run, tmp_path):
 
 def test_what_cannot_begin_leaves_no_folder(tmp_path):
     for options in (dict(recipe=dict(opt='nonesuch')), dict(recipe=dict(sched='nonesuch')),
-                    dict(model_args=dict(stem='x')), dict(recipe=dict(batch_size=9999))):
+                    dict(stem='x'), dict(recipe=dict(batch_size=9999))):
         with pytest.raises((ValueError, TypeError, RuntimeError, AssertionError)):
             train(tmp_path / 'run', **options)
         assert not (tmp_path / 'run').exists()
@@ -186,14 +192,14 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
             return row
     monkeypatch.setattr(runs, 'Trainer', Fills)
     try:
-        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 stays; make room and --resume'):
+        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 is kept; free some space and continue'):
             train(tmp_path / 'run')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     monkeypatch.undo()
     assert not list((tmp_path / 'run').glob('.*')), 'no parts of files'
     lines = []
-    report = run_training('nasnet_a', SMALL, 'digits', RECIPE, tmp_path / 'run', resume=True, say=lines.append)
+    report = train(tmp_path / 'run', lines.append, resume=True)
     assert lines[0] == 'resumed after epoch 1 of 3' and report['log']['epoch'] == 3
 
 
@@ -238,7 +244,7 @@ if 'RANK' in os.environ:
 torch.manual_seed(0)
 model = compile_genotype('nasnet_a', **{SMALL}, img_size=8, num_classes=10, in_chans=1).double()
 model.register_forward_pre_hook(lambda module, args: (args[0].double(),))
-trainer = Trainer(model, load_digits()[0], Recipe.create(**{dict(RECIPE, epochs=2, batch_size=1024, cutout=4)}))
+trainer = Trainer(model, load_digits()[0], Recipe(**{dict(RECIPE, epochs=2, batch_size=1024, cutout=4)}))
 losses = [trainer.run_epoch()['loss'] for _ in range(2)]
 if trainer.rank == 0:
     tensors = {{name: tensor.contiguous() for name, tensor in trainer.result.state_dict().items()}}

@@ -75,7 +75,7 @@ def test_what_cannot_be_recorded_is_said_first(folder, monkeypatch):
     model = timm.create_model(f'local-dir:{folder}')
     monkeypatch.setattr('nasnet_zoo.training.validate.build', lambda source, **kwargs: model)
     monkeypatch.setattr('nasnet_zoo.training.validate.load_data', None)  # not reached
-    with pytest.raises(DataError, match='not in a safetensors file of yours'):
+    with pytest.raises(DataError, match='not in a local safetensors file'):
         validate('hf-hub:someone/model', 'digits', record=True)
     with pytest.raises(ValueError, match="split: must be 'train' or 'test', not 'val'"):
         validate(str(folder), 'digits', split='val')
@@ -91,9 +91,9 @@ def test_data_of_other_classes_is_refused(folder, tmp_path):
     config = json.loads((folder / 'config.json').read_text())
     config['label_names'] = config['label_names'][::-1]
     (folder / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(DataError, match='its classes are 9, 8, 7, …, those of digits test 0, 1, 2'):
+    with pytest.raises(DataError, match='its classes are 9, 8, 7, …, those of digits test are 0, 1, 2'):
         validate(str(folder), 'digits')
-    with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), digits test has \(1, 8, 8\)'):
+    with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), digits train has \(1, 8, 8\)'):
         torch.manual_seed(0)
         other = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='cifar', img_size=8, num_classes=10)
         validate(str(hub.write_folder(other.eval(), tmp_path / 'rgb')), 'digits')

@@ -3,7 +3,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch

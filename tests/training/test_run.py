@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +18,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import nasnet_zoo  # noqa: F401  (for timm)
-from helpers.paths import ROOT
+from helpers.paths import ROOT, TESTS
 from nasnet_zoo.checked import check
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.hub.folder import read_accuracy, record_accuracy
 from nasnet_zoo.training import run as runs
-from nasnet_zoo.training.metrics import evaluate
 from nasnet_zoo.training.config import TrainConfig
+from nasnet_zoo.training.metrics import evaluate
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.run import RunError, run_training
 from nasnet_zoo.training.validate import validate
@@ -32,6 +33,7 @@ from nasnet_zoo.training.validate import validate
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 SMALL = dict(num_cells=1, cell_filters=4, stem='cifar', aux_head=True)
 RECIPE = dict(epochs=3, batch_size=64, lr=0.1, pad=1, pad_mode='edge', flip=False, ema=0.9)
+OLD = TESTS / 'data' / 'old_run'
 COMMAND = [
     'train', 'nasnet_a', '--num-cells', '1', '--cell-filters', '4', '--stem', 'cifar', '--batch-size', '64',
     '--lr', '0.1', '--pad', '1', '--pad-mode', 'edge', '--no-flip', '--ema', '0.9', '--drop-path-rate', '0.1',
@@ -114,6 +116,45 @@ def test_a_finished_run_stays_as_it_is(run):
     assert read_accuracy(folder / 'model.safetensors') == dict(top1=0.5)
 
 
+def test_the_settings_are_stored_and_are_the_commands(run):
+    folder, report = run
+    stored = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+    assert TrainConfig(**stored['config']) == settings(folder, val_share=0.2)
+    assert stored['settings'] == {name: report[name] for name in stored['settings']}
+    assert stored['settings']['preprocessing'] == dict(crop_mode='center', crop_pct=1., interpolation='bicubic')
+    assert str(folder) not in json.dumps(stored['settings'])
+
+
+def begun_by_an_earlier_version(folder):
+    """Two of four epochs on the digits by commit 6b46199; finished.safetensors has the weights that it ended with."""
+    shutil.copytree(OLD, folder)
+    return dict(
+        source=str(folder / 'tiny.json'), cell_filters=2, drop_path_rate=0.1, aux_head=False, val_share=0.2,
+        resume=True, recipe=dict(epochs=4, batch_size=256))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+    options = begun_by_an_earlier_version(tmp_path / 'run')
+    before = list(csv.DictReader((tmp_path / 'run' / 'log.csv').open(encoding='utf-8')))
+    lines = []
+    train(tmp_path / 'run', lines.append, **options)
+    assert lines[0] == 'resumed after epoch 2 of 4'
+    after = list(csv.DictReader((tmp_path / 'run' / 'log.csv').open(encoding='utf-8')))
+    assert after[:2] == before and len(after) == 4
+    ours, theirs = (load_file(path) for path in (tmp_path / 'run' / 'model.safetensors', OLD / 'finished.safetensors'))
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # bit-equal where they were made; other CPUs add in another order
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_of_an_earlier_version_with_other_pixels_is_refused(tmp_path):
+    options = begun_by_an_earlier_version(tmp_path / 'run')
+    with pytest.raises(RunError, match='with other settings: recipe.lr was 0.1 and is 0.2'):
+        train(tmp_path / 'run', **dict(options, recipe=dict(options['recipe'], lr=0.2)))
+    with pytest.raises(RunError, match='by an earlier version, which resized small pictures in another way'):
+        train(tmp_path / 'run', **dict(options, img_size=12))
+
+
 def test_a_model_folder_is_not_trained_over(run, tmp_path):
     (tmp_path / 'model.safetensors').write_bytes(b'precious')
     with pytest.raises(RunError, match='already has a model.safetensors'):
@@ -192,7 +233,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
             return row
     monkeypatch.setattr(runs, 'Trainer', Fills)
     try:
-        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 is kept; free some space and continue'):
+        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 is kept; free some space'):
             train(tmp_path / 'run')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

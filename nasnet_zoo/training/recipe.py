@@ -62,7 +62,7 @@ class Recipe(Checked):
     ema: Annotated[_Fraction, Field(description=(
         'Decay of the moving average of the weights, or 0 for none. The average becomes the trained network.'))] = 0.
     sizes: Annotated[
-        Tuple[Tuple[_Count, Annotated[int, Field(ge=4)]], ...],
+        Tuple[Annotated[Tuple[_Count, Annotated[int, Field(ge=4)]], Field(strict=False)], ...],
         CliOption(parse=_parse_sizes, metavar='EPOCH:SIDE,…'),
         Field(strict=False, description=(
             'Train on small images of changing size: 0:16,10:32 means 16 pixels at first and 32 from epoch 10 on.')),

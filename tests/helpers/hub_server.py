@@ -1,4 +1,4 @@
-"""A Hugging Face Hub in memory, on this machine: the part that the ``huggingface_hub`` client needs to push and pull."""
+"""A Hugging Face Hub in memory, on this machine: what the ``huggingface_hub`` client needs to push and pull."""
 import base64
 import hashlib
 import json

@@ -128,9 +128,9 @@ def test_card(folder):
 def test_a_card_of_ones_own_is_kept(folder):
     publish.write_card(folder, MINE, license='mit')
     assert huggingface_hub.ModelCard.load(folder / 'README.md').data.license == 'mit'
-    (folder / 'README.md').write_text('My words.')
+    (folder / 'README.md').write_text('My words.', encoding='utf-8')
     publish.prepare(folder, folder, MINE)
-    assert (folder / 'README.md').read_text() == 'My words.'
+    assert (folder / 'README.md').read_text(encoding='utf-8') == 'My words.'
 
 
 def test_accuracy_must_be_known(folder, server):
@@ -144,9 +144,9 @@ def test_accuracy_must_be_known(folder, server):
 def test_what_is_no_model_folder(folder, tmp_path):
     with pytest.raises(HubError, match='is not a model folder'):
         publish.push(tmp_path, MINE, dry_run=True)
-    config = json.loads((folder / 'config.json').read_text())
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     del config['model_args']
-    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
     with pytest.raises(HubError, match='has no model_args with a genotype'):
         publish.push(folder, MINE, dry_run=True)
     (folder / hub.WEIGHTS).unlink()
@@ -179,7 +179,7 @@ def test_unchanged_is_not_sent_again(server, folder):
 
 def test_checkpoints_stay_at_home(server, folder):
     (folder / 'checkpoint.safetensors').write_bytes(b'0' * 100)
-    (folder / 'run.json').write_text('{}')
+    (folder / 'run.json').write_text('{}', encoding='utf-8')
     publish.push(folder, MINE)
     assert not {'checkpoint.safetensors', 'run.json'} & set(server.repos[MINE].branches['main'][-1].files)
 

@@ -76,11 +76,11 @@ def test_what_is_written(run):
     assert {path.name for path in folder.iterdir()} - {'tensorboard'} == {
         'run.json', 'checkpoint.safetensors', 'log.csv', 'curve.png', 'model.safetensors', 'config.json', 'report.json',
         'genotype.json', 'cells.svg'}
-    rows = list(csv.DictReader((folder / 'log.csv').open()))
+    rows = list(csv.DictReader((folder / 'log.csv').open(encoding='utf-8')))
     assert [row['epoch'] for row in rows] == ['1', '2', '3']
     assert float(rows[-1]['val_accuracy']) > 0.3 and float(rows[-1]['loss']) < float(rows[0]['loss'])
     assert (folder / 'curve.png').read_bytes()[:4] == b'\x89PNG'
-    assert report == json.loads((folder / 'report.json').read_text())
+    assert report == json.loads((folder / 'report.json').read_text(encoding='utf-8'))
     assert report['train_images'] == 1081 and report['recipe']['ema'] == 0.9 and report['versions']['torch']
 
 
@@ -273,7 +273,7 @@ def torchrun(script, *arguments):
 def test_two_processes_are_one_with_the_same_batch(tmp_path):
     """In double precision: two steps turn float32's last digits into the third."""
     script = tmp_path / 'steps.py'
-    script.write_text(f'''
+    script.write_text(encoding='utf-8', data=f'''
 import os, sys, torch
 from safetensors.torch import save_file
 from nasnet_zoo import compile_genotype

@@ -94,9 +94,9 @@ def test_a_model_of_another_package_is_refused(tmp_path):
 
 
 def test_data_of_other_classes_is_refused(folder, tmp_path):
-    config = json.loads((folder / 'config.json').read_text())
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     config['label_names'] = config['label_names'][::-1]
-    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
     with pytest.raises(DataError, match='its classes are 9, 8, 7, …, those of digits test are 0, 1, 2'):
         validate(str(folder), 'digits')
     with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), digits train has \(1, 8, 8\)'):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read."""
+"""Files that are written completely or not at all, and reading of safetensors files."""
 import os
 import tempfile
 from contextlib import contextmanager
@@ -13,7 +13,11 @@ __all__ = ['atomic_write', 'read_safetensors']
 
 @contextmanager
 def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
-    """A new file to write, in the folder of `path`, which takes the name of `path` when the block ends well."""
+    """Replace a file in one step: the block writes a temporary file, which is renamed to `path` if no error occurs.
+
+    Yields:
+        The temporary file, an empty one in the folder of `path`.
+    """
     path = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
@@ -22,19 +26,22 @@ def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
         yield part
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o666 & ~umask)  # as any new file; mkstemp's is its owner's alone
+        part.chmod(0o666 & ~umask)  # the usual permissions; mkstemp gives access to the owner only
         with part.open('rb') as file:
-            os.fsync(file.fileno())  # the content before the name, even if the power fails
+            os.fsync(file.fileno())  # the content must be on disk before the new name, in case of a power failure
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Tensor], Dict[str, str]]:
-    """Tensors by name, and the metadata.
+    """Read a safetensors file.
+
+    Returns:
+        The tensors by name, and the metadata.
 
     Raises:
-        SafetensorError: For a file of another kind.
+        SafetensorError: If the file is not a safetensors file.
     """
     with safe_open(path, 'pt') as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}

@@ -1,7 +1,8 @@
-"""Make a finished run the weights of a model of the zoo: python tools/ship.py runs/b nasnet_b_cifar_small --data …
+"""Make the network of a finished run the weights of a model: python tools/ship.py runs/b nasnet_b_cifar_small --data …
 
-Writes nasnet_zoo/weights/NAME.safetensors in half precision, copies the run's settings, log and curve to docs/results,
-and measures the accuracy of both precisions on the test images, once each. It is for maintainers, in a checkout.
+Writes nasnet_zoo/weights/NAME.safetensors in half precision, measures the accuracy on the test images once in full and
+once in half precision, and copies the run's settings, log and curve to docs/results/NAME. For maintainers, in a
+checkout.
 """
 import argparse
 import json
@@ -10,30 +11,45 @@ from pathlib import Path
 
 import timm
 
-from nasnet_zoo.hub import folder as hub
+from nasnet_zoo.files import atomic_write
+from nasnet_zoo.hub.folder import WEIGHTS, write_folder
 from nasnet_zoo.training.validate import validate
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument('run', type=Path)
-parser.add_argument('name')
-parser.add_argument('--data', required=True)
-args = parser.parse_args()
-root = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LOSS = 5e-4  # of top-1 accuracy, by half precision
 
-model = timm.create_model(f'local-dir:{args.run}', pretrained=True).eval()
-timm.create_model(args.name).load_state_dict(model.state_dict())  # the same network, or an error
-half = hub.write_folder(model, args.run / 'half', half=True) / hub.WEIGHTS
-weights = root / 'nasnet_zoo' / 'weights' / f'{args.name}.safetensors'
-weights.parent.mkdir(exist_ok=True)
-shutil.copy(half, weights)
 
-full = validate(str(args.run), args.data)
-shipped = validate(args.name, args.data, record=True)
-if abs(full['top1'] - shipped['top1']) > 5e-4:
-    raise SystemExit(f'half precision costs too much: {full["top1"]:.2%} became {shipped["top1"]:.2%}')
-results = root / 'docs' / 'results' / args.name
-results.mkdir(parents=True, exist_ok=True)
-for name in ('run.json', 'log.csv', 'curve.png'):
-    shutil.copy(args.run / name, results / name)
-(results / 'accuracy.json').write_text(json.dumps(dict(shipped=shipped, full_precision=full), indent=2) + '\n')
-print(json.dumps(shipped))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('run', type=Path, help='Folder of the finished run.')
+    parser.add_argument('name', help='Name of the model whose weights these become.')
+    parser.add_argument('--data', required=True, help='Data set with the test images.')
+    args = parser.parse_args()
+
+    model = timm.create_model(f'local-dir:{args.run}', pretrained=True).eval()
+    timm.create_model(args.name).load_state_dict(model.state_dict())  # raises unless it is the same network
+    half = write_folder(model, args.run / 'half', half=True) / WEIGHTS
+    weights = ROOT / 'nasnet_zoo' / 'weights' / f'{args.name}.safetensors'
+    weights.parent.mkdir(exist_ok=True)
+    with atomic_write(weights) as part:
+        shutil.copyfile(half, part)
+
+    full = validate(str(args.run), args.data)
+    shipped = validate(args.name, args.data, record=True)
+    if abs(full['top1'] - shipped['top1']) > MAX_LOSS:
+        raise SystemExit(f'half precision changes the accuracy too much: from {full["top1"]:.2%} to '
+                         f'{shipped["top1"]:.2%}')
+    results = ROOT / 'docs' / 'results' / args.name
+    results.mkdir(parents=True, exist_ok=True)
+    for name in ('log.csv', 'curve.png'):
+        shutil.copy(args.run / name, results / name)
+    run = json.loads((args.run / 'run.json').read_text(encoding='utf-8'))
+    run.pop('config', None)  # it names local folders
+    for name, content in (('run.json', run), ('accuracy.json', dict(shipped=shipped, full_precision=full))):
+        with atomic_write(results / name) as part:
+            part.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+    print(json.dumps(shipped))
+
+
+if __name__ == '__main__':
+    main()

@@ -12,25 +12,29 @@ __all__ = ['push']
 
 
 def push(
-        source: str = typer.Argument(metavar='FOLDER_OR_MODEL', help='A run, a model folder, or a name with weights.'),
-        repo_id: str = typer.Argument(metavar='OWNER/NAME', help='Repository on the hub; made if need be.'),
+        source: str = typer.Argument(
+            metavar='FOLDER_OR_MODEL', help="A training run's folder, a model folder, or a model name with weights."),
+        repo_id: str = typer.Argument(
+            metavar='OWNER/NAME', help='The repository on the hub. It is created if necessary.'),
         private: bool = typer.Option(False, '--private', help='Make the repository private.'),
-        revision: Optional[str] = typer.Option(None, help='Branch; made if need be.'),
+        revision: Optional[str] = typer.Option(None, help='The branch. It is created if necessary. (default: main)'),
         license: Optional[str] = typer.Option(
-            None, help="The hub's word for the licence of the weights; by default what the model says, or apache-2.0."),
-        tag: List[str] = typer.Option([], help='A tag for the model card; may be repeated.'),
-        onnx: bool = typer.Option(False, '--onnx', help='Add model.onnx.'),
-        out: Optional[Path] = typer.Option(None, help='Folder to write a named model to; a temporary one by default.'),
-        message: str = typer.Option('Upload a model of nasnet-zoo', help='Of the commit.'),
-        dry_run: bool = typer.Option(False, '--dry-run', help='Write the folder and say what would be pushed.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+            None, help="The hub's identifier of the weights' licence. The default is what the model's configuration "
+                       'says, or apache-2.0.'),
+        tag: List[str] = typer.Option([], help='A tag for the model card. May be given several times.'),
+        onnx: bool = typer.Option(False, '--onnx', help='Also export the model to model.onnx and upload it.'),
+        out: Optional[Path] = typer.Option(
+            None, help='The folder to which a model given by name is written. The default is a temporary folder.'),
+        message: str = typer.Option('Upload a model of nasnet-zoo', help='The commit message.'),
+        dry_run: bool = typer.Option(
+            False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
+        as_json: bool = typer.Option(False, '--json', help='Print the result as JSON.'),
 ) -> None:
-    """Write a model folder and push it to the Hugging Face hub as one commit."""
-    from ..hub.folder import prepare
-    from ..hub.folder import push as push_folder
+    """Write a model card and upload a model folder to the Hugging Face hub as one commit."""
+    from ..hub import publish
     with exit_on_error():
-        folder = prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
-        report = push_folder(folder, repo_id, private, revision, message, dry_run=dry_run)
+        folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
+        report = publish.push(folder, repo_id, private, revision, message, dry_run=dry_run)
     if as_json:
         print(json.dumps(report))
         return

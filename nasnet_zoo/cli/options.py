@@ -1,4 +1,5 @@
 """Command-line options generated from settings: one option for each field of a checked model."""
+import functools
 import inspect
 import typing
 from pathlib import Path
@@ -112,7 +113,7 @@ def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Par
     settings: Dict[str, Any] = dict(
         help=help_text, metavar=option.metavar, rich_help_panel=panel, show_default=False)
     if option.parse is not None:
-        settings.update(parser=option.parse)
+        settings.update(parser=_reporting(option.parse))
         kind = Any
     elif typing.get_origin(kind) in (list, tuple):
         kind = List[typing.get_args(kind)[0]]  # type: ignore[misc]
@@ -127,3 +128,14 @@ def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Par
         value = typer.Option(... if field.is_required() else None, flag, **settings)
     annotation = kind if field.is_required() or typing.get_origin(kind) is list else Optional[kind]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=value)
+
+
+def _reporting(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return `parse` with its ValueError as an error of the command line; click would drop the message."""
+    @functools.wraps(parse)
+    def parse_option(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    return parse_option

@@ -4,14 +4,17 @@ import json
 import os
 import typing
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..data.datasets import DATA_SETS
+from ..training.config import TrainConfig
 from ..training.recipe import Recipe
 from .common import drop_none, exit_on_error
+from .options import with_settings
 
 __all__ = ['train', 'validate', 'with_recipe']
 
@@ -49,33 +52,13 @@ def with_recipe(usual: Recipe) -> Callable:
     return with_options
 
 
-@with_recipe(Recipe())
-def train(
-        source: str = typer.Argument(metavar='NAME_OR_JSON', help='A model, a shipped genotype or a path of one.'),
-        data: str = typer.Option('digits', help='digits, cifar10, cifar100, a folder or archive, or hfds/… and such.'),
-        out: Path = typer.Option(..., help='Folder of the run.'),
-        resume: bool = typer.Option(False, '--resume', help="Go on from the run's last checkpoint."),
-        val_share: float = typer.Option(0., help='Share of the training images held out to watch the run by.'),
-        data_root: Optional[Path] = typer.Option(None, help="Where torchvision's or timm's data set lies."),
-        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download.'),
-        img_size: Optional[int] = typer.Option(None, help='Side of the images.'),
-        num_cells: Optional[int] = typer.Option(None, help='Normal cells in each stage, N.'),
-        cell_filters: Optional[int] = typer.Option(None, help="Filters of the first stage's cells, F."),
-        filters: Optional[int] = typer.Option(None, help='Width of the penultimate layer, the F of "N @ F".'),
-        stem: Optional[str] = typer.Option(None, help='imagenet or cifar.'),
-        drop_path_rate: float = typer.Option(0.4, help='Of the last cell at the end; 1 minus the keep probability.'),
-        aux_head: bool = typer.Option(True, help='Train with the auxiliary classifier.'),
-        pretrained: bool = typer.Option(False, '--pretrained', help='Begin with published weights.'),
-        device: Optional[str] = typer.Option(None, help='cuda if there is one, else cpu.'),
-        workers: int = typer.Option(2, min=0, help='Processes that read large images.'),
-        recipe: Dict[str, Any] = {},  # noqa: B006
-) -> None:
-    """Train a network; the recipe's defaults are the paper's for CIFAR. Under torchrun, on many GPUs."""
+@with_settings(TrainConfig)
+def train(config: TrainConfig) -> None:
+    """Train a network and write it to a folder, with checkpoints and logs.
+
+    The defaults of the recipe are the paper's for CIFAR. Under torchrun, several processes share the training.
+    """
     from ..training.run import run_training
-    options = drop_none(img_size=img_size, num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem)
-    options.update(drop_path_rate=drop_path_rate, aux_head=aux_head)
-    if pretrained:
-        options['pretrained'] = True
     columns = (TextColumn('epoch {task.fields[epoch]}'), BarColumn(), MofNCompleteColumn(), TextColumn(
         'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
         '{task.fields[images_per_second]:.0f} img/s'), TimeRemainingColumn())
@@ -83,8 +66,7 @@ def train(
     with exit_on_error(), Progress(*columns, console=console) as progress:
         task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
         report = run_training(
-            source, options, data, recipe, out, resume=resume, val_share=val_share, data_root=data_root,
-            download=download, device=device, workers=workers, say=progress.console.print,
+            config, say=progress.console.print,
             on_step=lambda s: progress.update(
                 task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
     if report:
@@ -92,17 +74,20 @@ def train(
 
 
 def validate(
-        source: str = typer.Argument(metavar='MODEL', help='A name with weights, a model folder or hf-hub:OWNER/NAME.'),
-        data: str = typer.Option(..., help='digits, cifar10, cifar100, a folder or archive, or hfds/… and such.'),
-        split: str = typer.Option('test', help='test or train.'),
-        data_root: Optional[Path] = typer.Option(None, help="Where torchvision's or timm's data set lies."),
-        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download.'),
-        batch_size: int = typer.Option(256, min=1, help='Images at a time.'),
+        source: str = typer.Argument(
+            metavar='MODEL', help='A model name with weights, a model folder, or hf-hub:OWNER/NAME.'),
+        data: str = typer.Option(..., help=(
+            f"Data set: {', '.join(DATA_SETS)}, a folder or archive of pictures (train/CLASS/PICTURE and "
+            "test/CLASS/PICTURE), or one of timm's data sets such as hfds/….")),
+        split: str = typer.Option('test', help='Which images to use: test or train.'),
+        data_root: Optional[Path] = typer.Option(None, help="Folder of torchvision's or timm's data sets."),
+        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download the data set.'),
+        batch_size: int = typer.Option(256, min=1, help='Images in a batch.'),
         device: str = typer.Option('cpu', help='cpu, cuda, …'),
         record: bool = typer.Option(False, '--record', help='Write the result into the weight file.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+        as_json: bool = typer.Option(False, '--json', help='Print the result as JSON.'),
 ) -> None:
-    """Top-1 and top-5 accuracy of a trained model, with a confidence interval."""
+    """Measure the top-1 and top-5 accuracy of a trained model, with a confidence interval."""
     from ..training.validate import validate as measure
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with exit_on_error(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:

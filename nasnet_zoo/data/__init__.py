@@ -1,5 +1,7 @@
-"""Data sets, pictures and augmentation."""
-from .datasets import FileSet, ImageSet, load_data, load_digits
+"""Data sets, preprocessing and augmentation."""
+from .datasets import DATA_SETS, FileSet, ImageSet, load_data, load_digits
 from .pictures import DataError
+from .preprocessing import Preprocessing, make_preprocessing
 
-__all__ = ['DataError', 'FileSet', 'ImageSet', 'load_data', 'load_digits']
+__all__ = ['DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'Preprocessing', 'load_data', 'load_digits',
+           'make_preprocessing']

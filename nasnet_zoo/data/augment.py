@@ -1,4 +1,4 @@
-"""Augmentation of small images in batches, on the device where they live."""
+"""Augmentation of small images in batches, on the device that holds them."""
 from typing import Iterator, Tuple
 
 import torch
@@ -21,27 +21,27 @@ def augmented_batches(
         rank: int = 0,
         world: int = 1,
 ) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the images in random order, the incomplete batch at the end left out.
+    """Yield all images once in random order, augmented and in batches. An incomplete last batch is left out.
 
-    Everything random is drawn for the whole batch, whatever `world` is: processes that share a batch see what one
-    process would.
+    Random numbers are drawn for the whole batch whatever `world` is, so processes that share a batch see the images
+    that a single process would see.
 
     Args:
-        data: Images, on the device where batches are wanted.
-        batch_size: Images a batch, of all processes together.
-        seed: The pass is a function of it.
-        pad: Pixels by which an image is shifted at most, each way: a random crop of the padded image.
-        pad_mode: What is beyond the border: 'zero' (the mean colour, Google's) or 'edge' (the nearest pixel).
-        flip: Mirror every second image, at random.
-        cutout: Side of a square of mean colour, put anywhere (DeVries & Taylor); 0 for none.
-        img_size: Side to resize to; 0 for none.
-        rank, world: Which part of each batch is wanted.
+        data: The images, on the device on which batches are wanted.
+        batch_size: Images in a batch, over all processes.
+        seed: Determines everything random.
+        pad: Each image is shifted by up to this many pixels in each direction: a random crop of the padded image.
+        pad_mode: What padding consists of: 'zero' (the mean colour, as in Google's code) or 'edge' (the nearest pixel).
+        flip: Whether to mirror images at random, half of them on average.
+        cutout: Side in pixels of a square of the mean colour at a random position (DeVries & Taylor,
+            arXiv:1708.04552), or 0 for none.
+        img_size: Side in pixels to which the augmented images are resized, or 0 for their own.
+        rank, world: This process's number and the number of processes that share each batch.
 
     Yields:
-        Images, float32 [batch_size / world, C, H, W], channels-last and normalised, and labels.
+        Images, float32 [batch_size / world, C, H, W], channels-last and normalised, and their labels.
     """
-    device = data.images.device
-    generator = torch.Generator().manual_seed(seed)
+    device, generator = data.images.device, torch.Generator().manual_seed(seed)
     height, width = data.images.shape[2:]
     row, column = torch.arange(height), torch.arange(width)
     order = torch.randperm(len(data.labels), generator=generator)
@@ -59,10 +59,8 @@ def augmented_batches(
         if pad_mode == 'zero':
             blank |= _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None]
         if cutout:
-            inside = [(side - (centre * len(side)).floor() + cutout // 2).float() for side, centre in zip(
-                (row, column), centres)]
-            inside = [(distance >= 0) & (distance < cutout) for distance in inside]
-            blank |= inside[0][:, :, None] & inside[1][:, None]
+            inside_rows, inside_columns = _inside(row, centres[0], cutout), _inside(column, centres[1], cutout)
+            blank |= inside_rows[:, :, None] & inside_columns[:, None]
         index = [chosen[:, None, None], rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]]
         index = [positions.to(device, non_blocking=True) for positions in index]
         images = data.images.permute(0, 2, 3, 1)[index[0], index[1], index[2]].permute(0, 3, 1, 2)
@@ -73,4 +71,11 @@ def augmented_batches(
 
 
 def _outside(positions: torch.Tensor, length: int) -> torch.Tensor:
+    """Return which positions are not in an image of this length."""
     return (positions < 0) | (positions >= length)
+
+
+def _inside(positions: torch.Tensor, centre: torch.Tensor, side: int) -> torch.Tensor:
+    """Return which positions lie in a square of this side whose centre is a fraction of the image's length."""
+    distance = (positions - (centre * len(positions)).floor() + side // 2).float()
+    return (distance >= 0) & (distance < side)

@@ -1,28 +1,33 @@
-"""Images in: data sets by name, folder or archive.
+"""Data sets by name, folder or archive, as batches of normalised images.
 
-Sets of small images are decoded once and live in memory as uint8 tensors (:class:`ImageSet`); large images stay where
-they are and are read by timm's loader (:class:`FileSet`). Both give batches of normalised images.
+Small images are decoded once and kept in memory as uint8 tensors (:class:`ImageSet`). Large images stay in their files
+and are read by timm's loader (:class:`FileSet`).
 """
+import hashlib
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from timm.data import create_dataset, create_loader
-from torch.nn import functional as F
 
 from ..files import read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
+from .preprocessing import Preprocessing
 
-__all__ = ['ImageSet', 'FileSet', 'DataError', 'DATA_SETS', 'SMALL', 'load_data', 'load_digits', 'data_name']
+__all__ = ['AnySet', 'DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'SMALL', 'TIMM_PREFIXES', 'data_name',
+           'load_data', 'load_digits']
 
-SMALL = 64  # pixels along a side of images that are kept in memory
-DATA_SETS = ('digits', 'cifar10', 'cifar100')
+SMALL = 64  # pixels: images up to this side are kept in memory
+TIMM_PREFIXES = ('hfds', 'hfids', 'tfds', 'wds', 'torch')  # of the data sets of timm's create_dataset
 Batches = Iterator[Tuple[torch.Tensor, torch.Tensor]]
+Root = Optional[Union[str, os.PathLike]]
 
 
 class ImageSet(NamedTuple):
@@ -31,9 +36,13 @@ class ImageSet(NamedTuple):
     Attributes:
         images: uint8 [N, C, H, W].
         labels: int64 [N].
-        mean, std: Of the training images' channels, over 0 to 1.
-        class_names: In the order of the labels.
-        name: Of the data set and the split, for people.
+        mean, std: Mean and standard deviation of each channel, on a scale of 0 to 1, by which images are normalised.
+            :func:`load_data` computes them from the training images.
+        class_names: Names of the classes, in the order of the labels.
+        name: Name of the data set and the split, for messages.
+        interpolation, crop_pct, crop_mode: How pictures were brought to this size, see
+            :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
+        was_resized: Whether any picture had another size.
     """
     images: torch.Tensor
     labels: torch.Tensor
@@ -41,57 +50,85 @@ class ImageSet(NamedTuple):
     std: Tuple[float, ...]
     class_names: Tuple[str, ...]
     name: str = ''
+    interpolation: str = 'bicubic'
+    crop_pct: float = 1.
+    crop_mode: str = 'center'
+    was_resized: bool = False
 
     @property
     def input_size(self) -> Tuple[int, int, int]:
         """Channels, height and width."""
         return tuple(self.images.shape[1:])
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture is prepared to look like the images of the set."""
+        return _preprocessing(self)
+
     def size(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def to(self, device: Union[str, torch.device]) -> 'ImageSet':
-        """The same, on a device."""
+        """Return the set with its tensors on a device."""
         return self._replace(images=self.images.to(device), labels=self.labels.to(device))
 
     def split(self, share: float, seed: int = 0) -> Tuple['ImageSet', 'ImageSet']:
-        """Two parts, the second with `share` of each class (rounded down), chosen by `seed`."""
+        """Split the set at random into two. The second part gets `share` of each class, rounded down.
+
+        Raises:
+            DataError: If `share` is not between 0 and 1, or so small that the second part would be empty.
+        """
         held_out = _held_out(self.labels, share, seed)
         return tuple(self._replace(images=self.images[chosen], labels=self.labels[chosen])
                      for chosen in (~held_out, held_out))
 
+    def prepared(self, preprocessing: Preprocessing) -> 'ImageSet':
+        """Return the set as a model takes it: resized, cropped and normalised as `preprocessing` says.
+
+        Raises:
+            DataError: If the images do not have the channels that the model takes.
+        """
+        size = tuple(preprocessing.input_size)
+        if size[0] != self.input_size[0]:
+            raise DataError(f'the model takes images of {size}, {self.name} has {self.input_size}')
+        prepared = self._replace(**_fields(preprocessing))
+        if size == self.input_size and preprocessing.crop_pct == 1:
+            return prepared
+        pictures = (Image.fromarray(pixels[..., 0] if size[0] == 1 else pixels)
+                    for pixels in self.images.permute(0, 2, 3, 1).cpu().numpy())
+        images = torch.from_numpy(np.stack([preprocessing.prepare(picture) for picture in pictures])).contiguous()
+        return prepared._replace(images=images.to(self.images.device), was_resized=True)
+
     def resized(self, side: int) -> 'ImageSet':
-        """The same with images of another side."""
-        if self.input_size[1:] == (side, side):
-            return self
-        parts = [F.interpolate(part.float(), size=(side, side), mode='bicubic', antialias=True, align_corners=False)
-                 .round().clamp(0, 255).to(torch.uint8) for part in self.images.split(1000)]
-        return self._replace(images=torch.cat(parts))
+        """Return the set with images of another side in pixels. Their short side is resized, the long one cropped."""
+        return self.prepared(self.preprocessing.model_copy(update=dict(
+            input_size=[self.input_size[0], side, side], crop_pct=1.)))
 
     def normalized(self, images: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Images (all by default) as a network takes them: float32, of mean 0 and deviation 1 in each channel."""
+        """Return images (by default all of them) as a network takes them: float32, normalised by `mean` and `std`."""
         images = self.images if images is None else images
         mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return (images.float() / 255. - mean) / std
 
     def batches(self, batch_size: int, device: Union[str, torch.device] = 'cpu') -> Batches:
-        """All images in order, normalised, with their labels."""
+        """Yield all images in order, normalised and in batches, with their labels."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size)):
             yield self.normalized(images.to(device)), labels.to(device)
 
 
 class FileSet(NamedTuple):
-    """Images that timm's loader reads when they are needed, resized and cropped to `input_size` in timm's ways.
+    """Images that timm's loader reads when they are needed.
 
     Attributes:
-        dataset: One of timm's image data sets.
-        input_size: Channels, height and width.
-        mean, std: For normalisation, over 0 to 1.
-        class_names: In the order of the labels.
-        name: Of the data set and the split, for people.
-        crop_pct, interpolation: For testing, see timm's ``create_transform``.
-        workers: Processes that read.
+        dataset: A data set of pictures, as timm's loader takes it.
+        input_size: Channels, height and width to which pictures are brought.
+        mean, std: Mean and standard deviation of each channel, on a scale of 0 to 1, by which images are normalised.
+        class_names: Names of the classes, in the order of the labels.
+        name: Name of the data set and the split, for messages.
+        crop_pct, interpolation, crop_mode: How pictures are prepared for evaluation, see
+            :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
+        workers: Number of processes that read pictures.
     """
     dataset: torch.utils.data.Dataset
     input_size: Tuple[int, int, int]
@@ -102,41 +139,68 @@ class FileSet(NamedTuple):
     crop_pct: float = 0.875
     interpolation: str = 'bicubic'
     workers: int = 2
+    crop_mode: str = 'center'
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture is prepared for evaluation."""
+        return _preprocessing(self)
 
     def size(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.dataset)
 
     def to(self, device: Union[str, torch.device]) -> 'FileSet':
-        """The same: the loader moves each batch."""
+        """Return the set itself: the loader moves each batch to the device."""
         return self
 
     def split(self, share: float, seed: int = 0) -> Tuple['FileSet', 'FileSet']:
-        """As :meth:`ImageSet.split`; of pictures in a folder."""
+        """Split the set, see :meth:`ImageSet.split`. Only pictures in a folder can be split."""
         if not isinstance(self.dataset, PictureDataset):
-            raise DataError(f'{self.name}: no part can be held out of a data set of timm')
+            raise DataError(f"{self.name}: timm's data sets cannot be split, so no part can be held out")
         held_out = _held_out(torch.tensor(self.dataset.labels), share, seed)
         return tuple(self._replace(dataset=PictureDataset(
             [self.dataset.files[i] for i in chosen], [self.dataset.labels[i] for i in chosen]))
             for chosen in (part.nonzero().flatten().tolist() for part in (~held_out, held_out)))
 
-    def loader(self, batch_size: int, device: Union[str, torch.device] = 'cpu', **kwargs) -> Iterable:
-        """timm's loader, see ``timm.data.create_loader``."""
+    def prepared(self, preprocessing: Preprocessing) -> 'FileSet':
+        """Return the set as a model takes it, see :meth:`ImageSet.prepared`."""
+        return self._replace(input_size=tuple(preprocessing.input_size), **_fields(preprocessing))
+
+    def loader(self, batch_size: int, device: Union[str, torch.device] = 'cpu', **kwargs: Any) -> Iterable:
+        """Return timm's loader for the set. `kwargs` are for ``timm.data.create_loader``."""
         return create_loader(
             self.dataset, self.input_size, batch_size, mean=self.mean, std=self.std, interpolation=self.interpolation,
-            crop_pct=self.crop_pct, num_workers=self.workers, persistent_workers=False, device=torch.device(device),
-            **kwargs)
+            crop_pct=self.crop_pct, crop_mode=self.crop_mode, num_workers=self.workers, persistent_workers=False,
+            device=torch.device(device), **kwargs)
 
     def batches(self, batch_size: int, device: Union[str, torch.device] = 'cpu') -> Batches:
-        """All images in order, normalised, with their labels."""
-        yield from self.loader(batch_size, device)
+        """Yield all images in order, prepared for evaluation and in batches, with their labels."""
+        loader = self.loader(batch_size, device)
+        self.dataset.transform = self.preprocessing.prepare  # instead of timm's own, which differs for grey pictures
+        yield from loader
 
 
 AnySet = Union[ImageSet, FileSet]
 
 
+def _preprocessing(data: AnySet) -> Preprocessing:
+    """Return how pictures are prepared to look like the images of `data`."""
+    return Preprocessing(
+        input_size=list(data.input_size), color_order='L' if data.input_size[0] == 1 else 'RGB', mean=list(data.mean),
+        std=list(data.std), interpolation=data.interpolation, crop_pct=data.crop_pct, crop_mode=data.crop_mode,
+        class_names=list(data.class_names))
+
+
+def _fields(preprocessing: Preprocessing) -> Dict[str, Any]:
+    """Return what a data set takes over from a model's preprocessing."""
+    return dict(
+        mean=tuple(preprocessing.mean), std=tuple(preprocessing.std), interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct, crop_mode=preprocessing.crop_mode)
+
+
 def _held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """Which images are in the second part of a split, bool [N]."""
+    """Return which images belong to the second part of a split, bool [N]."""
     if not 0. < share < 1.:
         raise DataError(f'{share}: the share that is held out must be between 0 and 1')
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -145,55 +209,63 @@ def _held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
         members = order[labels[order] == label]
         held_out[members[:int(share * len(members))]] = True
     if not held_out.any():
-        raise DataError(f'{share}: is so small a share that no image of any class is held out')
+        raise DataError(f'{share}: the share that is held out is so small that it contains no image of any class')
     return held_out
 
 
 def load_data(
         source: Union[str, os.PathLike],
-        root: Optional[Union[str, os.PathLike]] = None,
+        root: Root = None,
         img_size: Optional[int] = None,
         download: bool = False,
         cache_dir: Optional[Union[str, os.PathLike]] = None,
+        preprocessing: Optional[Preprocessing] = None,
 ) -> Tuple[AnySet, AnySet]:
-    """Load a data set: what to train on, what to test on.
+    """Load a data set.
 
     Args:
-        source: ``digits`` (comes with scikit-learn), ``cifar10`` or ``cifar100`` (torchvision's), a folder or a .tar,
-            .tar.gz or .tgz of train/CLASS/PICTURE and test/CLASS/PICTURE (``val`` and ``validation`` are other words
-            for test), or a name that timm's ``create_dataset`` knows, such as ``hfds/…``, ``tfds/…``, ``torch/…``.
-        root: Where torchvision's or timm's data set lies, or goes.
-        img_size: Side that images are brought to. They stay in memory up to 64 pixels. By default their own, if all are
-            square and of one size.
+        source: A name in :data:`DATA_SETS`; a folder, .tar, .tar.gz or .tgz file with train/CLASS/PICTURE and
+            test/CLASS/PICTURE (``val`` and ``validation`` may stand for ``test``); or a name that timm's
+            ``create_dataset`` knows, such as ``hfds/…``, ``tfds/…`` or ``torch/…``.
+        root: The folder of torchvision's or timm's data set.
+        img_size: Side in pixels to which images are resized: their short side is resized and the long one cropped.
+            Images of up to :data:`SMALL` pixels are kept in memory. By default images keep their size, which must
+            then be the same for all.
         download: Whether torchvision and timm may download.
-        cache_dir: Where decoded folders are kept; ``$XDG_CACHE_HOME/nasnet_zoo`` by default.
+        cache_dir: The folder for decoded pictures. The default is ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``.
+        preprocessing: Prepare images as this says instead, for instance as a model needs them.
+
+    Returns:
+        The training set and the test set.
 
     Raises:
-        DataError: For a data set that is not there, is empty, or lacks pictures for a class.
+        DataError: If the data set is not found, is empty, lacks pictures of a class, or does not fit `preprocessing`.
     """
     name = os.fspath(source)
+    if Path(name).exists() and name not in DATA_SETS:
+        return _load_pictures(Path(name), img_size, cache_dir, preprocessing)
     if name in DATA_SETS:
-        parts = load_digits() if name == 'digits' else _load_cifar(name, root, download)
-        return parts if img_size is None else tuple(part.resized(img_size) for part in parts)
-    if Path(name).exists():
-        return _load_pictures(Path(name), img_size, cache_dir)
-    if '/' in name and name.split('/')[0] in ('hfds', 'hfids', 'tfds', 'wds', 'torch'):
-        return _load_timm(name, root, img_size or 224, download)
-    raise DataError(f'{name}: there is no such file or folder, and it is not one of {", ".join(DATA_SETS)} or a '
-                    'name for timm such as hfds/…, tfds/… or torch/…')
+        parts = DATA_SETS[name](root, download)
+        parts = parts if img_size is None else tuple(part.resized(img_size) for part in parts)
+    elif '/' in name and name.split('/')[0] in TIMM_PREFIXES:
+        parts = _load_timm(name, root, img_size or 224, download)
+    else:
+        raise DataError(f'{name}: there is no such file or folder, and it is neither one of {", ".join(DATA_SETS)} nor '
+                        'a name for timm such as hfds/…, tfds/… or torch/…')
+    return parts if preprocessing is None else tuple(part.prepared(preprocessing) for part in parts)
 
 
 def data_name(source: Union[str, os.PathLike]) -> str:
-    """What to call a data set in public: a path's last part, without its suffixes."""
+    """Return the public name of a data set. Of a path it is the last part, without suffixes."""
     path = Path(source)
     return path.resolve().name.split('.')[0] if path.exists() else os.fspath(source)
 
 
 def load_digits(test_size: float = 0.25, seed: int = 0) -> Tuple[ImageSet, ImageSet]:
-    """Scikit-learn's 1,797 handwritten digits [1, 8, 8], for training and for testing, each class in equal parts.
+    """Load scikit-learn's 1,797 handwritten digits [1, 8, 8], split into training and test set within each class.
 
     Raises:
-        ImportError: Without scikit-learn, the extra ``digits``.
+        ImportError: If scikit-learn, the extra ``digits``, is not installed.
     """
     try:
         from sklearn.datasets import load_digits as load
@@ -212,7 +284,7 @@ def _pair(
         name: str, class_names: Tuple[str, ...], train: Tuple[torch.Tensor, torch.Tensor],
         test: Tuple[torch.Tensor, torch.Tensor],
 ) -> Tuple[ImageSet, ImageSet]:
-    """Both sets, with the training images' mean and deviation."""
+    """Return both sets with the mean and standard deviation of the training images."""
     levels = torch.arange(256.) / 255.
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in train[0].transpose(0, 1).int()])
     shares = counts / counts.sum(1, keepdim=True)
@@ -222,76 +294,106 @@ def _pair(
     return ImageSet(*train, *facts, f'{name} train'), ImageSet(*test, *facts, f'{name} test')
 
 
-def _load_cifar(name: str, root: Optional[Union[str, os.PathLike]], download: bool) -> Tuple[ImageSet, ImageSet]:
-    """torchvision's, which reads a pickle only after it has checked the file's MD5."""
-    from torchvision.datasets import CIFAR10, CIFAR100
-    dataset = {'cifar10': CIFAR10, 'cifar100': CIFAR100}[name]
+def _load_cifar(name: str, root: Root, download: bool) -> Tuple[ImageSet, ImageSet]:
+    """Load torchvision's CIFAR. torchvision checks the MD5 of the pickled files before it reads them."""
+    from torchvision import datasets
+    dataset = getattr(datasets, name)
     root = root or cache_folder()
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f'{name}: {error} Looked in {root} for {dataset.base_folder}; --data-root names another '
-                        'folder, --download fetches it') from None
-    return _pair(name, tuple(parts[0].classes), *(
+        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} was looked for in {root}; '
+                        '--data-root names another place, --download fetches it') from None
+    return _pair(name.lower(), tuple(parts[0].classes), *(
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts))
 
 
-def _load_timm(
-        name: str, root: Optional[Union[str, os.PathLike]], img_size: int, download: bool,
-) -> Tuple[FileSet, FileSet]:
+# Data sets by name. A loader takes the folder of downloaded data, or None, and whether it may download.
+DATA_SETS: Dict[str, Callable[[Root, bool], Tuple[ImageSet, ImageSet]]] = {
+    'digits': lambda root, download: load_digits(),
+    'cifar10': partial(_load_cifar, 'CIFAR10'),
+    'cifar100': partial(_load_cifar, 'CIFAR100'),
+}
+
+
+def _load_timm(name: str, root: Root, img_size: int, download: bool) -> Tuple[FileSet, FileSet]:
     try:
         parts = [create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
                                 download=download) for split in ('train', 'validation')]
     except (AssertionError, RuntimeError, FileNotFoundError) as error:
         raise DataError(f'{name}: timm cannot open it: {error or type(error).__name__}') from None
-    return tuple(_file_set(name, part, img_size) for part in parts)
+    return tuple(_file_set(name, part, (img_size, img_size), _class_names(name, part)) for part in parts)
 
 
-def _file_set(name: str, dataset: torch.utils.data.Dataset, img_size: int,
-              class_names: Optional[Tuple[str, ...]] = None) -> FileSet:
-    """Of a data set of timm's. Mean and deviation are the NASNets' own for photographs."""
-    if class_names is None:
-        index = getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) or getattr(
-            dataset, 'class_to_idx', None)
-        if not index:
-            raise DataError(f'{name}: timm does not know its classes')
-        class_names = tuple(sorted(index, key=index.get))
-    return FileSet(dataset, (3, img_size, img_size), (.5,) * 3, (.5,) * 3, class_names, name)
+def _class_names(name: str, dataset: torch.utils.data.Dataset) -> Tuple[str, ...]:
+    """Return the class names of one of timm's data sets."""
+    index = getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) or getattr(dataset, 'class_to_idx', None)
+    if not index:
+        raise DataError(f'{name}: timm does not know the names of its classes')
+    return tuple(sorted(index, key=index.get))
+
+
+def _file_set(
+        name: str, dataset: torch.utils.data.Dataset, size: Sequence[int], class_names: Tuple[str, ...],
+) -> FileSet:
+    """Return a set with the mean and standard deviation that Google's NASNets use for photographs."""
+    return FileSet(dataset, (3, *size), (.5,) * 3, (.5,) * 3, class_names, name)
 
 
 def _load_pictures(
         path: Path, img_size: Optional[int], cache_dir: Optional[Union[str, os.PathLike]],
+        preprocessing: Optional[Preprocessing],
 ) -> Tuple[AnySet, AnySet]:
+    """Load a folder or an archive: small pictures from the cache, which is filled first, large ones as files."""
     folder = PictureFolder(path)
+    wanted = preprocessing or (None if img_size is None else _resizing(img_size))
     cache = Path(cache_dir or cache_folder()) / (
-        f'{path.name.split(".")[0]}-{folder.digest}-{img_size or "own"}.safetensors')
+        f'{path.name.split(".")[0]}-{folder.digest}-{_cache_key(wanted)}.safetensors')
     if not cache.exists():
-        side = img_size or folder.common_side()
-        if side > SMALL:
-            return _large_pictures(folder, side)
+        own_side = folder.common_side() if wanted is None else None
+        chosen = wanted or _resizing(own_side)
+        if max(chosen.input_size[1:]) > SMALL:
+            parts = _large_pictures(folder, chosen.input_size[1:])
+            return parts if preprocessing is None else tuple(part.prepared(preprocessing) for part in parts)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        folder.decode(side, img_size is None, cache)
+        folder.decode(chosen.prepare, cache, own_side)
     try:
         tensors, facts = read_safetensors(cache)
-        class_names, unreadable = tuple(json.loads(facts['classes'])), json.loads(facts['unreadable'])
+        class_names, unreadable, resized = (json.loads(facts[name]) for name in ('classes', 'unreadable', 'resized'))
         train, test = ((tensors[f'{split}.images'], tensors[f'{split}.labels']) for split in ('train', 'test'))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f'{cache}: is damaged: {error}; remove it') from None
-    _warn_of(unreadable, path)
-    return _pair(path.name, class_names, train, test)
+    _warn_of_unreadable(unreadable, path)
+    fields = {} if preprocessing is None else _fields(preprocessing)
+    return tuple(part._replace(was_resized=resized, **fields)
+                 for part in _pair(path.name, tuple(class_names), train, test))
 
 
-def _large_pictures(folder: PictureFolder, side: int) -> Tuple[FileSet, FileSet]:
+def _resizing(side: int) -> Preprocessing:
+    """Return a preprocessing that resizes pictures to a square; statistics and class names play no part in it."""
+    return Preprocessing(input_size=[3, side, side], mean=[.5] * 3, std=[.5] * 3, class_names=['any'])
+
+
+def _cache_key(preprocessing: Optional[Preprocessing]) -> str:
+    """Return the part of a cache file's name that says how pictures were prepared; None keeps their size."""
+    if preprocessing is None:
+        return 'own'
+    facts = preprocessing.model_dump(
+        mode='json', include={'input_size', 'color_order', 'interpolation', 'crop_pct', 'crop_mode'})
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    return '-'.join(map(str, (*preprocessing.input_size[1:], digest)))
+
+
+def _large_pictures(folder: PictureFolder, size: Sequence[int]) -> Tuple[FileSet, FileSet]:
     if not folder.path.is_dir():
-        raise DataError(f'{folder.path}: pictures of {side} pixels are read from a folder and not from an archive; '
-                        'unpack it')
+        raise DataError(f'{folder.path}: pictures of {max(size)} pixels cannot be read from an archive; unpack it')
     parts = folder.datasets()
-    _warn_of(folder.unreadable, folder.path)
-    return tuple(_file_set(f'{folder.path.name} {split}', part, side, tuple(folder.splits['train']))
+    _warn_of_unreadable(folder.unreadable, folder.path)
+    return tuple(_file_set(f'{folder.path.name} {split}', part, size, tuple(folder.splits['train']))
                  for split, part in zip(folder.splits, parts))
 
 
-def _warn_of(unreadable: Sequence[str], path: Path) -> None:
+def _warn_of_unreadable(unreadable: Sequence[str], path: Path) -> None:
     if unreadable:
         warnings.warn(f'{path}: skipped {len(unreadable)} pictures that cannot be read, the first is {unreadable[0]}',
                       stacklevel=4)

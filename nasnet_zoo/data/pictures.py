@@ -1,4 +1,4 @@
-"""Pictures in folders and archives: found, read, decoded once."""
+"""Pictures in folders and archives: they are found, read, and decoded once."""
 import hashlib
 import io
 import json
@@ -12,58 +12,64 @@ from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from rich.progress import track
+from safetensors.torch import save_file
 
 from ..files import atomic_write
 
-__all__ = ['SUFFIXES', 'DataError', 'PictureFolder', 'PictureDataset', 'as_rgb', 'cache_folder']
+__all__ = ['SUFFIXES', 'DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder']
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
-_CACHE_FORMAT = 2  # of what `decode` writes
-_SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}
+_CACHE_FORMAT = 3  # version of the files that `decode` writes; files of other versions are not read
+_SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}  # names of a split's folder
 
 
 class DataError(ValueError):
-    """A data set that cannot be used, and why."""
+    """A data set cannot be used."""
 
 
 def cache_folder() -> Path:
-    """Where what was downloaded or decoded is kept."""
+    """Return the folder for downloaded and decoded data: ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(os.environ.get('NASNET_ZOO_CACHE') or Path(home) / 'nasnet_zoo')
 
 
 class PictureFolder:
-    """Pictures under SPLIT/CLASS, in a folder or an archive; hidden files and folders do not count.
+    """A folder, or an archive of one, with pictures under SPLIT/CLASS. Hidden files and folders are ignored.
+
+    Args:
+        path: The folder, or a .tar, .tar.gz or .tgz file.
 
     Attributes:
-        digest: Changes with the files; found without reading an archive.
-        unreadable: Pictures that turned out to be so when they were wanted, and why.
+        digest: Identifies the content by the names, sizes and times of the files. An archive is not opened for it.
+        unreadable: Pictures that could not be read so far, with the reason.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.unreadable = path, []
+        self.path = path
+        self.unreadable: List[str] = []
         facts = [(name, *_stamp(path / name)) for name, is_dir in self._entries if not is_dir] if path.is_dir() else [
             (path.name, *_stamp(path))]
         self.digest = hashlib.sha256(json.dumps([_CACHE_FORMAT, *facts]).encode()).hexdigest()[:16]
 
     @cached_property
     def _entries(self) -> List[Tuple[str, bool]]:
-        """Names of all files and folders, sorted, and which are folders."""
+        """Names of all files and folders, sorted, and whether each is a folder."""
         if self.path.is_dir():
             return sorted((entry.relative_to(self.path).as_posix(), entry.is_dir()) for entry in self.path.rglob('*'))
         return sorted((Path(member.name).as_posix(), member.isdir()) for member in self._members())
 
     @cached_property
     def splits(self) -> Dict[str, Dict[str, List[str]]]:
-        """'train' and 'test', for each class the names of its pictures, all sorted.
+        """The names of the pictures of each class of the splits 'train' and 'test', all sorted.
 
         Raises:
-            DataError: For an archive that cannot be read, and where one of the two or a class's pictures are missing.
+            DataError: If an archive cannot be read, or if a split or the pictures of a class are missing.
         """
         entries = [(Path(name), is_dir) for name, is_dir in self._entries]
         entries = [(entry, is_dir) for entry, is_dir in entries if not any(
             part.startswith('.') for part in entry.parts)]
-        splits = {split: _classes(entries, words) for split, words in _SPLITS.items()}
+        splits = {split: _classes(entries, names) for split, names in _SPLITS.items()}
         for split, classes in splits.items():
             if not classes:
                 raise DataError(f'{self.path}: has no folders {split}/CLASS with pictures')
@@ -81,7 +87,7 @@ class PictureFolder:
             with tarfile.open(self.path) as archive:
                 members = [member for member in archive.getmembers() if member.isfile() or member.isdir()]
                 archive.fileobj.seek(archive.offset)
-                if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b'\0'):  # tarfile takes a bad header for the end
+                if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b'\0'):  # tarfile takes a damaged header for the end
                     raise tarfile.TarError(f'it is damaged after {members[-1].name if members else "its beginning"}')
                 return members
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
@@ -89,11 +95,11 @@ class PictureFolder:
 
     @property
     def names(self) -> List[str]:
-        """Of all pictures."""
+        """The names of all pictures."""
         return [name for classes in self.splits.values() for pictures in classes.values() for name in pictures]
 
     def read(self, names: Sequence[str]) -> Iterator[Tuple[str, bytes]]:
-        """Name and bytes of each picture in `names`; of an archive in its own order, and nothing goes to disk."""
+        """Yield name and content of each picture in `names`. An archive is read in its own order, in memory."""
         if self.path.is_dir():
             yield from ((name, (self.path / name).read_bytes()) for name in names)
             return
@@ -108,60 +114,72 @@ class PictureFolder:
                         return
 
     def common_side(self) -> int:
-        """The side of the first readable picture; :meth:`decode` holds the others to it."""
+        """Return the side in pixels of the first readable picture. :meth:`decode` checks that the others have it too.
+
+        Raises:
+            DataError: If that picture is not square, or if none can be read.
+        """
         for name, content in self.read([pictures[0] for pictures in self.splits['train'].values()]):
             try:
                 width, height = Image.open(io.BytesIO(content)).size
-            except Exception:  # a decoder raises what it likes
+            except Exception:  # decoders raise errors of many types
                 continue
-            self._refuse_unless((width, height) == (width, width), name)
+            self._check_size(name, (width, height), width)
             return width
         raise DataError(f'{self.path}: none of the first pictures of the classes can be read')
 
-    def _refuse_unless(self, fits: bool, name: str) -> None:
-        if not fits:
-            raise DataError(f'{self.path}: {name} is not square or not as large as the others; say which side all '
-                            'shall be brought to (--img-size)')
+    def _check_size(self, name: str, size: Tuple[int, int], side: int) -> None:
+        if size != (side, side):
+            raise DataError(f'{self.path}: {name} is not square or not as large as the others; choose the size to '
+                            'which all pictures are resized (--img-size)')
 
-    def decode(self, side: int, exact: bool, file: Path) -> None:
-        """Write all pictures as tensors, SPLIT.images and SPLIT.labels, whole or not at all.
+    def decode(self, prepare: Callable[[Image.Image], np.ndarray], file: Path, side: Optional[int] = None) -> None:
+        """Decode all pictures and write them to a safetensors file: SPLIT.images, uint8 [N, C, H, W], SPLIT.labels.
 
-        The metadata lists, as JSON, the classes and the pictures that cannot be read. With `exact` every picture must
-        have this side.
+        The metadata holds, as JSON, the classes, the pictures that cannot be read, and whether any was resized.
+
+        Args:
+            prepare: Converts a picture to uint8 [C, H, W].
+            file: The file to write.
+            side: If given, every picture must be square and have this side.
+
+        Raises:
+            DataError: If a picture has another size than `side`, or if no picture of a class can be read.
         """
-        from rich.progress import track
-        from safetensors.torch import save_file
-        pictures = {}
+        pictures, resized = {}, False
         for name, content in track(self.read(self.names), self.path.name, len(self.names), transient=True):
             image = self._try(name, _open_rgb, io.BytesIO(content))
-            if image:
-                self._refuse_unless(not exact or image.size == (side, side), name)
-                pictures[name] = _square(image, side)
+            if image and side is not None:
+                self._check_size(name, image.size, side)
+            prepared = None if image is None else self._try(name, prepare, image)
+            if prepared is not None:
+                pictures[name] = prepared
+                resized = resized or image.size != prepared.shape[:0:-1]
         tensors = {}
-        for split, names, labels in self._kept(pictures):
-            images = torch.from_numpy(np.stack([pictures[name] for name in names]))
-            tensors[f'{split}.images'] = images.permute(0, 3, 1, 2).contiguous()
+        for split, names, labels in self._readable(pictures):
+            tensors[f'{split}.images'] = torch.from_numpy(np.stack([pictures[name] for name in names])).contiguous()
             tensors[f'{split}.labels'] = torch.tensor(labels)
         with atomic_write(file) as part:
             save_file(tensors, part, metadata=dict(
-                classes=json.dumps(list(self.splits['train'])), unreadable=json.dumps(self.unreadable)))
+                classes=json.dumps(list(self.splits['train'])), unreadable=json.dumps(self.unreadable),
+                resized=json.dumps(resized)))
 
     def datasets(self) -> List['PictureDataset']:
-        """Both splits as data sets that read when asked, without the pictures whose headers cannot be read."""
+        """Return both splits as data sets that read pictures on demand, without those whose headers are damaged."""
         readable = {name for name in self.names if self._try(name, _size, self.path / name)}
         return [PictureDataset([self.path / name for name in names], labels)
-                for _, names, labels in self._kept(readable)]
+                for _, names, labels in self._readable(readable)]
 
     def _try(self, name: str, read: Callable[[Any], Any], source: Any) -> Any:
-        """What `read` makes of a picture; None, and noted, where it cannot be read."""
+        """Return ``read(source)``. If it fails, add the picture to `unreadable` and return None."""
         try:
             return read(source)
-        except Exception as error:  # a decoder raises what it likes
+        except Exception as error:  # decoders raise errors of many types
             self.unreadable.append(f'{name} ({error})')
             return None
 
-    def _kept(self, readable: Collection[str]) -> Iterator[Tuple[str, List[str], List[int]]]:
-        """Each split, and the names and labels of those of its pictures that are in `readable`."""
+    def _readable(self, readable: Collection[str]) -> Iterator[Tuple[str, List[str], List[int]]]:
+        """Yield each split with names and labels of its pictures in `readable`."""
         for split, classes in self.splits.items():
             kept = [[name for name in names if name in readable] for names in classes.values()]
             for class_name, names in zip(classes, kept):
@@ -172,12 +190,10 @@ class PictureFolder:
 
 
 class PictureDataset(torch.utils.data.Dataset):
-    """Pictures in files and their labels. timm's loader sets `transform`.
+    """Picture files and their labels, for timm's loader, which sets `transform`.
 
-    timm's own data set puts the next picture in the place of one that cannot be read, which makes accuracies wrong.
-
-    Raises:
-        DataError: When a picture is asked for that cannot be read.
+    A picture that cannot be read is an error. timm's own data set returns the next picture instead, which makes
+    accuracies wrong.
     """
 
     def __init__(self, files: List[Path], labels: List[int]) -> None:
@@ -188,18 +204,24 @@ class PictureDataset(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
+        """Return picture and label number `index`. Raises DataError if the picture cannot be read."""
         try:
             image = _open_rgb(self.files[index])
-        except Exception as error:  # a decoder raises what it likes
+        except Exception as error:  # decoders raise errors of many types
             raise DataError(f'{self.files[index]}: cannot be read: {error}; remove it') from None
         return image if self.transform is None else self.transform(image), self.labels[index]
 
 
-def _classes(entries: Sequence[Tuple[Path, bool]], words: Sequence[str]) -> Dict[str, List[str]]:
-    """Pictures of each class, of the first of `words` that is a folder with classes, nearest to the top."""
-    for word in words:
-        tops = {entry.parent for entry, is_dir in entries if is_dir and entry.parent.name == word}
-        tops |= {entry.parent.parent for entry, is_dir in entries if not is_dir and entry.parent.parent.name == word}
+def _classes(entries: Sequence[Tuple[Path, bool]], folder_names: Sequence[str]) -> Dict[str, List[str]]:
+    """Return the pictures of each class of a split.
+
+    The split's folder has the first of `folder_names` for which there is one with classes. If there are several, the
+    one nearest to the top is taken.
+    """
+    for folder_name in folder_names:
+        tops = {entry.parent for entry, is_dir in entries if is_dir and entry.parent.name == folder_name}
+        tops |= {entry.parent.parent for entry, is_dir in entries
+                 if not is_dir and entry.parent.parent.name == folder_name}
         if tops:
             top = min(tops, key=lambda folder: (len(folder.parts), folder))
             classes = {entry.name: [] for entry, is_dir in entries if is_dir and entry.parent == top}
@@ -225,21 +247,16 @@ def _open_rgb(source: Union[Path, IO[bytes]]) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Upright and in 8-bit colour. PIL's own conversion cuts 16 bits off at 255."""
+    """Convert a picture to 8-bit RGB and rotate it upright if its EXIF data say so.
+
+    Of 16 bits the upper 8 are kept; PIL's own conversion would clip the values at 255.
+
+    Raises:
+        ValueError: If the range of the pixel values is unknown (PIL's modes I and F).
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I;16'):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ('I', 'F'):
         raise ValueError(f'pictures of mode {image.mode} have no known range')
     return image.convert('RGB')
-
-
-def _square(image: Image.Image, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]: the short side resized to `side`, the middle of the long one."""
-    if image.size != (side, side):
-        scale = side / min(image.size)
-        width, height = (max(side, round(length * scale)) for length in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image)

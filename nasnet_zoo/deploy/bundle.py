@@ -23,7 +23,7 @@ from rich.progress import track
 
 from ..checkpoints.load import load_foreign_weights
 from ..data.datasets import ImageSet, data_name, load_data
-from ..data.preprocessing import Preprocessing
+from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
@@ -31,7 +31,7 @@ from ..training.run import versions
 from ..zoo import build
 from .classifier import Classifier, find_pictures
 from .config import ExportConfig
-from .export import FORMATS, Exported, make_preprocessing
+from .export import FORMATS, Exported
 from .layouts import LAYOUTS, ModelFacts
 
 __all__ = ['deploy', 'load_trained']
@@ -147,14 +147,13 @@ def _images_for(
 
 def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, ImageSet]:
     """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
-    train, test = load_data(data, img_size=preprocessing.input_size[1])
+    train, test = load_data(data, preprocessing=preprocessing)
     if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
         raise ValueError(f'{data}: its pictures are large; use them as --pictures')
     for images in (train, test):
         if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
             raise ValueError(f'{data}: its images or classes are not the model\'s')
-    mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
-    return train._replace(mean=mean, std=std), test._replace(mean=mean, std=std)
+    return train, test
 
 
 def _sample_photos() -> List[Path]:

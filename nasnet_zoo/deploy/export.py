@@ -7,21 +7,17 @@ from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, O
 
 import numpy as np
 import torch
-from timm.layers import to_2tuple
 
-from ..checked import check
-from ..data.preprocessing import METADATA_KEY, Preprocessing
+from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
 from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
 from ..network.nasnet import NASNet
-from ..network.skeleton import Skeleton
-from ..zoo import label_names
 from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
 from .session import ProviderError, Session, full_batches
 
-__all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2', 'make_preprocessing']
+__all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2']
 
 
 class Exported(NamedTuple):
@@ -37,45 +33,6 @@ class Exported(NamedTuple):
     preprocessing: Preprocessing
     shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
-
-
-def make_preprocessing(
-        model: NASNet,
-        class_names: Optional[Sequence[str]] = None,
-        mean: Optional[Sequence[float]] = None,
-        std: Optional[Sequence[float]] = None,
-        img_size: Union[int, Tuple[int, int], None] = None,
-        softmax: bool = False,
-        with_preprocessing: bool = False,
-) -> Preprocessing:
-    """What a file's input must be: what the model's ``pretrained_cfg`` says, but for what is given.
-
-    Args:
-        model: The network.
-        class_names: As many as there are classes; by default the configuration's if they are, or numbers.
-        mean, std: Of the channels, over 0 to 1, that images are normalised by.
-        img_size: Height and width, or a side; the skeleton's by default.
-        softmax: The file gives probabilities.
-        with_preprocessing: The file takes uint8 images, channels last, and normalises them itself.
-
-    Raises:
-        ValueError: For class names or statistics that do not match the network, and for images too small for it.
-    """
-    cfg = model.pretrained_cfg
-    width = _width(model)
-    known = label_names(model) or ()
-    size = model.skeleton.size if img_size is None else to_2tuple(img_size)
-    preprocessing = check(Preprocessing, dict(
-        input_size=[model.in_chans, *size],
-        layout='NHWC' if with_preprocessing else 'NCHW', dtype='uint8' if with_preprocessing else 'float32',
-        color_order='L' if model.in_chans == 1 else 'RGB', mean=list(mean or cfg['mean']), std=list(std or cfg['std']),
-        interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
-        crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits',
-        class_names=list(class_names or (known if len(known) == width else map(str, range(width))))))
-    if len(preprocessing.class_names) != width:
-        raise ValueError(f'class_names: {len(preprocessing.class_names)} names for {width} classes')
-    Skeleton.create(**{**model.skeleton.model_dump(), 'img_size': size})
-    return preprocessing
 
 
 def _width(model: NASNet) -> int:

@@ -59,9 +59,9 @@ class ChildSettings(Checked):
         """Checked settings; `recipe` are fields of a recipe.
 
         Raises:
-            TypeError, ValueError: As :meth:`Recipe.create`.
+            TypeError, ValueError: As :func:`~nasnet_zoo.checked.check`.
         """
-        return check(cls, dict(fields, recipe=Recipe.create(**{**CHILDREN.model_dump(), **(recipe or {})})))
+        return check(cls, dict(fields, recipe=check(Recipe, {**CHILDREN.model_dump(), **(recipe or {})})))
 
 
 class Evaluation(NamedTuple):

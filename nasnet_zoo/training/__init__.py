@@ -1,1 +1,1 @@
-"""Training, evaluation and their folders."""
+"""Training and validation, in memory and in folders."""

@@ -1,4 +1,4 @@
-"""How accurate a network is, with a confidence interval."""
+"""The accuracy of a network, with a confidence interval."""
 import math
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
@@ -10,11 +10,12 @@ __all__ = ['Accuracy', 'evaluate']
 
 
 class Accuracy(NamedTuple):
-    """Shares of images classified rightly.
+    """Fractions of images that were classified correctly.
 
     Attributes:
-        top1, top5: In [0, 1].
-        count: Images.
+        top1: Fraction whose most likely class is the right one, in [0, 1].
+        top5: Fraction whose right class is among the five most likely ones, in [0, 1].
+        count: Number of images.
     """
     top1: float
     top5: float
@@ -22,7 +23,7 @@ class Accuracy(NamedTuple):
 
     @property
     def interval(self) -> Tuple[float, float]:
-        """The 95 % confidence interval of top1 (Wilson's), as far as the images are a sample of their kind."""
+        """The 95 % confidence interval of `top1` (Wilson's), if the images are a random sample."""
         z = 1.959964
         centre = (self.top1 + z * z / (2 * self.count)) / (1 + z * z / self.count)
         half = z / (1 + z * z / self.count) * math.sqrt(
@@ -30,7 +31,7 @@ class Accuracy(NamedTuple):
         return max(0., centre - half), min(1., centre + half)
 
     def to_dict(self) -> Dict[str, Any]:
-        """As JSON data."""
+        """Return it as JSON data."""
         return dict(top1=self.top1, top5=self.top5, interval_95=list(self.interval), count=self.count)
 
 
@@ -42,11 +43,17 @@ def evaluate(
         device: Union[str, torch.device] = 'cpu',
         on_batch: Optional[Callable[[int], None]] = None,
 ) -> Accuracy:
-    """Accuracy on all images of `data`, in evaluation mode; the model's mode is as before afterwards.
+    """Measure the accuracy of a model on all images of a data set, in evaluation mode.
 
     Args:
-        model: On `device`. With fewer than five classes top5 is over them all.
-        on_batch: Called with the number of images after each batch.
+        model: The network, on `device`. It is returned to training mode if it was in it.
+        data: The images. With fewer than five classes, top-5 counts all of them.
+        batch_size: Images in a batch.
+        device: Where the model is.
+        on_batch: Called after each batch with the number of its images.
+
+    Raises:
+        ValueError: If there are no images.
     """
     if not data.size():
         raise ValueError(f'{data.name}: has no images')

@@ -1,9 +1,9 @@
-"""A training run as a folder: checkpoints to resume from, logs, a curve, and the trained model at the end.
+"""A training run in a folder: checkpoints to resume from, logs, a curve, and the trained model at the end.
 
-    run.json                what was asked for: model, data, recipe, versions
-    checkpoint.safetensors  all that the next epoch needs, after each epoch
-    log.csv                 a row an epoch; also tensorboard/ where TensorBoard is installed
-    curve.png               the rows as a picture
+    run.json                the settings: what determines the result, and the command's; versions of the packages
+    checkpoint.safetensors  all that the next epoch needs; written after each epoch
+    log.csv                 one row for each epoch; also tensorboard/ if TensorBoard is installed
+    curve.png               a plot of the log
     model.safetensors, config.json, report.json   the model in timm's hub layout, and its accuracy
 """
 import csv
@@ -25,25 +25,26 @@ from timm.models import get_pretrained_cfg
 from torch import distributed
 
 from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
+from ..data.preprocessing import make_preprocessing
 from ..files import atomic_write, read_safetensors
 from ..hub.folder import WEIGHTS, write_folder
 from ..network.nasnet import NASNet
 from ..zoo import build
+from .config import TrainConfig
 from .metrics import evaluate
-from .recipe import Recipe
-from .trainer import Trainer, keep_freed_memory
+from .trainer import OnStep, Trainer, keep_freed_memory
 
-__all__ = ['Run', 'RunError', 'run_training', 'changes', 'versions']
+__all__ = ['Run', 'RunError', 'changes', 'run_training', 'versions']
 
 _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
 
 
 class RunError(ValueError):
-    """A run that cannot begin or go on, and why."""
+    """A run cannot begin or continue."""
 
 
 def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Settings in one level: 'recipe.lr' and so on."""
+    """Return nested settings as one level, with names such as 'recipe.lr'."""
     level = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -54,14 +55,14 @@ def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def changes(known: Dict[str, Any], asked: Dict[str, Any]) -> str:
-    """What differs between two settings, in words; nothing for the same."""
+    """Return what differs between two settings as a text, which is empty if they are the same."""
     old, new = _flat(known), _flat(asked)
     return '; '.join(f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
                      for name in {**old, **new} if old.get(name) != new.get(name))
 
 
 def versions() -> Dict[str, str]:
-    """Of what a figure depends on."""
+    """Return the versions of Python and of the packages that figures depend on."""
     packages = ('nasnet-zoo', 'torch', 'timm', 'numpy')
     return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
@@ -70,55 +71,76 @@ class Run:
     """The folder of a run.
 
     Args:
-        folder: It is made if need be.
+        config: What the command was given. The folder, ``config.out``, is created if necessary. With ``config.resume``
+            the run in it is continued, which must have the same settings.
         settings: What determines the result, as JSON data.
-        resume: Whether to go on from the folder's checkpoint, whose settings must be the same.
-        writes: False for the processes that share another one's run.
+        was_resized: Whether images in memory were resized, see :class:`~nasnet_zoo.data.datasets.ImageSet`.
+        writes: False in all processes but one, if several share the run.
 
     Raises:
-        RunError: For a folder that holds another run.
+        RunError: If the folder holds another run.
     """
 
-    def __init__(self, folder: Path, settings: Dict[str, Any], resume: bool = False, writes: bool = True) -> None:
-        self.folder, self.settings = folder, json.loads(json.dumps(settings))
+    def __init__(
+            self, config: TrainConfig, settings: Dict[str, Any], was_resized: bool = False, writes: bool = True,
+    ) -> None:
+        self.folder, self.settings = config.out, json.loads(json.dumps(settings))
         self.rows: List[Dict[str, Any]] = []
         self._board = None
         if not writes:
             return
         known = self._read_settings()
-        kept = [name for name in (self.checkpoint.name, WEIGHTS) if (folder / name).exists()]
-        if kept and not resume:
-            raise RunError(f'{folder}: has a {kept[0]} already; --resume goes on with it, another --out begins anew')
-        if resume and known is None:
-            raise RunError(f'{folder}: there is no run to resume')
-        if kept and known['settings'] != self.settings:
-            raise RunError(f'{folder}: is a run of other settings: {changes(known["settings"], self.settings)}')
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob('.checkpoint.safetensors.*'):  # of a process killed while it wrote
+        existing = [name for name in (self.checkpoint.name, WEIGHTS) if (self.folder / name).exists()]
+        if existing and not config.resume:
+            raise RunError(f'{self.folder}: already has a {existing[0]}; continue that run with --resume, or choose '
+                           'another folder with --out')
+        if config.resume and known is None:
+            raise RunError(f'{self.folder}: there is no run to resume')
+        if existing:
+            self._check_settings(known, was_resized)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.glob('.checkpoint.safetensors.*'):  # left by a process that was killed while writing
             part.unlink()
-        if not kept:
-            self._write_json('run.json', dict(settings=self.settings, versions=versions()))
+        if not existing:
+            self._write_json('run.json', dict(
+                settings=self.settings, config=config.model_dump(mode='json'), versions=versions()))
 
     def _read_settings(self) -> Optional[Dict[str, Any]]:
+        """Return the settings in run.json, or None if there is none."""
         path = self.folder / 'run.json'
         try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except json.JSONDecodeError as error:
-            raise RunError(f'{path}: is no JSON: {error}') from None
+            return json.loads(path.read_text(encoding='utf-8'))['settings'] if path.exists() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f'{path}: is not the JSON of a run: {error!r}') from None
+
+    def _check_settings(self, known: Dict[str, Any], was_resized: bool) -> None:
+        """Raise a RunError if the run in the folder has other settings."""
+        if 'preprocessing' not in known:  # the run was begun before settings had it
+            if was_resized:
+                raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small pictures '
+                               'in another way, so it cannot be continued; train anew in another folder (--out)')
+            known = dict(known, preprocessing=self.settings['preprocessing'])
+        if known != self.settings:
+            raise RunError(f'{self.folder}: is a run with other settings: {changes(known, self.settings)}')
 
     def _write_json(self, name: str, data: Any) -> None:
         with atomic_write(self.folder / name) as part:
-            part.write_text(json.dumps(data, indent=2) + '\n')
+            part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
     @property
     def checkpoint(self) -> Path:
+        """The file with all that the next epoch needs."""
         return self.folder / 'checkpoint.safetensors'
 
     def save(self, trainer: Trainer, row: Dict[str, Any]) -> None:
-        """Keep an epoch: its row of the log and the checkpoint, which holds all rows.
+        """Write the checkpoint, which includes all rows of the log, and the logs.
+
+        Args:
+            trainer: After an epoch.
+            row: The epoch's row of the log.
 
         Raises:
-            RunError: Where it cannot be written; the last checkpoint stays.
+            RunError: If it cannot be written. The previous checkpoint is kept.
         """
         self.rows.append(row)
         tensors, rest = trainer.state()
@@ -128,20 +150,20 @@ class Run:
             with atomic_write(self.checkpoint) as part:
                 save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
             kept = row['epoch']
-            with atomic_write(self.folder / 'log.csv') as part, part.open('w', newline='') as file:
+            with atomic_write(self.folder / 'log.csv') as part, part.open('w', newline='', encoding='utf-8') as file:
                 writer = csv.DictWriter(file, _COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
             self._to_board(row)
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
-                           f'{kept} stays; make room and --resume') from None
+                           f'{kept} is kept; free some space and continue with --resume') from None
 
     def load(self, trainer: Trainer) -> bool:
-        """Bring a trainer to the last checkpoint; False where there is none.
+        """Load the last checkpoint into a trainer. Return False if there is none.
 
         Raises:
-            RunError: For a checkpoint that does not fit.
+            RunError: If the checkpoint is damaged or does not fit.
         """
         if not self.checkpoint.exists():
             return False
@@ -154,7 +176,7 @@ class Run:
         return True
 
     def _to_board(self, row: Dict[str, Any]) -> None:
-        """To TensorBoard, with the epochs before this process's own, once."""
+        """Write an epoch's row to TensorBoard, and first, once in each process, the rows before it."""
         if find_spec('tensorboard') is None:
             return
         rows = [row]
@@ -173,7 +195,7 @@ class Run:
         self._board.flush()
 
     def draw_curve(self) -> Optional[Path]:
-        """Loss and accuracies by epoch as curve.png; None without matplotlib."""
+        """Plot loss and accuracies by epoch to curve.png. Return its path, or None if matplotlib is not installed."""
         if find_spec('matplotlib') is None or not self.rows:
             return None
         from matplotlib.figure import Figure
@@ -194,61 +216,72 @@ class Run:
         return self.folder / 'curve.png'
 
     def finish(self, model: NASNet, data: AnySet, report: Dict[str, Any]) -> None:
-        """Write the trained model in timm's hub layout, and what it reached.
+        """Write the trained model in timm's hub layout, and the report.
 
         Raises:
-            RunError: Where it cannot be written; --resume tries again.
+            RunError: If they cannot be written. With --resume it is tried again.
         """
         try:
             write_folder(model, self.folder, data.class_names, data.mean, data.std)
             self._write_json('report.json', report)
             self.draw_curve()
         except (OSError, SafetensorError) as error:
-            raise RunError(f'{self.folder}: the model cannot be written: {error}; make room and --resume') from None
+            raise RunError(f'{self.folder}: the model cannot be written: {error}; free some space and continue with '
+                           '--resume') from None
 
     @property
     def report(self) -> Optional[Dict[str, Any]]:
-        """What :meth:`finish` wrote, None before."""
+        """What :meth:`finish` wrote, or None before that."""
         path = self.folder / 'report.json'
-        return json.loads(path.read_text()) if path.exists() and (self.folder / WEIGHTS).exists() else None
+        if not (path.exists() and (self.folder / WEIGHTS).exists()):
+            return None
+        return json.loads(path.read_text(encoding='utf-8'))
 
 
 def run_training(
-        source: str,
-        model_args: Dict[str, Any],
-        data: str,
-        recipe: Dict[str, Any],
-        out: Path,
-        resume: bool = False,
-        val_share: float = 0.,
-        data_root: Optional[Path] = None,
-        download: bool = False,
-        device: Optional[str] = None,
-        workers: int = 2,
+        config: TrainConfig,
         say: Callable[[str], None] = print,
-        on_step: Optional[Callable[[Dict[str, Any]], None]] = None,
+        on_step: OnStep = None,
 ) -> Optional[Dict[str, Any]]:
-    """Train what `source` names from beginning to end, or from the last checkpoint to the end, in a folder.
+    """Train a network in a folder, from the beginning or from the last checkpoint.
 
-    Under torchrun each process calls it; the first one writes.
+    Under torchrun each process calls it, and the first one writes.
 
     Args:
-        source: A model of the zoo, a shipped genotype or a path of one.
-        model_args: For the network.
-        data: What ``load_data`` takes.
-        recipe: Fields of :class:`~nasnet_zoo.training.trainer.Recipe`.
-        out: The run's folder.
-        resume: Go on with the run in `out`.
-        val_share: Share of the training images that is held out, to watch the run by.
-        device: cuda if there is one, else cpu.
-        workers: Processes that read large images.
-        say: Called with each line for people.
-        on_step: See :func:`~nasnet_zoo.training.trainer.train`.
+        config: What is trained on what, how, and in which folder.
+        say: Called with each line of output.
+        on_step: Called after each step, see :func:`~nasnet_zoo.training.trainer.train`.
 
     Returns:
         The report, JSON data; None in all processes but the first.
+
+    Raises:
+        RunError: If the folder holds another run, or cannot be written.
+        DataError: If the data set cannot be used.
+        FloatingPointError: If the loss or the gradient is not finite.
     """
-    rank = int(os.environ.get('RANK', 0))
+    is_first = os.environ.get('RANK', '0') == '0'
+    device = _set_up_process(config.device)
+    train_set, val_set, model = _prepare(config)
+    settings = _settings(config, model, train_set)
+    trainer = Trainer(model, train_set, config.recipe, device)
+    run = Run(config, settings, getattr(train_set, 'was_resized', False), writes=is_first)
+    if config.resume and run.load(trainer):
+        say(f'resumed after epoch {trainer.epoch} of {config.recipe.epochs}')
+        if trainer.epoch == config.recipe.epochs and run.report:
+            return run.report if is_first else None
+    _train_epochs(trainer, val_set, run if is_first else None, say, on_step)
+    if not is_first:
+        return None
+    report = dict(settings, versions=versions(), log=run.rows[-1])
+    trained = trainer.result.eval()
+    trained.aux_head, trained.drop_path_rate = None, 0.  # they are for training only
+    run.finish(trained, train_set, report)
+    return report
+
+
+def _set_up_process(device: Optional[str]) -> str:
+    """Join the other processes under torchrun. Return the device, by default this process's GPU if there is one."""
     if device is None:
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
     if torch.device(device).type == 'cuda':
@@ -256,56 +289,51 @@ def run_training(
     keep_freed_memory()
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
         distributed.init_process_group('gloo' if device == 'cpu' else 'nccl')
-    checked = Recipe.create(**recipe)
-    train_set, val_set, model = _prepare(
-        source, dict(model_args), data, val_share, data_root, download, checked, workers)
-    settings = dict(
-        source=Path(source).name, model=model.config, pretrained=bool(model_args.get('pretrained')),
-        data=data_name(data), val_share=val_share, train_images=train_set.size(),
-        recipe=checked.model_dump(mode='json'))
-    trainer = Trainer(model, train_set, checked, device)
-    run = Run(out, settings, resume, writes=rank == 0)
-    if resume and run.load(trainer):
-        say(f'resumed after epoch {trainer.epoch} of {checked.epochs}')
-        if trainer.epoch == checked.epochs and run.report:
-            return run.report if rank == 0 else None
-    begun = time.perf_counter() - (run.rows[-1]['seconds'] if run.rows else 0.)
-    while trainer.epoch < checked.epochs:
+    return device
+
+
+def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:
+    """Return the training set, the part of it held out for validation, and the network, all for images of one size."""
+    named = config.source if config.source in list_models(module='zoo') and config.data not in DATA_SETS else None
+    size = config.img_size or (named and get_pretrained_cfg(named).input_size[1])
+    if distributed.is_initialized() and distributed.get_rank():
+        distributed.barrier()  # the first process downloads and decodes
+    train_set, _ = load_data(config.data, config.data_root, size, config.download)
+    if distributed.is_initialized() and not distributed.get_rank():
+        distributed.barrier()
+    channels, *image = train_set.input_size
+    torch.manual_seed(config.recipe.seed)
+    model = build(
+        config.source, num_classes=len(train_set.class_names), in_chans=channels, img_size=tuple(image),
+        **config.network_args, **({'pretrained': True} if config.pretrained else {}))
+    if isinstance(train_set, FileSet):  # prepared when they are read, so the model may say how
+        train_set = train_set._replace(workers=config.workers).prepared(make_preprocessing(
+            model, train_set.class_names, train_set.mean, train_set.std, tuple(image)))
+    train_set, val_set = train_set.split(config.val_share) if config.val_share else (train_set, None)
+    return train_set, val_set, model
+
+
+def _settings(config: TrainConfig, model: NASNet, train_set: AnySet) -> Dict[str, Any]:
+    """Return what determines the result of a run, as JSON data without local paths."""
+    return dict(
+        source=Path(config.source).name, model=model.config, pretrained=config.pretrained,
+        data=data_name(config.data), val_share=config.val_share, train_images=train_set.size(),
+        preprocessing=train_set.preprocessing.model_dump(
+            mode='json', include={'interpolation', 'crop_pct', 'crop_mode'}),
+        recipe=config.recipe.model_dump(mode='json'))
+
+
+def _train_epochs(
+        trainer: Trainer, val_set: Optional[AnySet], run: Optional[Run], say: Callable[[str], None], on_step: OnStep,
+) -> None:
+    """Train to the end. If there is a run to write, validate and save after each epoch."""
+    begun = time.perf_counter() - (run.rows[-1]['seconds'] if run and run.rows else 0.)
+    while trainer.epoch < trainer.recipe.epochs:
         row = trainer.run_epoch(on_step)
-        if rank:
+        if run is None:
             continue
-        val = evaluate(trainer.result, val_set, device=device).top1 if val_set else None
+        val = evaluate(trainer.result, val_set, device=trainer.device).top1 if val_set else None
         row.update(val_accuracy=val, seconds=time.perf_counter() - begun)
         run.save(trainer, row)
         say(f'epoch {row["epoch"]}: loss {row["loss"]:.3f}, accuracy {row["accuracy"]:.2%}'
             + (f', on images held out {val:.2%}' if val is not None else ''))
-    if rank:
-        return None
-    report = dict(settings, versions=versions(), log=run.rows[-1])
-    trained = trainer.result.eval()
-    trained.aux_head, trained.drop_path_rate = None, 0.  # they have done their work
-    run.finish(trained, train_set, report)
-    return report
-
-
-def _prepare(
-        source: str, model_args: Dict[str, Any], data: str, val_share: float, data_root: Optional[Path], download: bool,
-        recipe: Recipe, workers: int,
-) -> Tuple[AnySet, Optional[AnySet], NASNet]:
-    """What to train on, what to watch by, and the network, for images of one size."""
-    named = source if source in list_models(module='zoo') and data not in DATA_SETS else None
-    size = model_args.pop('img_size', None) or (named and get_pretrained_cfg(named).input_size[1])
-    if distributed.is_initialized() and distributed.get_rank():
-        distributed.barrier()  # the first process downloads and decodes
-    train_set, _ = load_data(data, data_root, size, download)
-    if distributed.is_initialized() and not distributed.get_rank():
-        distributed.barrier()
-    train_set, val_set = train_set.split(val_share) if val_share else (train_set, None)
-    if isinstance(train_set, FileSet):
-        train_set = train_set._replace(workers=workers)
-        val_set = val_set and val_set._replace(workers=workers)
-    channels, *image = train_set.input_size
-    torch.manual_seed(recipe.seed)
-    model = build(source, **{
-        'num_classes': len(train_set.class_names), 'in_chans': channels, **model_args, 'img_size': tuple(image)})
-    return train_set, val_set, model

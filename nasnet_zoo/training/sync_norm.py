@@ -1,12 +1,12 @@
-"""Batch norm over the images of all processes, on a CPU too."""
+"""Batch normalisation over the images of all processes, on any device."""
 import torch
 from torch import distributed, nn
 
-__all__ = ['synchronised']
+__all__ = ['SyncBatchNorm2d', 'synchronised']
 
 
-class _AllSum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+class _AllReduceSum(torch.autograd.Function):
+    """The sum of a tensor over all processes. Its gradient is the sum of the gradients over all processes."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
@@ -16,13 +16,13 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return _AllSum.apply(grad)
+        return _AllReduceSum.apply(grad)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's SyncBatchNorm works on accelerators only; this one wherever `torch.distributed` does.
+    """Synchronised batch norm for every device that `torch.distributed` supports.
 
-    Each process must have as many images.
+    PyTorch's own ``SyncBatchNorm`` works on accelerators only. Each process must have the same number of images.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -30,9 +30,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
         count = x.numel() // x.shape[1] * distributed.get_world_size()
-        mean = _AllSum.apply(wide.sum((0, 2, 3))) / count
+        mean = _AllReduceSum.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        var = _AllSum.apply(centred.square().sum((0, 2, 3))) / count
+        var = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
@@ -42,7 +42,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """The model with synchronised batch norms in the place of its own, which keep their parameters and names."""
+    """Replace the batch norms of a model by synchronised ones, which keep their parameters and names.
+
+    Returns:
+        The model, which is changed in place on a CPU.
+    """
     if next(model.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():

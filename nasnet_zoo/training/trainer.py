@@ -1,4 +1,4 @@
-"""Trained weights out: a network and images to a network that classifies them."""
+"""Training of a network, epoch by epoch, in memory. :mod:`nasnet_zoo.training.run` adds checkpoints and logs."""
 import ctypes
 import math
 import sys
@@ -21,23 +21,35 @@ from ..network.nasnet import NASNet
 from .recipe import Recipe
 from .sync_norm import synchronised
 
-__all__ = ['Trainer', 'train', 'keep_freed_memory']
+__all__ = ['OnStep', 'Trainer', 'keep_freed_memory', 'train']
+
+OnStep = Optional[Callable[[Dict[str, Any]], None]]
 
 
 class Trainer:
-    """A network in training, epoch after epoch.
+    """Trains a network, epoch by epoch.
 
-    Everything random in an epoch is a function of ``recipe.seed`` and of the epoch's number, so what
-    :meth:`state` returns between two epochs is all that another process needs to go on to the same weights.
+    Everything random in an epoch depends only on ``recipe.seed`` and on the number of the epoch. So what :meth:`state`
+    returns between two epochs is all that another process needs to arrive at the same weights.
+
+    The model's ``pretrained_cfg`` is set to how the images of `data` were prepared, so that validation, export and
+    classification prepare pictures in the same way.
+
+    Under torchrun each process creates a trainer, and together they train one network on shared batches: gradients are
+    averaged and batch statistics are those of the whole batch.
 
     Args:
-        model: The network, trained in place.
-        data: Images to train on.
-        recipe: How.
-        device: Where; the model is moved there.
+        model: The network. It is trained in place.
+        data: The training images.
+        recipe: How to train.
+        device: Where to train. The model is moved there.
 
-    Under torchrun each process makes one, and they share each batch: gradients are averaged and batch statistics are
-    those of the whole batch, so the result is one process's.
+    Attributes:
+        epoch: Number of epochs that are finished.
+        result: The network to keep: the moving average of the weights if the recipe has one.
+
+    Raises:
+        ValueError: If the recipe does not fit the images or the number of processes.
     """
 
     def __init__(
@@ -51,22 +63,16 @@ class Trainer:
         self.rank, self.world = 0, 1
         if distributed.is_available() and distributed.is_initialized():
             self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
-        if recipe.batch_size % self.world:
-            raise ValueError(f'batch_size: {recipe.batch_size} cannot be shared by {self.world} processes')
-        if isinstance(data, FileSet) and (recipe.cutout or recipe.sizes):
-            raise ValueError(f'cutout, sizes: are for small images; those of {data.name} go through timm\'s loader')
-        if (recipe.mixup or recipe.cutmix) and recipe.batch_size // self.world % 2:
-            raise ValueError(f'batch_size: {recipe.batch_size} has no halves to mix')
+        _check_recipe(recipe, data, self.world)
         self.steps_per_epoch = data.size() // recipe.batch_size
-        if not self.steps_per_epoch:
-            raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
         self.data = data.to(self.device)
+        data.preprocessing.write_to(model)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
-        runs = self.model
+        wrapped = self.model
         if self.world > 1:
-            runs = nn.parallel.DistributedDataParallel(synchronised(runs), broadcast_buffers=False)
-        self.runs = torch.compile(runs) if recipe.compile else runs
+            wrapped = nn.parallel.DistributedDataParallel(synchronised(wrapped), broadcast_buffers=False)
+        self._wrapped = torch.compile(wrapped) if recipe.compile else wrapped
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.optimizer = create_optimizer_v2(
             self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
@@ -82,13 +88,13 @@ class Trainer:
 
     @property
     def result(self) -> NASNet:
-        """The network to keep: the moving average where there is one."""
         return self.ema.module if self.ema else self.model
 
     def _batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        """Seed the random number generators for this epoch and return this process's part of its batches."""
         recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + self.epoch
-        torch.manual_seed(seed * 1009 + self.rank)  # drop path, drop-out
-        np.random.seed(seed % 2 ** 32)  # timm's mixup; the same in all processes
+        torch.manual_seed(seed * 1009 + self.rank)  # for drop path and dropout
+        np.random.seed(seed % 2 ** 32)  # for timm's mixup; the same in all processes
         if isinstance(self.data, ImageSet):
             return augmented_batches(
                 self.data, recipe.batch_size, seed, recipe.pad, recipe.pad_mode, recipe.flip, recipe.cutout,
@@ -101,55 +107,39 @@ class Trainer:
         return iter(loader)
 
     def _loss(self, output: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the network's output: logits, or a tuple of logits and those of the auxiliary head."""
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        smoothing = 0. if self.mixup else self.recipe.label_smoothing  # mixed targets are smooth
+        smoothing = 0. if self.mixup else self.recipe.label_smoothing  # mixup smooths its labels itself
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         for aux in auxiliary:
             loss = loss + self.recipe.aux_weight * F.cross_entropy(aux.float(), labels, label_smoothing=smoothing)
         return loss
 
-    def run_epoch(self, on_step: Optional[Callable[[Dict[str, Any]], None]] = None) -> Dict[str, float]:
-        """One pass over the images. Returns its ``epoch``, ``loss``, ``accuracy``, ``lr`` and ``images_per_second``.
+    def run_epoch(self, on_step: OnStep = None) -> Dict[str, float]:
+        """Train for one epoch.
+
+        Args:
+            on_step: Called after each step, see :func:`train`.
+
+        Returns:
+            JSON data: ``epoch`` (its number, from 1), ``loss`` and ``accuracy`` (of the augmented training images),
+            ``lr`` and ``images_per_second``.
 
         Raises:
-            FloatingPointError: Where the loss is no number any more.
+            FloatingPointError: If the loss or the gradient is not finite.
         """
-        recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
-        precision = torch.autocast(self.device.type, torch.bfloat16) if recipe.bf16 else nullcontext()
         self.model.train()
         begun, total_loss, correct, seen = time.perf_counter(), 0., 0, 0
         for i, (images, labels) in enumerate(self._batches()):
-            step = self.epoch * self.steps_per_epoch + i
-            if i == self.steps_per_epoch:  # a loader may end a batch later
+            if i == self.steps_per_epoch:  # timm's loader may yield an incomplete batch
                 break
-            self.model.set_drop_path_progress(step / steps)
-            self.scheduler.step_update(step)
-            targets = labels
-            if self.mixup:
-                images, targets = self.mixup(images, labels)
-            with precision:
-                output = self.runs(images)
-                loss = self._loss(output, targets)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(f'the loss is {value} at step {step}; a lower lr than {recipe.lr} may help')
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if not nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad).isfinite():
-                raise FloatingPointError(
-                    f'the gradient is infinite at step {step}; a lower lr than {recipe.lr} may help')
-            self.optimizer.step()
-            if self.ema:
-                self.ema.update(self.model, step=step)
-            logits = output[0] if isinstance(output, tuple) else output
-            correct += (logits.argmax(1) == labels).sum().item()
-            total_loss += value
-            seen += len(labels)
+            step = self.epoch * self.steps_per_epoch + i
+            loss, hits = self._step(step, images, labels)
+            total_loss, correct, seen = total_loss + loss, correct + hits, seen + len(labels)
             if on_step:
                 on_step(dict(
-                    epoch=self.epoch + 1, step=step + 1, steps=steps, loss=value, accuracy=correct / seen,
-                    lr=self.optimizer.param_groups[0]['lr'],
-                    images_per_second=seen * self.world / (time.perf_counter() - begun)))
+                    epoch=self.epoch + 1, step=step + 1, steps=self._steps, loss=loss, accuracy=correct / seen,
+                    lr=self._lr, images_per_second=seen * self.world / (time.perf_counter() - begun)))
         self.epoch += 1
         sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64, device=self.device)
         if self.world > 1:
@@ -157,10 +147,45 @@ class Trainer:
         total_loss, correct, seen = sums.tolist()
         return dict(
             epoch=self.epoch, loss=total_loss / self.steps_per_epoch / self.world, accuracy=correct / seen,
-            lr=self.optimizer.param_groups[0]['lr'], images_per_second=seen / (time.perf_counter() - begun))
+            lr=self._lr, images_per_second=seen / (time.perf_counter() - begun))
+
+    @property
+    def _steps(self) -> int:
+        """The number of steps of the whole training."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def _lr(self) -> float:
+        """The learning rate of the last step."""
+        return self.optimizer.param_groups[0]['lr']
+
+    def _step(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> Tuple[float, int]:
+        """Train on a batch. Return the loss and the number of images that were classified correctly."""
+        self.model.set_drop_path_progress(step / self._steps)
+        self.scheduler.step_update(step)
+        targets = labels
+        if self.mixup:
+            images, targets = self.mixup(images, labels)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext():
+            output = self._wrapped(images)
+            loss = self._loss(output, targets)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f'the loss is {value} at step {step}; a lower lr than {self.recipe.lr} may help')
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad).isfinite():
+            raise FloatingPointError(
+                f'the gradient is infinite at step {step}; a lower lr than {self.recipe.lr} may help')
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.model, step=step)
+        logits = output[0] if isinstance(output, tuple) else output
+        return value, (logits.argmax(1) == labels).sum().item()
 
     def state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
-        """Tensors by name, and the rest as JSON data."""
+        """Return what :meth:`load_state` needs: tensors by name, and the rest as JSON data."""
         tensors = {f'model.{name}': tensor for name, tensor in self.model.state_dict().items()}
         if self.ema:
             tensors.update((f'ema.{name}', tensor) for name, tensor in self.ema.module.state_dict().items())
@@ -172,7 +197,7 @@ class Trainer:
                     tensors[f'optimizer.{i}.{name}'] = value
                 elif value is not None:
                     numbers[f'{i}.{name}'] = value
-        groups: List[Dict[str, Any]] = []  # some optimisers count steps in them
+        groups: List[Dict[str, Any]] = []  # some optimisers count steps in their parameter groups
         for i, group in enumerate(optimizer['param_groups']):
             facts = {name: value for name, value in group.items() if name != 'params'}
             tensors.update((f'group.{i}.{name}', facts.pop(name)) for name in list(facts) if isinstance(
@@ -181,7 +206,7 @@ class Trainer:
         return tensors, dict(epoch=self.epoch, optimizer=numbers, groups=groups)
 
     def load_state(self, tensors: Dict[str, torch.Tensor], rest: Dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned, in the same process or in another."""
+        """Continue from what :meth:`state` returned, in this process or in another."""
         def part(prefix: str) -> Dict[str, torch.Tensor]:
             return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self.model.load_state_dict(part('model.'))
@@ -197,28 +222,41 @@ class Trainer:
         self.epoch = rest['epoch']
 
 
+def _check_recipe(recipe: Recipe, data: AnySet, world: int) -> None:
+    """Raise a ValueError if a recipe does not fit the images or the number of processes."""
+    if recipe.batch_size % world:
+        raise ValueError(f'batch_size: {recipe.batch_size} cannot be shared evenly by {world} processes')
+    if isinstance(data, FileSet) and (recipe.cutout or recipe.sizes):
+        raise ValueError(f"cutout, sizes: are for small images; those of {data.name} are read by timm's loader")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size // world % 2:
+        raise ValueError(f'batch_size: mixup and cutmix need an even number for each process, not {recipe.batch_size}')
+    if recipe.batch_size > data.size():
+        raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
+
+
 def train(
         model: NASNet,
         data: AnySet,
         recipe: Optional[Recipe] = None,
         device: Union[str, torch.device] = 'cpu',
-        on_step: Optional[Callable[[Dict[str, Any]], None]] = None,
+        on_step: OnStep = None,
 ) -> NASNet:
-    """Train a network from beginning to end, in memory. `tools/train.py` does it with checkpoints and logs.
+    """Train a network from beginning to end, in memory. ``nasnet-zoo train`` adds checkpoints and logs.
 
     Args:
-        model: The network, trained in place.
-        data: Images to train on.
-        recipe: How; the paper's by default.
-        device: Where.
-        on_step: Called after each step with ``epoch``, ``step``, ``steps`` (in all), ``loss``, ``accuracy`` (of the
-            epoch so far), ``lr`` and ``images_per_second``.
+        model: The network. It is trained in place, and its ``pretrained_cfg`` is set to how the images were prepared.
+        data: The training images.
+        recipe: How to train. The default is the paper's recipe for CIFAR.
+        device: Where to train. The model is moved there.
+        on_step: Called after each step with a dict of ``epoch`` (its number, from 1), ``step`` and ``steps`` (the
+            number so far and the total, over all epochs), ``loss`` (of the step), ``accuracy`` (of the epoch so far),
+            ``lr`` and ``images_per_second``.
 
     Returns:
-        The network, or its moving average, in evaluation mode.
+        The network, or the moving average of its weights if the recipe has one, in evaluation mode.
 
     Raises:
-        FloatingPointError: Where the loss is no number any more.
+        FloatingPointError: If the loss or the gradient is not finite.
     """
     trainer = Trainer(model, data, recipe or Recipe(), device)
     while trainer.epoch < trainer.recipe.epochs:
@@ -227,7 +265,7 @@ def train(
 
 
 def keep_freed_memory() -> None:
-    """Have the process keep the memory of freed tensors; asking Linux for it again takes a fifth of a small step."""
+    """Let the process keep freed memory: requesting it again from Linux takes a fifth of a small step."""
     if sys.platform == 'linux':
         mallopt = getattr(ctypes.CDLL(None), 'mallopt', lambda parameter, value: None)  # musl has none
         mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD

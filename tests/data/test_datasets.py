@@ -76,7 +76,7 @@ def test_an_archive_is_its_folder(folder, name, top):
 
 def test_images_are_resized_and_cropped_square(folder):
     picture(1, (40, 20)).save(folder / 'train' / 'cat' / '0.png')
-    with pytest.raises(DataError, match='say which side'):
+    with pytest.raises(DataError, match='choose the size'):
         load_data(folder)
     train, _ = load_data(folder, img_size=10)
     assert train.input_size == (3, 10, 10)
@@ -218,7 +218,7 @@ def test_a_class_without_a_readable_picture(folder):
 
 
 def test_what_is_no_data_set(tmp_path, folder):
-    with pytest.raises(DataError, match='no such file or folder, and it is not one of digits, cifar10'):
+    with pytest.raises(DataError, match='no such file or folder, and it is neither one of digits, cifar10'):
         load_data('cifar11')
     with pytest.raises(DataError, match='has no folders train/CLASS'):
         load_data(folder / 'train' / 'cat')
@@ -268,7 +268,7 @@ def test_a_run_that_is_cut_off_leaves_no_half_cache(folder, tmp_path, monkeypatc
         Path(path).write_bytes(b'half')
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('safetensors.torch.save_file', cut_off)
+        patch.setattr('nasnet_zoo.data.pictures.save_file', cut_off)
         load_data(folder)
     assert not list((tmp_path / 'cache').iterdir())
     (tmp_path / 'cache' / '.pets-half.safetensors').write_bytes(b'half')  # as a killed process leaves it

@@ -18,7 +18,7 @@ from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.bundle import deploy, load_trained
 from nasnet_zoo.deploy.config import ExportConfig
-from nasnet_zoo.hub.folder import prepare
+from nasnet_zoo.hub.publish import prepare
 
 MODEL = 'nasnet_c_cifar_small'
 
@@ -150,7 +150,7 @@ def test_weights_from_elsewhere(tmp_path):
     (dict(format='pt2', data='digits'), 'format pt2: its accuracy cannot be measured'),
     (dict(precision='int8'), 'int8: needs images like those that the network will see'),
     (dict(name='../x', layout='photoprism'), "name: '../x' cannot be the name of a folder"),
-    (dict(data='digits'), "digits: its images or classes are not the model's"),
+    (dict(data='digits'), r'the model takes images of \(3, 32, 32\), digits train has \(1, 8, 8\)'),
     (dict(class_names=['a'] * 9), 'class_names: 9 names for 10 classes'),
     (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is not a line of text, which labels.txt needs"),
 ])

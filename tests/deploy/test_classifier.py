@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing
+from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
 from nasnet_zoo.deploy.classifier import Classifier, find_pictures
-from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
+from nasnet_zoo.deploy.export import export_onnx
 
 NAMES = ['red', 'green', 'blue']
 
@@ -151,7 +151,7 @@ def test_files_from_elsewhere(folder):
     ('{', 3, 'the preprocessing, from the metadata and the options, is not valid'),
     (preprocessing(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
     (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
-     'mean: must be 3 numbers, one a channel, not [0.5]'),
+     'mean: must be 3 numbers, one for each channel, not [0.5]'),
     (preprocessing().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
 ])
 def test_what_does_not_fit_is_refused(folder, metadata, outputs, message):

@@ -13,9 +13,9 @@ import torch
 from helpers.networks import NAMES, difference, small, trained
 from nasnet_zoo import compile_genotype, list_genotypes
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.data.preprocessing import METADATA_KEY
+from nasnet_zoo.data.preprocessing import METADATA_KEY, make_preprocessing
 from nasnet_zoo.deploy import export
-from nasnet_zoo.deploy.export import ExportError, export_onnx, export_pt2, make_preprocessing
+from nasnet_zoo.deploy.export import ExportError, export_onnx, export_pt2
 from nasnet_zoo.deploy.session import Session
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.trainer import train as fit
@@ -224,7 +224,7 @@ def test_what_is_no_contract(tmp_path):
     model = digit_network()
     with pytest.raises(ValueError, match='3 names for 10 classes'):
         make_preprocessing(model, ['a', 'b', 'c'])
-    with pytest.raises(ValueError, match='mean: must be 1 numbers, one a channel'):
+    with pytest.raises(ValueError, match='mean: must be 1 numbers, one for each channel'):
         make_preprocessing(model, mean=[0., 0., 0.])
     with pytest.raises(ValueError, match='^input_size: input should be greater than or equal to 1, not 0'):
         make_preprocessing(model, img_size=0)

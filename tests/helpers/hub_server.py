@@ -1,4 +1,4 @@
-"""A Hugging Face Hub in memory, on loopback: what the ``huggingface_hub`` client calls to push and to pull models."""
+"""A Hugging Face Hub in memory, on this machine: what the ``huggingface_hub`` client needs to push and pull."""
 import base64
 import hashlib
 import json
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 REPO = r'(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)'
 API, REVISION = f'/api/models/{REPO}', '(?P<revision>[^/]+)'
-# Method, path, the access to the repository that it takes, method of HubServer. HEAD goes where GET goes.
+# Method, path, required access to the repository, method of HubServer. HEAD is handled like GET.
 ROUTES = [(method, re.compile(path), access, handler) for method, path, access, handler in [
     ('POST', '/api/repos/create', None, 'create_repo'),
     ('POST', '/api/validate-yaml', None, 'validate_yaml'),
@@ -31,14 +31,14 @@ ROUTES = [(method, re.compile(path), access, handler) for method, path, access, 
 
 @dataclass
 class Answer:
-    """An answer; bytes go out as they are, anything else as JSON. Without a status the connection is dropped."""
+    """A response. A body of bytes is sent unchanged, any other as JSON. Without a status the connection is dropped."""
     body: Any = b''
     headers: Mapping[str, str] = field(default_factory=dict)
     status: Optional[int] = 200
 
 
 class Refusal(Exception):
-    """A request that is refused; the client makes its exception from the status and the code."""
+    """A request is refused. The client chooses its exception by the status and the code."""
 
     def __init__(self, status: int, message: str, code: str = '', **headers: str):
         super().__init__(message)
@@ -48,7 +48,7 @@ class Refusal(Exception):
 
 @dataclass
 class Commit:
-    """A state of a repository: all its files, not only those that changed."""
+    """A commit with all files of the repository, not only the changed ones."""
     oid: str
     message: str
     files: Dict[str, bytes]
@@ -56,13 +56,13 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository; each branch has its commits, oldest first."""
+    """A repository. Each branch lists its commits, the oldest first."""
     name: str
     private: bool
     branches: Dict[str, List[Commit]]
 
     def history(self, revision: str) -> List[Commit]:
-        """The commits up to a branch's end or up to the one with this full oid."""
+        """Return the commits up to the end of a branch, or up to the commit with this full oid."""
         found = {h[i].oid: h[:i + 1] for h in self.branches.values() for i in range(len(h))}
         found.update(self.branches)
         if revision not in found:
@@ -71,17 +71,17 @@ class Repo:
 
 
 def inside(path: str) -> str:
-    """The path of a file, if it is a plain one inside the repository."""
+    """Return `path` if it is a plain path inside the repository."""
     if posixpath.normpath(f'root/{path}') != f'root/{path}' or '\\' in path or '\0' in path:
         raise Refusal(400, f'Invalid path: {path}')
     return path
 
 
 class HubServer:
-    """A hub for a ``with`` statement: ``endpoint`` is its address, ``tokens`` has the user that each token stands for.
+    """A hub, used as a context manager. ``endpoint`` is its address; ``tokens`` maps access tokens to users.
 
-    ``requests`` has (method, path, status) of all requests, the status is None where the connection was dropped;
-    ``uploads`` counts the PUTs of large files that were taken.
+    ``requests`` lists (method, path, status) of all requests; the status is None if the connection was dropped.
+    ``uploads`` counts the large files that were uploaded.
     """
 
     def __init__(self, tokens: Optional[Mapping[str, str]] = None, lfs_threshold: int = 1_000_000):
@@ -91,7 +91,7 @@ class HubServer:
         self.store: Dict[str, bytes] = {}
         self.requests: List[Tuple[str, str, Optional[int]]] = []
         self.uploads = 0
-        # Large files go to signed addresses, without a token, once their oid and size are agreed on.
+        # Large files are uploaded to signed addresses, without a token, after their oid and size were agreed on.
         self._granted: Dict[str, int] = {}
         self._failures: List[Tuple[str, str, Optional[int], bool]] = []
         self._lock = threading.Lock()
@@ -107,15 +107,16 @@ class HubServer:
         self._server.server_close()
 
     def fail(self, method: str, pattern: str, status: Optional[int] = 503, times: int = 1, late: bool = False) -> None:
-        """Answer the next ``times`` requests to a path in which ``pattern`` is found with ``status`` and no body.
+        """Answer the next ``times`` requests whose path matches ``pattern`` with ``status`` and no body.
 
-        None drops the connection amid the body. With ``late`` the request is carried out and only its answer is lost.
+        None drops the connection in the middle of the body. With ``late`` the request is carried out and only the
+        response is lost.
         """
         with self._lock:
             self._failures += [(method, pattern, status, late)] * times
 
     def put(self, repo_id: str, files: Mapping[str, bytes], private: bool = False, revision: str = 'main') -> Commit:
-        """A new commit with just these files, in a repository and a branch that are made where there are none."""
+        """Commit exactly these files. Repository and branch are created if necessary."""
         with self._lock:
             repo = self.repos.get(repo_id) or self._new_repo(repo_id, private)
             repo.private = private
@@ -124,7 +125,7 @@ class HubServer:
             return self._add_commit(repo, revision, 'Put', files)
 
     def injected(self, method: str, path: str) -> Optional[Tuple[Optional[int], bool]]:
-        """Status and lateness of the failure that is due for this request."""
+        """Return status and lateness of the failure that was requested for this request, or None."""
         with self._lock:
             for failure in self._failures:
                 if failure[0] == method and re.search(failure[1], path):
@@ -133,7 +134,7 @@ class HubServer:
         return None
 
     def answer(self, method: str, path: str, token: Optional[str], body: bytes) -> Answer:
-        """What the hub says; one request at a time."""
+        """Return the response to a request. Requests are handled one at a time."""
         try:
             with self._lock:
                 if token is not None and token not in self.tokens:
@@ -168,7 +169,7 @@ class HubServer:
         return Answer({'url': url})
 
     def validate_yaml(self, body: bytes, **_: Any) -> Answer:
-        """Only whether there is metadata at all, which gives a warning: there is no YAML parser here."""
+        """Warn if there is no metadata. It is not parsed."""
         found = re.match(r'---\r?\n.*?\n---', json.loads(body)['content'], re.DOTALL)
         warnings = [] if found else [{'message': 'empty or missing yaml metadata in repo card'}]
         return Answer({'errors': [], 'warnings': warnings})
@@ -212,7 +213,7 @@ class HubServer:
         return Answer({})
 
     def commit(self, body: bytes, repo: Repo, revision: str, **_: Any) -> Answer:
-        """All operations or none: they go to a copy of the files, which becomes a commit when the last one is done."""
+        """Carry out all operations or none, on a copy of the files that becomes a commit after the last one."""
         if revision not in repo.branches:
             raise Refusal(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
         lines = [json.loads(line) for line in body.splitlines()]
@@ -245,7 +246,7 @@ class HubServer:
         return Answer({'id': repo.name, 'sha': commit.oid, 'private': repo.private, 'tags': [], 'siblings': siblings})
 
     def tree(self, repo: Repo, revision: str, **_: Any) -> Answer:
-        """All files, as for ``recursive=True``, without the folders."""
+        """Return all files, as for ``recursive=True``, without folders."""
         files = sorted(repo.history(revision)[-1].files.items())
         return Answer([{'type': 'file', 'path': p, 'oid': self._oid(p, data), 'size': len(data)} for p, data in files])
 
@@ -292,22 +293,22 @@ class HubServer:
         return self.store[item['oid']]
 
     def _is_lfs(self, path: str, size: int) -> bool:
-        """Empty files are never large: the client commits them as they are."""
+        """Return whether a file is uploaded by LFS. The client always commits empty files directly."""
         return size > self.lfs_threshold or size > 0 and path.endswith(('.safetensors', '.onnx', '.png'))
 
     def _oid(self, path: str, data: bytes) -> str:
-        """What the client compares its file with: SHA-256 of a large file, otherwise git's name for the blob."""
+        """Return what the client compares its file with: SHA-256 of an LFS file, git's blob hash of any other."""
         if self._is_lfs(path, len(data)):
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest()
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = 64  # the client transfers several files at a time, and an overflow costs it a second
+    request_queue_size = 64  # the client transfers several files at once, and waits a second after an overflow
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """HTTP/1.0: each answer ends its connection, so that nothing is served any more once the hub is closed."""
+    """HTTP/1.0: each response closes its connection, so nothing is served after the hub is closed."""
     hub: HubServer
 
     def _serve(self) -> None:
@@ -315,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         failure = self.hub.injected(self.command, path)
         body = self.rfile.read(length // 2 if failure == (None, False) else length)
         answer = Answer(status=failure[0] if failure else None)
-        if len(body) == length and (failure is None or failure[1]):  # a client that is gone gets nothing done
+        if len(body) == length and (failure is None or failure[1]):  # a client that disconnected has no effect
             scheme, _, token = self.headers.get('Authorization', '').partition(' ')
             verb = 'GET' if self.command == 'HEAD' else self.command
             result = self.hub.answer(verb, path, token if scheme else None, body)

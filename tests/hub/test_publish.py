@@ -20,6 +20,7 @@ from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.hub import folder as hub
+from nasnet_zoo.hub import publish
 from nasnet_zoo.hub.folder import HubError
 
 MINE = 'someone/my-cell'
@@ -48,7 +49,7 @@ def searched(seed=0):
 def folder(tmp_path):
     hub.write_folder(searched(), tmp_path / 'model', ('a', 'b', 'c'), (0.3,), (0.2,))
     hub.record_accuracy(tmp_path / 'model' / hub.WEIGHTS, RECORD)
-    hub.write_card(tmp_path / 'model', MINE)
+    publish.write_card(tmp_path / 'model', MINE)
     return tmp_path / 'model'
 
 
@@ -126,38 +127,38 @@ def test_card(folder):
 
 
 def test_a_card_of_ones_own_is_kept(folder):
-    hub.write_card(folder, MINE, license='mit')
+    publish.write_card(folder, MINE, license='mit')
     assert huggingface_hub.ModelCard.load(folder / 'README.md').data.license == 'mit'
-    (folder / 'README.md').write_text('My words.')
-    hub.prepare(folder, folder, MINE)
-    assert (folder / 'README.md').read_text() == 'My words.'
+    (folder / 'README.md').write_text('My words.', encoding='utf-8')
+    publish.prepare(folder, folder, MINE)
+    assert (folder / 'README.md').read_text(encoding='utf-8') == 'My words.'
 
 
 def test_accuracy_must_be_known(folder, server):
     hub.write_folder(searched(), folder)
     for dry_run in (True, False):
         with pytest.raises(HubError, match='nasnet-zoo validate .* --record'):
-            hub.push(folder, MINE, dry_run=dry_run)
+            publish.push(folder, MINE, dry_run=dry_run)
     assert not server.requests
 
 
 def test_what_is_no_model_folder(folder, tmp_path):
-    with pytest.raises(HubError, match='is no model folder'):
-        hub.push(tmp_path, MINE, dry_run=True)
-    config = json.loads((folder / 'config.json').read_text())
+    with pytest.raises(HubError, match='is not a model folder'):
+        publish.push(tmp_path, MINE, dry_run=True)
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     del config['model_args']
-    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
     with pytest.raises(HubError, match='has no model_args with a genotype'):
-        hub.push(folder, MINE, dry_run=True)
+        publish.push(folder, MINE, dry_run=True)
     (folder / hub.WEIGHTS).unlink()
     with pytest.raises(HubError, match='has no model.safetensors'):
-        hub.push(folder, MINE, dry_run=True)
+        publish.push(folder, MINE, dry_run=True)
 
 
 # Push and pull
 
 def test_round_trip_in_one_commit(server, folder):
-    report = hub.push(folder, MINE, message='First')
+    report = publish.push(folder, MINE, message='First')
     assert commits(server)[-1] == 'First' and len(commits(server)) == 2, 'one more than the hub makes itself'
     assert set(report['files']) >= {'model.safetensors', 'config.json', 'genotype.json', 'README.md', 'cells.svg'}
     published = server.repos[MINE].branches['main'][-1]
@@ -167,34 +168,34 @@ def test_round_trip_in_one_commit(server, folder):
 
 
 def test_unchanged_is_not_sent_again(server, folder):
-    first = hub.push(folder, MINE)
+    first = publish.push(folder, MINE)
     uploads = server.uploads
     assert uploads > 0
-    assert hub.push(folder, MINE)['commit'] == first['commit']
+    assert publish.push(folder, MINE)['commit'] == first['commit']
     assert server.uploads == uploads and len(commits(server)) == 2
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
-    assert hub.push(folder, MINE)['commit'] != first['commit']
+    assert publish.push(folder, MINE)['commit'] != first['commit']
     assert server.uploads == uploads + 1 and len(commits(server)) == 3, 'the weights alone'
 
 
 def test_checkpoints_stay_at_home(server, folder):
     (folder / 'checkpoint.safetensors').write_bytes(b'0' * 100)
-    (folder / 'run.json').write_text('{}')
-    hub.push(folder, MINE)
+    (folder / 'run.json').write_text('{}', encoding='utf-8')
+    publish.push(folder, MINE)
     assert not {'checkpoint.safetensors', 'run.json'} & set(server.repos[MINE].branches['main'][-1].files)
 
 
 def test_revision(server, folder):
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     hub.write_folder(searched(seed=1), folder)
     hub.record_accuracy(folder / hub.WEIGHTS, RECORD)
-    hub.push(folder, MINE, revision='v2')
+    publish.push(folder, MINE, revision='v2')
     assert torch.equal(logits(pull()), logits(searched()))
     assert torch.equal(logits(pull(f'hf-hub:{MINE}@v2')), logits(searched(seed=1)))
 
 
 def test_a_file_to_deploy_names_the_weights_from_the_hub(server, folder, tmp_path):
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     manifest = deploy(ExportConfig(source=f'hf-hub:{MINE}@main', out=tmp_path / 'out'))
     digest = hashlib.sha256((folder / hub.WEIGHTS).read_bytes()).hexdigest()
     assert manifest['weights'] == dict(file=hub.WEIGHTS, sha256=digest, accuracy=RECORD)
@@ -202,13 +203,13 @@ def test_a_file_to_deploy_names_the_weights_from_the_hub(server, folder, tmp_pat
 
 
 def test_dry_run_needs_no_hub(server, folder):
-    report = hub.push(folder, MINE, dry_run=True)
+    report = publish.push(folder, MINE, dry_run=True)
     assert report['files']['model.safetensors'] > 0 and report['commit'] is None
     assert not server.requests
 
 
 def test_private(server, folder, monkeypatch):
-    hub.push(folder, MINE, private=True)
+    publish.push(folder, MINE, private=True)
     assert server.repos[MINE].private
     assert torch.equal(logits(pull()), logits(searched()))
     monkeypatch.delenv('HF_TOKEN')
@@ -218,23 +219,24 @@ def test_private(server, folder, monkeypatch):
     result = CliRunner().invoke(app, ['validate', f'hf-hub:{MINE}', '--data', 'digits'])
     assert result.exit_code == 1 and 'Repository Not Found' in result.output and 'Traceback' not in result.output
     with pytest.raises(HubError, match='hf auth login'):
-        hub.push(folder, MINE)
+        publish.push(folder, MINE)
 
 
 def test_a_public_repository_does_not_take_what_shall_be_private(server, folder):
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
-    with pytest.raises(HubError, match='is public already'):
-        hub.push(folder, MINE, private=True)
+    with pytest.raises(HubError, match='is already public'):
+        publish.push(folder, MINE, private=True)
     assert len(commits(server)) == 2
 
 
 @pytest.mark.parametrize('token, repo_id, message', [
-    ('nobody', MINE, 'hf auth login'), ('other', MINE, 'may not write'), ('secret', 'a/b/c', 'is no OWNER/NAME')])
+    ('nobody', MINE, 'hf auth login'), ('other', MINE, 'does not allow writing'),
+    ('secret', 'a/b/c', 'is not of the form OWNER/NAME')])
 def test_who_may_not_push(server, folder, monkeypatch, token, repo_id, message):
     monkeypatch.setenv('HF_TOKEN', token)
     with pytest.raises(HubError, match=message):
-        hub.push(folder, repo_id)
+        publish.push(folder, repo_id)
     assert MINE not in server.repos
 
 
@@ -244,7 +246,7 @@ def test_who_may_not_push(server, folder, monkeypatch, token, repo_id, message):
 @pytest.mark.parametrize('method, pattern', [('PUT', '/lfs/'), ('POST', '/preupload/'), ('POST', '/objects/batch')])
 def test_the_client_tries_again(server, folder, method, pattern, status):
     server.fail(method, pattern, status, times=2)
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     assert len(commits(server)) == 2
     assert torch.equal(logits(pull()), logits(searched()))
 
@@ -254,19 +256,19 @@ def test_the_client_tries_again(server, folder, method, pattern, status):
 def test_nothing_is_half_published(server, folder, method, pattern, status):
     server.fail(method, pattern, status, times=100)
     with pytest.raises(HubError, match='push again'):
-        hub.push(folder, MINE)
+        publish.push(folder, MINE)
     assert len(commits(server)) == 1 and hub.WEIGHTS not in server.repos[MINE].branches['main'][-1].files
     server._failures.clear()
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     assert torch.equal(logits(pull()), logits(searched()))
 
 
 def test_a_lost_answer_is_not_a_lost_push(server, folder):
     server.fail('POST', '/commit/', None, late=True)
     with pytest.raises(HubError, match='push again to find out'):
-        hub.push(folder, MINE)
+        publish.push(folder, MINE)
     uploads = server.uploads
-    hub.push(folder, MINE)
+    publish.push(folder, MINE)
     assert len(commits(server)) == 2 and server.uploads == uploads
 
 
@@ -346,4 +348,4 @@ def test_command(server, folder, monkeypatch, tmp_path):
     server.fail('POST', '/commit/', 500)
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
     result = CliRunner().invoke(app, ['push', str(folder), MINE])
-    assert result.exit_code == 1 and 'error: someone/my-cell: the hub did not answer' in result.output
+    assert result.exit_code == 1 and 'error: someone/my-cell: the hub returned an error' in result.output

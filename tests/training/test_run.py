@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,27 +18,35 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import nasnet_zoo  # noqa: F401  (for timm)
-from helpers.paths import ROOT
+from helpers.paths import ROOT, TESTS
+from nasnet_zoo.checked import check
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.hub.folder import read_accuracy, record_accuracy
 from nasnet_zoo.training import run as runs
+from nasnet_zoo.training.config import TrainConfig
 from nasnet_zoo.training.metrics import evaluate
+from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.run import RunError, run_training
 from nasnet_zoo.training.validate import validate
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 SMALL = dict(num_cells=1, cell_filters=4, stem='cifar', aux_head=True)
 RECIPE = dict(epochs=3, batch_size=64, lr=0.1, pad=1, pad_mode='edge', flip=False, ema=0.9)
+OLD = TESTS / 'data' / 'old_run'
 COMMAND = [
     'train', 'nasnet_a', '--num-cells', '1', '--cell-filters', '4', '--stem', 'cifar', '--batch-size', '64',
     '--lr', '0.1', '--pad', '1', '--pad-mode', 'edge', '--no-flip', '--ema', '0.9', '--drop-path-rate', '0.1',
     '--epochs', '3']
 
 
-def train(out, model_args=None, **kwargs):
-    return run_training('nasnet_a', {**SMALL, **(model_args or {})}, 'digits', {**RECIPE, **kwargs.pop('recipe', {})},
-                        out, say=lambda line: None, **kwargs)
+def settings(out, recipe=None, **options):
+    return TrainConfig(**{'source': 'nasnet_a', 'out': out, 'drop_path_rate': 0., **SMALL, **options,
+                          'recipe': check(Recipe, {**RECIPE, **(recipe or {})})})
+
+
+def train(out, say=lambda line: None, **options):
+    return run_training(settings(out, **options), say)
 
 
 def python(*args, **kwargs):
@@ -67,11 +76,11 @@ def test_what_is_written(run):
     assert {path.name for path in folder.iterdir()} - {'tensorboard'} == {
         'run.json', 'checkpoint.safetensors', 'log.csv', 'curve.png', 'model.safetensors', 'config.json', 'report.json',
         'genotype.json', 'cells.svg'}
-    rows = list(csv.DictReader((folder / 'log.csv').open()))
+    rows = list(csv.DictReader((folder / 'log.csv').open(encoding='utf-8')))
     assert [row['epoch'] for row in rows] == ['1', '2', '3']
     assert float(rows[-1]['val_accuracy']) > 0.3 and float(rows[-1]['loss']) < float(rows[0]['loss'])
     assert (folder / 'curve.png').read_bytes()[:4] == b'\x89PNG'
-    assert report == json.loads((folder / 'report.json').read_text())
+    assert report == json.loads((folder / 'report.json').read_text(encoding='utf-8'))
     assert report['train_images'] == 1081 and report['recipe']['ema'] == 0.9 and report['versions']['torch']
 
 
@@ -94,9 +103,9 @@ def test_tensorboard(run):
 
 def test_a_run_is_not_overwritten(run):
     folder, report = run
-    with pytest.raises(RunError, match='has a checkpoint.safetensors already'):
+    with pytest.raises(RunError, match='already has a checkpoint.safetensors; continue that run with --resume'):
         train(folder, val_share=0.2)
-    with pytest.raises(RunError, match='of other settings: recipe.lr was 0.1 and is 0.2'):
+    with pytest.raises(RunError, match='with other settings: recipe.lr was 0.1 and is 0.2'):
         train(folder, val_share=0.2, resume=True, recipe=dict(lr=0.2))
 
 
@@ -107,9 +116,48 @@ def test_a_finished_run_stays_as_it_is(run):
     assert read_accuracy(folder / 'model.safetensors') == dict(top1=0.5)
 
 
+def test_the_settings_are_stored_and_are_the_commands(run):
+    folder, report = run
+    stored = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+    assert TrainConfig(**stored['config']) == settings(folder, val_share=0.2)
+    assert stored['settings'] == {name: report[name] for name in stored['settings']}
+    assert stored['settings']['preprocessing'] == dict(crop_mode='center', crop_pct=1., interpolation='bicubic')
+    assert str(folder) not in json.dumps(stored['settings'])
+
+
+def begun_by_an_earlier_version(folder):
+    """Two of four epochs on the digits by commit 6b46199; finished.safetensors has the weights that it ended with."""
+    shutil.copytree(OLD, folder)
+    return dict(
+        source=str(folder / 'tiny.json'), cell_filters=2, drop_path_rate=0.1, aux_head=False, val_share=0.2,
+        resume=True, recipe=dict(epochs=4, batch_size=256))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+    options = begun_by_an_earlier_version(tmp_path / 'run')
+    before = list(csv.DictReader((tmp_path / 'run' / 'log.csv').open(encoding='utf-8')))
+    lines = []
+    train(tmp_path / 'run', lines.append, **options)
+    assert lines[0] == 'resumed after epoch 2 of 4'
+    after = list(csv.DictReader((tmp_path / 'run' / 'log.csv').open(encoding='utf-8')))
+    assert after[:2] == before and len(after) == 4
+    ours, theirs = (load_file(path) for path in (tmp_path / 'run' / 'model.safetensors', OLD / 'finished.safetensors'))
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # bit-equal where they were made; other CPUs add in another order
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_of_an_earlier_version_with_other_pixels_is_refused(tmp_path):
+    options = begun_by_an_earlier_version(tmp_path / 'run')
+    with pytest.raises(RunError, match='with other settings: recipe.lr was 0.1 and is 0.2'):
+        train(tmp_path / 'run', **dict(options, recipe=dict(options['recipe'], lr=0.2)))
+    with pytest.raises(RunError, match='by an earlier version, which resized small pictures in another way'):
+        train(tmp_path / 'run', **dict(options, img_size=12))
+
+
 def test_a_model_folder_is_not_trained_over(run, tmp_path):
     (tmp_path / 'model.safetensors').write_bytes(b'precious')
-    with pytest.raises(RunError, match='has a model.safetensors already'):
+    with pytest.raises(RunError, match='already has a model.safetensors'):
         train(tmp_path)
     with pytest.raises(RunError, match='no run to resume'):
         train(tmp_path / 'typo', resume=True)
@@ -128,20 +176,19 @@ def test_large_pictures_from_a_folder(tmp_path):
             (tmp_path / 'data' / split / name).mkdir(parents=True)
             for i in range(count):
                 Image.new('RGB', (80, 72), (label * 200 + i,) * 3).save(tmp_path / 'data' / split / name / f'{i}.png')
-    options = dict(val_share=0.25, workers=0)
     recipe = dict(epochs=2, batch_size=4, lr=0.05)
-    model = dict(num_cells=1, cell_filters=4, stem='cifar', img_size=72)
-    report = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'run', say=list, **options)
+    options = dict(val_share=0.25, workers=0, data=str(tmp_path / 'data'), img_size=72, recipe=recipe)
+    report = train(tmp_path / 'run', **options)
     assert report['data'] == 'data' and report['train_images'] == 12 and report['log']['val_accuracy'] is not None
-    again = run_training('nasnet_a', model, str(tmp_path / 'data'), recipe, tmp_path / 'again', say=list, **options)
+    again = train(tmp_path / 'again', **options)
     assert again['log']['loss'] == report['log']['loss']
     assert validate(str(tmp_path / 'run'), str(tmp_path / 'data'))['count'] == 4
     with pytest.raises(ValueError, match='cutout, sizes: are for small images'):
-        run_training('nasnet_a', model, str(tmp_path / 'data'), dict(recipe, cutout=8), tmp_path / 'c', **options)
+        train(tmp_path / 'c', **dict(options, recipe=dict(recipe, cutout=8)))
 
 
 def test_size_of_the_model_is_the_size_of_the_images(tmp_path):
-    report = train(tmp_path / 'run', dict(img_size=12), recipe=dict(epochs=1))
+    report = train(tmp_path / 'run', img_size=12, recipe=dict(epochs=1))
     assert report['model']['img_size'] == [12, 12]
     assert validate(str(tmp_path / 'run'), 'digits')['count'] == 450
 
@@ -156,7 +203,7 @@ def test_a_broken_checkpoint(run, tmp_path):
 
 def test_what_cannot_begin_leaves_no_folder(tmp_path):
     for options in (dict(recipe=dict(opt='nonesuch')), dict(recipe=dict(sched='nonesuch')),
-                    dict(model_args=dict(stem='x')), dict(recipe=dict(batch_size=9999))):
+                    dict(stem='x'), dict(recipe=dict(batch_size=9999))):
         with pytest.raises((ValueError, TypeError, RuntimeError, AssertionError)):
             train(tmp_path / 'run', **options)
         assert not (tmp_path / 'run').exists()
@@ -186,14 +233,14 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
             return row
     monkeypatch.setattr(runs, 'Trainer', Fills)
     try:
-        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 stays; make room and --resume'):
+        with pytest.raises(RunError, match='epoch 2 cannot be written.*of epoch 1 is kept; free some space'):
             train(tmp_path / 'run')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     monkeypatch.undo()
     assert not list((tmp_path / 'run').glob('.*')), 'no parts of files'
     lines = []
-    report = run_training('nasnet_a', SMALL, 'digits', RECIPE, tmp_path / 'run', resume=True, say=lines.append)
+    report = train(tmp_path / 'run', lines.append, resume=True)
     assert lines[0] == 'resumed after epoch 1 of 3' and report['log']['epoch'] == 3
 
 
@@ -226,7 +273,7 @@ def torchrun(script, *arguments):
 def test_two_processes_are_one_with_the_same_batch(tmp_path):
     """In double precision: two steps turn float32's last digits into the third."""
     script = tmp_path / 'steps.py'
-    script.write_text(f'''
+    script.write_text(encoding='utf-8', data=f'''
 import os, sys, torch
 from safetensors.torch import save_file
 from nasnet_zoo import compile_genotype
@@ -238,7 +285,7 @@ if 'RANK' in os.environ:
 torch.manual_seed(0)
 model = compile_genotype('nasnet_a', **{SMALL}, img_size=8, num_classes=10, in_chans=1).double()
 model.register_forward_pre_hook(lambda module, args: (args[0].double(),))
-trainer = Trainer(model, load_digits()[0], Recipe.create(**{dict(RECIPE, epochs=2, batch_size=1024, cutout=4)}))
+trainer = Trainer(model, load_digits()[0], Recipe(**{dict(RECIPE, epochs=2, batch_size=1024, cutout=4)}))
 losses = [trainer.run_epoch()['loss'] for _ in range(2)]
 if trainer.rank == 0:
     tensors = {{name: tensor.contiguous() for name, tensor in trainer.result.state_dict().items()}}

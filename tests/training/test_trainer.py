@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nasnet_zoo import compile_genotype
+from nasnet_zoo.checked import check
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.training.metrics import evaluate
 from nasnet_zoo.training.recipe import Recipe
@@ -24,7 +25,7 @@ def small(genotype='nasnet_a', **kwargs):
 
 
 def recipe(**kwargs):
-    return Recipe.create(**{**DIGITS, 'epochs': 1, **kwargs})
+    return check(Recipe, {**DIGITS, 'epochs': 1, **kwargs})
 
 
 def same(model, other):
@@ -119,14 +120,18 @@ def test_what_cannot_be_trained():
     with pytest.raises(ValueError, match='batch_size: 2000 is more than the 1347 images'):
         train(small(), TRAIN, recipe(batch_size=2000))
     with pytest.raises(ValueError, match='lr: .* not -1'):
-        Recipe.create(lr=-1.)
+        recipe(lr=-1.)
     with pytest.raises(TypeError, match="unexpected argument 'learning_rate'"):
-        Recipe.create(learning_rate=0.1)
+        recipe(learning_rate=0.1)
     with pytest.raises(ValueError, match='epochs'):
-        Recipe.create(epochs=0)
+        recipe(epochs=0)
     with pytest.raises(ValueError, match='sched'):
-        Recipe.create(sched='none')
-    with pytest.raises(ValueError, match='batch_size: 5 has no halves to mix'):
+        recipe(sched='none')
+    with pytest.raises(ValueError, match="opt: unknown optimiser 'adamv'; did you mean 'adam"):
+        recipe(opt='adamv')
+    with pytest.raises(ValueError, match='lr'):
+        Recipe(lr=-1.)
+    with pytest.raises(ValueError, match='batch_size: mixup and cutmix need an even number for each process, not 5'):
         train(small(), TRAIN, recipe(batch_size=5, mixup=0.2))
 
 

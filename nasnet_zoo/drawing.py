@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .genotype.loader import load_genotype
+from .genotype.operations import COMBINES, OPERATIONS
 from .genotype.schema import Block, Cell, Genotype
 
 __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
@@ -26,16 +27,11 @@ COLOURS = {
     'combine': '#7cc9a0', 'concat': '#cfeab8',
 }
 INK = '#333333'
-LABELS = {  # where the name does not give what the paper's figures have, or would have
-    'identity': 'iden\ntity', 'factorized_identity': 'factor.\nidentity', 'conv_1x3_3x1': '1x3\n3x1',
-    'conv_1x7_7x1': '1x7\n7x1', 'dil_sep_conv_3x3': 'dil sep\n3x3', 'dil_sep_conv_5x5': 'dil sep\n5x5',
-    'add_layer_norm': 'add\nlayer norm', 'add_instance_norm': 'add\ninstance norm',
-}
 
 # Lengths in units of the layout.
 OP_WIDTH, OP_HEIGHT, OP_GAP = 0.86, 0.72, 0.1
 BLOCK_WIDTH = 2 * OP_WIDTH + OP_GAP
-STATE_WIDTH, STATE_HEIGHT, COMBINE_HEIGHT, RISE = 1., 0.56, 0.56, 0.36
+STATE_WIDTH, STATE_HEIGHT, COMBINE_WIDTH, COMBINE_HEIGHT, RISE = 1., 0.56, 1.4, 0.56, 0.36
 ROW_HEIGHT = OP_HEIGHT + RISE + COMBINE_HEIGHT
 BOX_GAP, LINE_GAP, FOOT_GAP = 0.36, 0.22, 0.4
 FONT_SIZE, MATH_SIZE, LINE_WIDTH, HEAD = 0.27, 0.36, 0.035, 0.15
@@ -155,8 +151,8 @@ class _Rows:
         states = self.reads[item]
         if item not in self.sinks:
             offset = (OP_WIDTH + OP_GAP) / 2
-            # The operands of a sum change sides where that saves a crossing; those of a concatenation have an order.
-            if below[states[0]] > below[states[1]] and self.cell.blocks[int(item[1:])].combine != 'concat':
+            combine = COMBINES[self.cell.blocks[int(item[1:])].combine]
+            if combine.is_symmetric and below[states[0]] > below[states[1]]:  # swapping the operands saves a crossing
                 offset = -offset
             return list(zip(states, (-offset, offset)))
         if len(self.sinks) == 1 and len(states) > 1:  # the wide box over the whole cell: lines go straight up to it
@@ -266,19 +262,16 @@ def _sink_boxes(item: str, x: float, floor: float, label: str, states: int, widt
 
 
 def _block_boxes(item: str, x: float, floor: float, block: Block, offsets: Sequence[float]) -> Dict[str, Box]:
-    """A pair of operations and, over them, their combination."""
-    width, colour = BLOCK_WIDTH if '_' in block.combine else 1.4, 'concat' if block.combine == 'concat' else 'combine'
+    """A block's two operations and, above them, their combination."""
+    combine = COMBINES[block.combine]
+    width = BLOCK_WIDTH if '\n' in combine.label else COMBINE_WIDTH
     y = floor + ROW_HEIGHT - COMBINE_HEIGHT / 2
-    boxes = {item: Box(x, y, width, COMBINE_HEIGHT, _label(block.combine), colour)}
+    boxes = {item: Box(x, y, width, COMBINE_HEIGHT, combine.label, combine.family)}
     for side, (op, _), offset in zip(('left', 'right'), block.edges, offsets):
-        y, family = floor + OP_HEIGHT / 2, next(key for key in ('sep', 'identity', 'pool', 'conv') if key in op)
-        boxes[f'{item}.{side}'] = Box(x + offset, y, OP_WIDTH, OP_HEIGHT, _label(op), family)
+        row = OPERATIONS[op]
+        y = floor + OP_HEIGHT / 2
+        boxes[f'{item}.{side}'] = Box(x + offset, y, OP_WIDTH, OP_HEIGHT, row.label, row.family)
     return boxes
-
-
-def _label(name: str) -> str:
-    """``sep_conv_5x5`` as the paper's figures have it: ``sep`` over ``5x5``."""
-    return LABELS.get(name) or name.replace('_conv', '').replace('_pool', '').replace('_', '\n')
 
 
 def draw(

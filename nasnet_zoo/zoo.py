@@ -32,7 +32,7 @@ _AMOEBANET = {'paper_name': 'Regularized Evolution for Image Classifier Architec
 
 
 def _cfg(stem: str = 'imagenet', size: int = 224, **kwargs: Any) -> Dict[str, Any]:
-    skeleton = Skeleton.create(stem=stem, img_size=size)
+    skeleton = Skeleton(stem=stem, img_size=size)
     return {'url': '', **skeleton.data_cfg, **_NASNET, **({'crop_pct': 0.911} if size == 331 else {}), **kwargs}
 
 
@@ -158,7 +158,7 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
         changes.update(paper_name=None, paper_ids=None)
     if 'stem' in kwargs or 'img_size' in kwargs:
         fields = {**args, **kwargs}
-        cfg = Skeleton.create(**{name: fields[name] for name in ('stem', 'img_size') if name in fields}).data_cfg
+        cfg = check(Skeleton, {name: fields[name] for name in ('stem', 'img_size') if name in fields}).data_cfg
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
     return changes

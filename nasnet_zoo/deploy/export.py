@@ -82,7 +82,7 @@ def make_preprocessing(
         class_names=list(class_names or (known if len(known) == width else map(str, range(width))))))
     if len(preprocessing.class_names) != width:
         raise ValueError(f'class_names: {len(preprocessing.class_names)} names for {width} classes')
-    Skeleton.create(**{**model.skeleton.model_dump(), 'img_size': size})
+    check(Skeleton, {**model.skeleton.model_dump(), 'img_size': size})
     return preprocessing
 
 

@@ -1,4 +1,4 @@
-"""The command that describes a network."""
+"""The ``describe`` command."""
 import json
 from pathlib import Path
 from typing import Optional
@@ -8,23 +8,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..network.stems import STEMS
 from .common import drop_none, exit_on_error
 
 __all__ = ['describe']
 
+_STEM_HELP = f"The stem. {'; '.join(f'{name}: {stem.summary}' for name, stem in STEMS.items())}."
+
 
 def describe(
-        source: str = typer.Argument(metavar='NAME_OR_JSON', help='A model, a shipped genotype or a path of one.'),
-        num_cells: Optional[int] = typer.Option(None, help='Normal cells in each stage, N.'),
+        source: str = typer.Argument(metavar='NAME_OR_JSON', help=(
+            'Name of a model or of a shipped genotype, or the path of a genotype or of a model folder.')),
+        num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage, N.'),
         cell_filters: Optional[int] = typer.Option(None, help="Filters of the first stage's cells, F."),
         filters: Optional[int] = typer.Option(None, help='Width of the penultimate layer, the F of "N @ F".'),
-        stem: Optional[str] = typer.Option(None, help='imagenet or cifar.'),
-        img_size: Optional[int] = typer.Option(None, help="Side of the input; the network's usual one by default."),
-        num_classes: Optional[int] = typer.Option(None, help='Width of the logits.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
-        draw: Optional[Path] = typer.Option(None, help='Also draw both cells: a .svg, .png or .pdf file.'),
+        stem: Optional[str] = typer.Option(None, help=_STEM_HELP),
+        img_size: Optional[int] = typer.Option(None, help=(
+            "Height and width of the input in pixels. By default the network's usual size.")),
+        num_classes: Optional[int] = typer.Option(None, help='Number of classes.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON instead of tables.'),
+        draw: Optional[Path] = typer.Option(None, help='Also draw both cells to this .svg, .png or .pdf file.'),
 ) -> None:
-    """Cells, parameters, mult-adds and feature shapes of a model or a genotype."""
+    """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
     from ..description import cell_lines
     from ..description import describe as measure
     from ..genotype.loader import load_genotype
@@ -47,7 +52,7 @@ def describe(
         console.print(f'\n[bold]{kind} cell[/]')
         for line in cell_lines(cell):
             console.print(f'  {line}', markup=False)
-    table = Table('features', 'stride', 'shape', title='Where features can be read', title_justify='left')
+    table = Table('features', 'stride', 'shape', title='Features', title_justify='left')
     for feature in report['features']:
         table.add_row(feature['module'], str(feature['reduction']), _shape(feature['shape']))
     console.print('', table)

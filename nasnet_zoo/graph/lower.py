@@ -124,7 +124,8 @@ _FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _MODULES or super().is_leaf_module(m, module_qualified_name)
+        return (type(m) in _MODULES or hasattr(m, 'lower_to_graph')  # see genotype.operations.Operation
+                or super().is_leaf_module(m, module_qualified_name))
 
 
 def lower(model: NASNet) -> Node:
@@ -148,6 +149,9 @@ def lower(model: NASNet) -> Node:
             values[node] = Node('input', (), {}, dict(channels=model.in_chans))
         elif node.op == 'call_module':
             module = model.get_submodule(node.target)
+            if hasattr(module, 'lower_to_graph'):
+                values[node] = module.lower_to_graph(*args)
+                continue
             if type(module) not in _MODULES:
                 raise TypeError(f'model.{node.target}: a {type(module).__name__} is no layer that this package makes')
             values[node] = _MODULES[type(module)](args[0], module)

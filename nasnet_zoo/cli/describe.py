@@ -1,13 +1,14 @@
 """The ``describe`` command."""
 import json
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..genotype.loader import load_genotype
 from ..network.stems import STEMS
 from .common import drop_none, exit_on_error
 
@@ -30,20 +31,26 @@ def describe(
         draw: Optional[Path] = typer.Option(None, help='Also draw both cells to this .svg, .png or .pdf file.'),
 ) -> None:
     """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
-    from ..description import cell_lines
     from ..description import describe as measure
-    from ..genotype.loader import load_genotype
     options = drop_none(
         num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
     with exit_on_error():
         report = measure(source, img_size, **options)
-        genotype = load_genotype(report['genotype'])
         if draw:
             from ..drawing import draw as draw_cells
-            draw_cells(genotype, draw)
+            draw_cells(report['genotype'], draw)
     if as_json:
         print(json.dumps(report))
         return
+    _print_report(source, report)
+    if draw:
+        print(f'drawn: {draw}')
+
+
+def _print_report(source: str, report: Dict[str, Any]) -> None:
+    """Print the report as text and tables."""
+    from ..description import cell_lines
+    genotype = load_genotype(report['genotype'])
     console = Console(highlight=False)
     skeleton = report['skeleton']
     console.print(f'[bold]{escape(source)}[/]: genotype {genotype.name}, N = {skeleton["num_cells"]}, '
@@ -61,8 +68,6 @@ def describe(
         table.add_row(cell['name'], cell['kind'], str(cell['filters']), f'{cell["params"]:,}', f'{cell["macs"]:,}')
     table.add_row('all, with stem and head', '', '', f'{report["params"]:,}', f'{report["macs"]:,}', style='bold')
     console.print(table)
-    if draw:
-        console.print(f'drawn: {draw}', markup=False)
 
 
 def _shape(sizes) -> str:

@@ -45,7 +45,7 @@ class Operation:
         build: ``build(in_chs, out_chs, stride, args, **options)`` returns a module that maps [B, in_chs, H, W] to
             [B, out_chs, ceil(H / stride), ceil(W / stride)]. ``args`` is a :class:`~nasnet_zoo.network.ops.LayerArgs`,
             which makes convolutions and batch norms. If the module contains layers of a class of your own, then that
-            class needs a method ``lower_to_graph(*inputs)``, which returns the :class:`~nasnet_zoo.graph.ir.Node` that
+            class needs a method ``lower(*inputs)``, which returns the :class:`~nasnet_zoo.graph.ir.Node` that
             computes the same in evaluation mode; ``optimize_for_inference`` and ``export_onnx`` call it. Layers of
             PyTorch and of ``network/ops.py`` need none.
         label: Text of its box in drawings; a line break starts a new line.

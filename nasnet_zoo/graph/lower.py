@@ -124,7 +124,7 @@ _FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (type(m) in _MODULES or hasattr(m, 'lower_to_graph')  # see genotype.operations.Operation
+        return (type(m) in _MODULES or hasattr(m, 'lower')  # see genotype.operations.Operation
                 or super().is_leaf_module(m, module_qualified_name))
 
 
@@ -149,8 +149,8 @@ def lower(model: NASNet) -> Node:
             values[node] = Node('input', (), {}, dict(channels=model.in_chans))
         elif node.op == 'call_module':
             module = model.get_submodule(node.target)
-            if hasattr(module, 'lower_to_graph'):
-                values[node] = module.lower_to_graph(*args)
+            if hasattr(module, 'lower'):
+                values[node] = module.lower(*args)
                 continue
             if type(module) not in _MODULES:
                 raise TypeError(f'model.{node.target}: a {type(module).__name__} is no layer that this package makes')

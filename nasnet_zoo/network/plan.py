@@ -321,6 +321,7 @@ class _CellPlanner:
         drops = row.uses_drop_path.holds(*shape)
         if edge in self.slots:
             return OperandPlan(None, self.slots[edge], False, *shape, uses_drop_path=drops, cache_slot=None)
+        # An identity, which is spared drop path, is free: there is nothing to cache.
         is_cached = drops and uses[edge] > 1 and not row.has_weights.holds(*shape)
         return OperandPlan(op, self.slots[state], row.pre_activation.holds(*shape), *shape, uses_drop_path=drops,
                            cache_slot=self._new_slot(edge) if is_cached else None)

@@ -1,9 +1,10 @@
-"""What a network is and costs, without building it: everything runs on PyTorch's meta device."""
+"""Describes a network and counts its parameters and mult-adds, on PyTorch's meta device: no weights are allocated."""
 from typing import Any, Dict, List, Mapping, Optional, Union
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .genotype.operations import COMBINES
 from .genotype.schema import Cell, Genotype
 from .zoo import build
 
@@ -15,23 +16,27 @@ def describe(
         img_size: Optional[int] = None,
         **kwargs: Any,
 ) -> Dict[str, Any]:
-    """Parameters, mult-adds and feature shapes as JSON data.
+    """Describe a network as JSON data: its structure, its cost and the features that it offers.
 
     Args:
-        source: A model of the zoo, a shipped genotype, a path of one, its data or a genotype.
-        img_size: Side of the input in pixels; the network's usual one by default.
-        **kwargs: For ``compile_genotype``.
+        source: The name of a model or of a shipped genotype, the path of a genotype or of a model folder, JSON data, or
+            a genotype.
+        img_size: Height and width of the input in pixels; by default the network's usual size.
+        **kwargs: Arguments of ``compile_genotype``.
 
     Returns:
-        A dict with ``params`` and ``macs`` (multiplications in convolutions and matrix products, for one image) of the
-        whole and of each cell, and shapes [C, H, W] of the features. Batch norms, pools and sums are not counted, as in
-        the papers.
+        A dict with ``params`` and ``macs`` of the network and of each cell, the shapes [C, H, W] of its features, its
+        genotype with both digests, and its skeleton. ``macs`` are the multiply-adds of convolutions and matrix products
+        for one image. Batch norms, pools and sums are not counted, as in the papers.
+
+    Raises:
+        ValueError: If there is no such model, or if an argument is out of bounds.
     """
     if img_size is not None:
         kwargs['img_size'] = img_size
     try:
         model = build(source, **kwargs, device='meta').eval()
-    except RuntimeError as error:  # timm's, for a tag that a model does not have
+    except RuntimeError as error:  # timm's error for a pretrained tag that does not exist
         raise ValueError(f'{source}: {error}') from None
     size = model.skeleton.size
     x = torch.zeros(1, model.in_chans, *size, device='meta')
@@ -39,9 +44,9 @@ def describe(
         model(x)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     cells = [
-        dict(name=f'cells.{i}', kind=position.kind, filters=position.filters, params=_params(cell),
-             macs=flops[f'NASNet.cells.{i}'] // 2)
-        for i, (cell, position) in enumerate(zip(model.cells, model.positions))]
+        dict(name=plan.name, kind=plan.kind, filters=plan.filters, params=_params(cell),
+             macs=flops[f'NASNet.{plan.name}'] // 2)
+        for cell, plan in zip(model.cells, model.plan.cells)]
     features = model.forward_intermediates(x, intermediates_only=True)
     return dict(
         genotype=model.genotype.to_dict(),
@@ -62,12 +67,10 @@ def _params(module: torch.nn.Module) -> int:
 
 
 def cell_lines(cell: Cell) -> List[str]:
-    """A cell as text, a block a line: ``b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)``."""
+    """Write a cell as text with one line for each block: ``b0 = sep_conv_5x5(h0) + sep_conv_3x3(h1)``."""
     lines = []
     for i, block in enumerate(cell.blocks):
         left, right = (f'{op}({state})' for op, state in block.edges)
-        how = block.combine.removeprefix('add_').replace('_', ' ')
-        text = f'concat({left}, {right})' if how == 'concat' else f'{left} + {right}'
-        lines.append(f'b{i} = {text}' + ('' if how in ('add', 'concat') else f', then {how}'))
+        lines.append(f'b{i} = {COMBINES[block.combine].text.format(left=left, right=right)}')
     return lines + [f'output {k}: {", ".join(output)}' for k, output in enumerate(cell.outputs)] + (
         [f'head: {", ".join(cell.head)}'] if cell.head else [])

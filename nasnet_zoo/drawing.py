@@ -1,8 +1,8 @@
-"""A genotype's two cells as a picture, in the manner of the NASNet paper's figures 4, 7 and 8 (arXiv:1707.07012).
+"""Draws the two cells of a genotype in the style of figures 4, 7 and 8 of the NASNet paper (arXiv:1707.07012).
 
-:func:`lay_out` places a cell's boxes and lines, as plain data; :func:`draw` paints both cells with matplotlib. The
-layout is Sugiyama's: rows by depth, order within a row by barycentre. A line that goes further than to the next row
-has a place of its own in each row between, so no line runs over a box.
+:func:`lay_out` places the boxes and lines of a cell, as plain data, and :func:`draw` paints both cells with matplotlib.
+The layout follows Sugiyama's method: depth determines the row, barycentres determine the order within a row. A line
+that passes a row has a place of its own in it, so that no line crosses a box.
 """
 import math
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .genotype.loader import load_genotype
+from .genotype.operations import COMBINES, OPERATIONS
 from .genotype.schema import Block, Cell, Genotype
 
 if TYPE_CHECKING:
@@ -23,29 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
 
-# Tints of Okabe and Ito's palette, which the colour-blind tell apart; black text is legible on each.
+# Tints of Okabe and Ito's palette, which colour-blind readers can distinguish. Black text is legible on all of them.
+# The keys are those of `genotype.operations.FAMILIES`, and 'state'.
 COLOURS = {
     'state': '#ffffff', 'sep': '#f6cf71', 'conv': '#9fd0f0', 'pool': '#d98fbd', 'identity': '#d9d9d9',
     'combine': '#7cc9a0', 'concat': '#cfeab8',
 }
 INK = '#333333'
-LABELS = {  # where the name does not give what the paper's figures have, or would have
-    'identity': 'iden\ntity', 'factorized_identity': 'factor.\nidentity', 'conv_1x3_3x1': '1x3\n3x1',
-    'conv_1x7_7x1': '1x7\n7x1', 'dil_sep_conv_3x3': 'dil sep\n3x3', 'dil_sep_conv_5x5': 'dil sep\n5x5',
-    'add_layer_norm': 'add\nlayer norm', 'add_instance_norm': 'add\ninstance norm',
-}
 
-# Lengths in units of the layout.
+# Lengths, in units of the layout.
 OP_WIDTH, OP_HEIGHT, OP_GAP = 0.86, 0.72, 0.1
 BLOCK_WIDTH = 2 * OP_WIDTH + OP_GAP
-STATE_WIDTH, STATE_HEIGHT, COMBINE_HEIGHT, RISE = 1., 0.56, 0.56, 0.36
+STATE_WIDTH, STATE_HEIGHT, COMBINE_WIDTH, COMBINE_HEIGHT, RISE = 1., 0.56, 1.4, 0.56, 0.36
 ROW_HEIGHT = OP_HEIGHT + RISE + COMBINE_HEIGHT
 BOX_GAP, LINE_GAP, FOOT_GAP = 0.36, 0.22, 0.4
 FONT_SIZE, MATH_SIZE, LINE_WIDTH, HEAD = 0.27, 0.36, 0.035, 0.15
-STRAIGHTNESS = 4  # how much more a line that passes a row counts than one that ends there
-UNIT_INCHES, MAX_INCHES = 0.55, 40.  # a picture too large for MAX_INCHES is drawn smaller
+STRAIGHTNESS = 4  # weight of a line that passes a row, relative to a line that ends there
+UNIT_INCHES, MAX_INCHES = 0.55, 40.  # pictures larger than MAX_INCHES are scaled down
 
-SAVE_OPTIONS = {  # what keeps the time of day out of each format
+SAVE_OPTIONS = {  # by suffix; without a date, so that the same genotype gives the same bytes
     '.svg': dict(metadata={'Date': None}),
     '.png': dict(),
     '.pdf': dict(metadata={'CreationDate': None}),
@@ -56,7 +53,7 @@ Point = Tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A box with its centre, its size, its words, and the key of its colour."""
+    """A box: its centre, its size, its text, and the key of its colour."""
     x: float
     y: float
     width: float
@@ -75,7 +72,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """An arrow from the top of one box to the bottom of another. Every other stretch of it is vertical."""
+    """An arrow from the top of one box to the bottom of another. Its even segments lean, its odd ones are vertical."""
     source: str
     target: str
     points: Tuple[Point, ...]
@@ -83,22 +80,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Layout:
-    """A cell's boxes by name (``h0``, ``b0``, its operations ``b0.left`` and ``b0.right``, ``out0``) and its lines."""
+    """Lines of a cell, and its boxes by name: ``h0``, ``b0``, its operations ``b0.left`` and ``b0.right``, ``out0``."""
     boxes: Dict[str, Box]
     lines: Tuple[Line, ...]
 
     @property
     def extent(self) -> Tuple[float, float, float]:
-        """Left, right and top of all that is drawn; the bottom is 0."""
+        """Left, right and top of the drawing; the bottom is 0."""
         xs = [x for line in self.lines for x, _ in line.points]
         xs += [box.x + side * box.width / 2 for box in self.boxes.values() for side in (-1, 1)]
         return min(xs), max(xs), max(box.top for box in self.boxes.values())
 
 
 def _spread(wanted: Sequence[float], gaps: Sequence[float], weights: Sequence[float]) -> List[float]:
-    """The positions nearest to `wanted`, by weighted least squares, that keep their order and `gaps` between them.
+    """Return the positions closest to `wanted` (weighted least squares) that keep their order and `gaps` between them.
 
-    Exact: less the gaps' running sum it is isotonic regression, solved by pooling adjacent violators.
+    The solution is exact: without the running sum of the gaps, this is isotonic regression, which pooling adjacent
+    violators solves.
     """
     shifts = [0., *accumulate(gaps)]
     pools: List[Tuple[float, float, int]] = []  # mean, weight, members
@@ -114,9 +112,9 @@ def _spread(wanted: Sequence[float], gaps: Sequence[float], weights: Sequence[fl
 
 
 class _Rows:
-    """What stands in which row: inputs in row 0, each block above what it reads, sinks (the outputs) on top.
+    """The rows of a cell: inputs in row 0, each block above the states it reads, sinks (the outputs) at the top.
 
-    An item of a row is a state or a sink that is made there, its `home`, or a state that passes on its way up.
+    The items of a row are the states and sinks whose `home` is this row, and the states that pass it on their way up.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -130,7 +128,7 @@ class _Rows:
         self.reads.update(self.sinks)
 
         self.home = dict.fromkeys(sorted((s for s in read if s[0] == 'h'), key=lambda s: int(s[1:])), 0)
-        most, count = max(5, math.isqrt(len(blocks))), [0] * (len(blocks) + 2)
+        most, count = max(5, math.isqrt(len(blocks))), [0] * (len(blocks) + 2)  # blocks in a row
         for block in blocks:
             row = 1 + max(self.home[state] for state in self.reads[block])
             while count[row] == most:  # the row is full
@@ -145,6 +143,7 @@ class _Rows:
                      for row in range(top + 1)]
 
     def width(self, item: str, row: int) -> float:
+        """Return the width of an item; that of a line is 0."""
         if self.home[item] != row:
             return 0.
         if item in self.sinks:
@@ -152,31 +151,31 @@ class _Rows:
         return STATE_WIDTH if row == 0 else BLOCK_WIDTH
 
     def feet(self, item: str, row: int, below: Mapping[str, float]) -> List[Tuple[str, float]]:
-        """The states that lines into an item come from, and where they enter it, from its centre."""
+        """Return the states from which lines lead to an item, and where they enter it, relative to its centre."""
         if self.home[item] != row:
             return [(item, 0.)]
         states = self.reads[item]
         if item not in self.sinks:
             offset = (OP_WIDTH + OP_GAP) / 2
-            # The operands of a sum change sides where that saves a crossing; those of a concatenation have an order.
-            if below[states[0]] > below[states[1]] and self.cell.blocks[int(item[1:])].combine != 'concat':
+            combine = COMBINES[self.cell.blocks[int(item[1:])].combine]
+            if combine.is_symmetric and below[states[0]] > below[states[1]]:  # swapping the operands saves a crossing
                 offset = -offset
             return list(zip(states, (-offset, offset)))
-        if len(self.sinks) == 1 and len(states) > 1:  # the wide box over the whole cell: lines go straight up to it
+        if len(self.sinks) == 1 and len(states) > 1:  # a box as wide as the cell: lines go straight up
             centre = (min(below.values()) + max(below.values())) / 2
             return [(state, below[state] - centre) for state in states]
         middle = (len(states) - 1) / 2
         return [(state, FOOT_GAP * (i - middle)) for i, state in enumerate(sorted(states, key=below.get))]
 
     def place(self, row: int, order: Sequence[str], wanted: Mapping[str, float]) -> Dict[str, float]:
-        """Positions for a row in the given order, each as near to the wanted one as the others let it."""
+        """Return positions for a row in the given order, as close to the wanted ones as possible."""
         widths = [self.width(item, row) for item in order]
         gaps = [(a + b) / 2 + (BOX_GAP if a and b else LINE_GAP) for a, b in zip(widths, widths[1:])]
         weights = [1. if width else STRAIGHTNESS for width in widths]
         return dict(zip(order, _spread([wanted[item] for item in order], gaps, weights)))
 
     def settle(self, xs: List[Dict[str, float]]) -> None:
-        """One sweep down and one up: each item goes where its lines are straight. The inputs keep their order."""
+        """Sweep down and up once, moving each item so that its lines are straight. The inputs keep their order."""
         for row in range(len(xs) - 2, -1, -1):
             aims: Dict[str, List[float]] = {item: [] for item in xs[row]}
             for item, x in xs[row + 1].items():
@@ -191,7 +190,7 @@ class _Rows:
             xs[row] = self.place(row, sorted(wanted, key=wanted.get), wanted)
 
     def cost(self, xs: Sequence[Mapping[str, float]]) -> Tuple[int, float]:
-        """Crossings, and how far the lines lean in all."""
+        """Return the number of crossings and the total horizontal extent of the lines."""
         crossings, lean = 0, 0.
         for row in range(1, len(xs)):
             ends = sorted((xs[row - 1][source], x + offset, 1 if self.home[item] == row else STRAIGHTNESS)
@@ -201,10 +200,10 @@ class _Rows:
                 crossings += len(seen) - bisect_right(seen, high)
                 insort(seen, high)
                 lean += abs(high - low) * weight
-        return crossings, round(lean, 3)  # rounding errors are not to choose among equals
+        return crossings, round(lean, 3)  # so that rounding errors do not break ties
 
     def arrange(self, starts: int = 16, sweeps: int = 10) -> List[Dict[str, float]]:
-        """Every row's positions: the best that sweeps come to from several orders, random but always the same."""
+        """Return positions for all rows: the best result of sweeps from several random orders (with a fixed seed)."""
         rng, orders, found = random.Random(0), list(self.rows), []
         for _ in range(starts):
             xs = [self.place(row, order, dict.fromkeys(order, 0.)) for row, order in enumerate(orders)]
@@ -216,7 +215,7 @@ class _Rows:
 
 
 def lay_out(cell: Cell) -> Layout:
-    """Places for all that is live in a cell, from the bottom up. Inputs stand on y = 0; x starts anywhere."""
+    """Place the live parts of a cell, from the bottom up. Inputs are at y = 0; x has an arbitrary origin."""
     rows = _Rows(cell)
     boxes: Dict[str, Box] = {}
     lines: List[Line] = []
@@ -225,7 +224,7 @@ def lay_out(cell: Cell) -> Layout:
     for row, xs in enumerate(rows.arrange()):
         feet = {item: rows.feet(item, row, below) if row else [] for item in xs}
         lean = max((abs(xs[item] + offset - below[source]) for item in xs for source, offset in feet[item]), default=0.)
-        floor += min(0.6 + 0.14 * lean, 2.) if row else 0.  # more room for lines that lean more
+        floor += min(0.6 + 0.14 * lean, 2.) if row else 0.  # lines that lean more need more room
         reached = dict(paths)
         for item, x in xs.items():
             if rows.home[item] != row:
@@ -248,7 +247,7 @@ def lay_out(cell: Cell) -> Layout:
             boxes.update(made)
             paths[item] = ((x, made[item].top),)
         floor, below = floor + (ROW_HEIGHT if row else STATE_HEIGHT), xs
-    for name, box in boxes.items():  # the short lines: from operations to their combination, concatenation to output
+    for name, box in boxes.items():  # short lines: from operations to their combination, from concatenation to output
         whole, _, part = name.partition('.')
         if part:
             lower, upper = (whole, name) if part == 'state' else (name, whole)
@@ -261,7 +260,7 @@ def _state_box(x: float, floor: float, label: str) -> Box:
 
 
 def _sink_boxes(item: str, x: float, floor: float, label: str, states: int, width: float) -> Dict[str, Box]:
-    """What leaves the cell; over a concatenation where it is made of several states."""
+    """Return the box of an output, above that of a concatenation if it consists of several states."""
     if states == 1:
         return {item: _state_box(x, floor, label)}
     concat = Box(x, floor + COMBINE_HEIGHT / 2, width, COMBINE_HEIGHT, 'filter concat', 'concat')
@@ -269,19 +268,16 @@ def _sink_boxes(item: str, x: float, floor: float, label: str, states: int, widt
 
 
 def _block_boxes(item: str, x: float, floor: float, block: Block, offsets: Sequence[float]) -> Dict[str, Box]:
-    """A pair of operations and, over them, their combination."""
-    width, colour = BLOCK_WIDTH if '_' in block.combine else 1.4, 'concat' if block.combine == 'concat' else 'combine'
+    """A block's two operations and, above them, their combination."""
+    combine = COMBINES[block.combine]
+    width = BLOCK_WIDTH if '\n' in combine.label else COMBINE_WIDTH
     y = floor + ROW_HEIGHT - COMBINE_HEIGHT / 2
-    boxes = {item: Box(x, y, width, COMBINE_HEIGHT, _label(block.combine), colour)}
+    boxes = {item: Box(x, y, width, COMBINE_HEIGHT, combine.label, combine.family)}
     for side, (op, _), offset in zip(('left', 'right'), block.edges, offsets):
-        y, family = floor + OP_HEIGHT / 2, next(key for key in ('sep', 'identity', 'pool', 'conv') if key in op)
-        boxes[f'{item}.{side}'] = Box(x + offset, y, OP_WIDTH, OP_HEIGHT, _label(op), family)
+        row = OPERATIONS[op]
+        y = floor + OP_HEIGHT / 2
+        boxes[f'{item}.{side}'] = Box(x + offset, y, OP_WIDTH, OP_HEIGHT, row.label, row.family)
     return boxes
-
-
-def _label(name: str) -> str:
-    """``sep_conv_5x5`` as the paper's figures have it: ``sep`` over ``5x5``."""
-    return LABELS.get(name) or name.replace('_conv', '').replace('_pool', '').replace('_', '\n')
 
 
 def draw(
@@ -289,15 +285,20 @@ def draw(
         path: Optional[Union[str, os.PathLike]] = None,
         dpi: float = 150,
 ) -> 'Figure':
-    """Draw a genotype's normal and reduction cell side by side.
+    """Draw the normal and the reduction cell of a genotype side by side.
 
     Args:
-        genotype: What ``load_genotype`` takes.
-        path: File to write, in the format that its suffix names. The same genotype gives the same bytes.
-        dpi: Dots per inch, for ``.png``.
+        genotype: The name of a shipped genotype, a path, JSON data or a genotype; see ``load_genotype``.
+        path: The file to write. Its suffix (.svg, .png or .pdf) determines the format. The same genotype always gives
+            the same bytes.
+        dpi: Dots per inch, for .png.
 
     Returns:
         The ``matplotlib.figure.Figure``.
+
+    Raises:
+        ValueError: If the suffix is another one, or if the genotype is invalid.
+        ImportError: If matplotlib is not installed.
     """
     suffix = Path(path).suffix.lower() if path is not None else None
     if suffix not in (None, *SAVE_OPTIONS):
@@ -307,7 +308,7 @@ def draw(
     except ImportError as error:
         raise ImportError('drawing needs matplotlib: pip install nasnet-zoo[draw]') from error
     genotype = load_genotype(genotype)
-    # The user's own settings must not change the picture; they are back afterwards.
+    # The user's settings of matplotlib must not change the picture; they are restored afterwards.
     with style.context(['default', {'svg.hashsalt': 'nasnet-zoo', 'svg.fonttype': 'path'}], after_reset=True):
         figure = _paint(genotype, dpi)
         if path is not None:
@@ -316,7 +317,7 @@ def draw(
 
 
 def _paint(genotype: Genotype, dpi: float):
-    """The figure: a title and, under it, the cells, on one floor."""
+    """Return the figure: a title and, below it, the cells on a common base line."""
     from matplotlib.figure import Figure
     layouts = [lay_out(cell) for cell in genotype.cells.values()]
     extents = [layout.extent for layout in layouts]
@@ -346,10 +347,10 @@ def _paint(genotype: Genotype, dpi: float):
 
 
 def _paint_cell(axes, write, layout: Layout, shift: float, line_width: float) -> None:
-    """A cell's lines, arrow heads, boxes and words, `shift` to the right."""
+    """Paint the lines, arrow heads, boxes and texts of a cell, moved to the right by `shift`."""
     from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
     from matplotlib.path import Path as Curve
-    # Lines from one state share stretches; each is painted once.
+    # Lines from the same state share segments; each segment is painted once.
     stretches = dict.fromkeys(ends for line in layout.lines for ends in zip(line.points, line.points[1:]))
     tips = {line.points[-1] for line in layout.lines}
     for (x0, y0), (x1, y1) in stretches:
@@ -366,17 +367,17 @@ def _paint_cell(axes, write, layout: Layout, shift: float, line_width: float) ->
         axes.add_artist(FancyBboxPatch(
             (x - box.width / 2, box.bottom), box.width, box.height, boxstyle='round,pad=0,rounding_size=0.12',
             facecolor=COLOURS[box.colour], edgecolor=INK, linewidth=line_width, zorder=3))
-        if box.label.startswith('$'):  # ours, never the genotype's words
+        if box.label.startswith('$'):  # the layout's own text, never the genotype's
             write(x, box.y, box.label, MATH_SIZE, zorder=4, parse_math=True, va='center_baseline')
             continue
         words = box.label.split('\n')
         size = min(FONT_SIZE, box.height / len(words) / 1.25, (box.width - 0.1) / max(map(_text_width, words)))
-        for i, word in enumerate(words):  # each on its own base line, so that 'sep' and 'max' are level
+        for i, word in enumerate(words):  # each line on its own base line, so that 'sep' and 'max' are level
             write(x, box.y + ((len(words) - 1) / 2 - i) * size * 1.15 - 0.33 * size, word, size, zorder=4)
 
 
 @cache
 def _text_width(text: str) -> float:
-    """Width of a word in the default font, per font size."""
+    """Return the width of a text in the default font at size 1."""
     from matplotlib.textpath import TextPath
     return TextPath((0, 0), text, size=1).get_extents().width

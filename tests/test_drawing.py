@@ -7,7 +7,8 @@ import pytest
 
 from nasnet_zoo import GenotypeWarning, list_genotypes, load_genotype
 from nasnet_zoo.drawing import BLOCK_WIDTH, COLOURS, MAX_INCHES, Layout, draw, lay_out
-from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES, Cell
+from nasnet_zoo.genotype.operations import COMBINE_NAMES, FAMILIES, OP_NAMES
+from nasnet_zoo.genotype.schema import Cell
 
 matplotlib = pytest.importorskip('matplotlib')
 
@@ -111,6 +112,10 @@ def test_labels_and_colours_tell_what_it_is(placed):
         assert layout.boxes[state].label.replace('\n', '_').replace(' ', '_') == block.combine
         if block.combine == 'concat':  # its operands have an order
             assert layout.boxes[f'{state}.left'].x < layout.boxes[f'{state}.right'].x
+
+
+def test_every_family_has_a_colour():
+    assert set(FAMILIES) <= set(COLOURS) and len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_labels_are_distinct():

@@ -1,44 +1,56 @@
-"""The command that describes a network."""
+"""The ``describe`` command."""
 import json
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..genotype.loader import load_genotype
+from ..network.stems import STEMS
 from .common import drop_none, exit_on_error
 
 __all__ = ['describe']
 
+_STEM_HELP = f"The stem. {'; '.join(f'{name}: {stem.summary}' for name, stem in STEMS.items())}."
+
 
 def describe(
-        source: str = typer.Argument(metavar='NAME_OR_JSON', help='A model, a shipped genotype or a path of one.'),
-        num_cells: Optional[int] = typer.Option(None, help='Normal cells in each stage, N.'),
+        source: str = typer.Argument(metavar='NAME_OR_JSON', help=(
+            'Name of a model or of a shipped genotype, or the path of a genotype or of a model folder.')),
+        num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage, N.'),
         cell_filters: Optional[int] = typer.Option(None, help="Filters of the first stage's cells, F."),
         filters: Optional[int] = typer.Option(None, help='Width of the penultimate layer, the F of "N @ F".'),
-        stem: Optional[str] = typer.Option(None, help='imagenet or cifar.'),
-        img_size: Optional[int] = typer.Option(None, help="Side of the input; the network's usual one by default."),
-        num_classes: Optional[int] = typer.Option(None, help='Width of the logits.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
-        draw: Optional[Path] = typer.Option(None, help='Also draw both cells: a .svg, .png or .pdf file.'),
+        stem: Optional[str] = typer.Option(None, help=_STEM_HELP),
+        img_size: Optional[int] = typer.Option(None, help=(
+            "Height and width of the input in pixels. By default the network's usual size.")),
+        num_classes: Optional[int] = typer.Option(None, help='Number of classes.'),
+        as_json: bool = typer.Option(False, '--json', help='Print JSON instead of tables.'),
+        draw: Optional[Path] = typer.Option(None, help='Also draw both cells to this .svg, .png or .pdf file.'),
 ) -> None:
-    """Cells, parameters, mult-adds and feature shapes of a model or a genotype."""
-    from ..description import cell_lines
+    """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
     from ..description import describe as measure
-    from ..genotype.loader import load_genotype
     options = drop_none(
         num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
     with exit_on_error():
         report = measure(source, img_size, **options)
-        genotype = load_genotype(report['genotype'])
         if draw:
             from ..drawing import draw as draw_cells
-            draw_cells(genotype, draw)
+            draw_cells(report['genotype'], draw)
     if as_json:
         print(json.dumps(report))
         return
+    _print_report(source, report)
+    if draw:
+        print(f'drawn: {draw}')
+
+
+def _print_report(source: str, report: Dict[str, Any]) -> None:
+    """Print the report as text and tables."""
+    from ..description import cell_lines
+    genotype = load_genotype(report['genotype'])
     console = Console(highlight=False)
     skeleton = report['skeleton']
     console.print(f'[bold]{escape(source)}[/]: genotype {genotype.name}, N = {skeleton["num_cells"]}, '
@@ -47,7 +59,7 @@ def describe(
         console.print(f'\n[bold]{kind} cell[/]')
         for line in cell_lines(cell):
             console.print(f'  {line}', markup=False)
-    table = Table('features', 'stride', 'shape', title='Where features can be read', title_justify='left')
+    table = Table('features', 'stride', 'shape', title='Features', title_justify='left')
     for feature in report['features']:
         table.add_row(feature['module'], str(feature['reduction']), _shape(feature['shape']))
     console.print('', table)
@@ -56,8 +68,6 @@ def describe(
         table.add_row(cell['name'], cell['kind'], str(cell['filters']), f'{cell["params"]:,}', f'{cell["macs"]:,}')
     table.add_row('all, with stem and head', '', '', f'{report["params"]:,}', f'{report["macs"]:,}', style='bold')
     console.print(table)
-    if draw:
-        console.print(f'drawn: {draw}', markup=False)
 
 
 def _shape(sizes) -> str:

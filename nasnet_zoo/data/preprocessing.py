@@ -160,5 +160,5 @@ def make_preprocessing(
         class_names=list(class_names or (known if len(known) == width else map(str, range(width))))))
     if len(preprocessing.class_names) != width:
         raise ValueError(f'class_names: {len(preprocessing.class_names)} names for {width} classes')
-    Skeleton.create(**{**model.skeleton.model_dump(), 'img_size': size})  # raises for images that are too small
+    check(Skeleton, {**model.skeleton.model_dump(), 'img_size': size})  # raises for images that are too small
     return preprocessing

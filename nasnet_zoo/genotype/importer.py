@@ -1,14 +1,15 @@
-"""Genotypes as other searches print them, read by a parser: nothing in the text is evaluated."""
+"""Reads genotypes as other software prints them. The text is parsed, never evaluated."""
 import ast
 from typing import Any, Dict, List, Tuple
 
+from ..checked import shorten
 from .loader import MAX_BYTES, load_genotype
-from .schema import Genotype, shorten
+from .schema import Genotype
 
 __all__ = ['ImportedTextError', 'import_genotype']
 
-# DARTS's words for what we have under other names. Its dilated convolutions are separable, and its skip connection is a
-# factorized reduction at stride 2.
+# DARTS's names of operations, and ours. Its dilated convolutions are separable, and its skip connection is a factorized
+# reduction at stride 2.
 _OPS = {
     'skip_connect': 'factorized_identity', 'dil_conv_3x3': 'dil_sep_conv_3x3', 'dil_conv_5x5': 'dil_sep_conv_5x5',
     **{name: name for name in ('max_pool_3x3', 'avg_pool_3x3', 'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7')}}
@@ -17,21 +18,21 @@ Edge = Tuple[str, int]
 
 
 class ImportedTextError(ValueError):
-    """A text that holds no genotype that can be read, and why."""
+    """Raised for a text in which no genotype can be found. The message says why."""
 
 
 def import_genotype(text: str, name: str = 'imported') -> Genotype:
-    """A genotype of DARTS's space in the words of DARTS or of NNI.
+    """Read a genotype of DARTS's search space (arXiv:1806.09055) as DARTS or NNI writes it.
 
     Args:
-        text: Either what DARTS and its children print, ``Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=[2, 3,
-            4, 5], reduce=[…], reduce_concat=range(2, 6))``, with or without ``NAME =`` before it; or NNI's exported
-            choices, ``{"normal/op_2_0": "sep_conv_3x3", "normal/input_2_0": 0, …}``, as JSON or as Python prints them.
-            In NNI's, whose text does not say, a cell hands on all its nodes, as in DARTS.
-        name: The genotype's.
+        text: Either what DARTS and its successors print, ``Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=[2,
+            3, 4, 5], reduce=[…], reduce_concat=range(2, 6))``, with or without ``NAME =`` before it; or the choices
+            that NNI exports, ``{"normal/op_2_0": "sep_conv_3x3", "normal/input_2_0": 0, …}``, as JSON or as a Python
+            dict. NNI does not write the outputs, so they are all nodes of a cell, as in DARTS.
+        name: Name of the genotype.
 
     Raises:
-        ImportedTextError: For a text of another kind.
+        ImportedTextError: If the text is neither of these.
     """
     if len(text) > MAX_BYTES:
         raise ImportedTextError(f'too large: over {MAX_BYTES} bytes; a genotype is a few lines')
@@ -55,7 +56,7 @@ def _name(node: ast.AST) -> str:
 
 
 def _literal(node: ast.AST) -> Any:
-    """A literal, or range() of literals."""
+    """Return the value of a literal or of range() of literals."""
     try:
         if isinstance(node, ast.Call) and _name(node.func) == 'range' and not node.keywords:
             bounds = [ast.literal_eval(bound) for bound in node.args]
@@ -89,7 +90,7 @@ def _from_nni(choices: Dict[str, Any]) -> Dict[str, Tuple[List[Edge], List[int]]
 
 
 def _cell(kind: str, edges: List[Edge], outputs: List[int]) -> Dict[str, Any]:
-    """States by number are DARTS's: 0 is the older cell input, 1 the newer, 2 and on the nodes."""
+    """Convert a cell. DARTS numbers its states: 0 is the older cell input, 1 the newer one, 2, 3, … are the nodes."""
     if not edges or len(edges) % 2:
         raise ImportedTextError(f'{kind}: has {len(edges)} edges; each node has two')
     states = ['h1', 'h0', *(f'b{i}' for i in range(len(edges) // 2))]

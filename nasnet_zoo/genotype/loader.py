@@ -1,4 +1,4 @@
-"""From a name, a file or a dict to a checked genotype, and from whatever is wrong to messages that mend it."""
+"""Loads and checks genotypes. Every problem is reported with its place and how to fix it."""
 import json
 import math
 import os
@@ -8,37 +8,36 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
 
 from pydantic import ValidationError
 
+from ..checked import shorten, suggest
+from .operations import OPERATIONS
 from .schema import (
     FORMAT,
     KINDS,
     MAX_BLOCKS,
     MAX_INPUTS,
     MAX_PROBLEMS,
-    OP_NAMES,
     STATE,
     Block,
     Cell,
     Genotype,
     GenotypeError,
     GenotypeWarning,
-    shorten,
-    suggest,
 )
 
 __all__ = ['load_genotype', 'list_genotypes', 'genotypes_dir']
 
-MAX_BYTES = 1 << 20  # a genotype is a page of text; whatever is larger is not one
+MAX_BYTES = 1 << 20  # a genotype has a few kilobytes
 MAX_DEPTH = 16
 
 
 def genotypes_dir() -> Path:
-    """The shipped genotypes: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of the shipped genotypes: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return next((d for d in (package / 'genotypes', package.parent / 'genotypes') if d.is_dir()), package / 'genotypes')
 
 
 def list_genotypes() -> List[str]:
-    """Names of the genotypes that ship with the package, for :func:`load_genotype`."""
+    """Return the names of the genotypes that ship with the package, for :func:`load_genotype`."""
     return sorted(path.stem for path in genotypes_dir().glob('*.json') if path.stem != 'schema')
 
 
@@ -46,14 +45,16 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
     """Load a genotype and check it.
 
     Args:
-        source: A shipped name (``'nasnet_a'``), a path that ends in ``.json``, JSON data as a dict, or a genotype.
-        allow_path: False to take no path, for a `source` that comes from a configuration of somebody else's.
+        source: The name of a shipped genotype (such as ``'nasnet_a'``), a path that ends in ``.json``, JSON data as a
+            dict, or a genotype, which is returned as it is.
+        allow_path: Whether `source` may be a path. Pass False for a `source` from an untrusted configuration.
 
     Raises:
-        GenotypeError: With all problems at once, each with its file, JSON path and mend.
+        GenotypeError: If the genotype cannot be read or is invalid. The message lists all problems, each with its file,
+            its JSON path and how to fix it.
 
     Warns:
-        GenotypeWarning: For each block that no output and no head depends on. It is not compiled.
+        GenotypeWarning: For each block on which neither an output nor the head depends. Such a block is not compiled.
     """
     if isinstance(source, Genotype):
         return source
@@ -81,11 +82,11 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
 
 
 def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
-    """What to call the source in messages, and its JSON text."""
+    """Return what messages call the source, and its JSON text."""
     if isinstance(source, Mapping):
         try:
             text = ''
-            for chunk in json.JSONEncoder().iterencode(dict(source)):  # shared lists may be endless when written out
+            for chunk in json.JSONEncoder().iterencode(dict(source)):  # shared lists may be huge in JSON
                 text += chunk
                 if len(text) > MAX_BYTES:
                     raise GenotypeError('<dict>', [('', f'too large: over {MAX_BYTES} bytes as JSON')])
@@ -103,8 +104,9 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         raise GenotypeError(shorten(name), [
             ('', 'a path is not allowed here; pass a shipped name or load_genotype(path).to_dict()')])
     if not is_path and name not in list_genotypes():
+        hint = suggest(name[:100].lower(), list_genotypes())
         raise GenotypeError(shorten(name), [
-            ('', f'no genotype ships under this name (a path ends in .json); {suggest(name[:100], list_genotypes())}')])
+            ('', f'no genotype ships under this name (a path ends in .json); {hint}')])
     path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
     label = path.name if not is_path else shorten(path, 200)
     try:
@@ -122,7 +124,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
 
 
 def _parse(label: str, text: str) -> Tuple[Any, List[Tuple[str, str]]]:
-    """JSON text as data, and the problems that Python's parser lets through: duplicate keys, NaN, depth."""
+    """Return JSON text as data, and the problems that Python's parser ignores: duplicate keys, NaN, nesting."""
     problems = []
 
     def clean(value, path):
@@ -144,28 +146,28 @@ def _parse(label: str, text: str) -> Tuple[Any, List[Tuple[str, str]]]:
 
     try:
         data = clean(json.loads(text, object_pairs_hook=_Pairs), ())
-        json.dumps(data, ensure_ascii=False).encode()  # raises for half a surrogate pair, which is no text
+        json.dumps(data, ensure_ascii=False).encode()  # raises for an unpaired surrogate
         return data, problems
     except json.JSONDecodeError as error:
         message = f'not JSON: {error.msg} at line {error.lineno} column {error.colno}'
     except RecursionError:
         message = 'nested too deeply'
-    except ValueError as error:  # whole numbers of thousands of digits, half a surrogate pair
+    except ValueError as error:  # an integer of thousands of digits, an unpaired surrogate
         message = f'not JSON data: {shorten(error, 100)}'
     raise GenotypeError(label, [('', message)])
 
 
 class _Pairs(list):
-    """A JSON object's keys and values before duplicates are lost."""
+    """The keys and values of a JSON object, with duplicate keys."""
 
 
 def _path(location: Sequence[Union[str, int]]) -> str:
-    """``('normal', 'blocks', 2, 'left')`` as ``normal.blocks[2].left``."""
+    """Write ``('normal', 'blocks', 2, 'left')`` as ``normal.blocks[2].left``."""
     parts = [f'[{part}]' if isinstance(part, int) else f'.{part}' for part in location]
     return ''.join(parts).lstrip('.')
 
 
-_RENAMED = {  # pydantic's words for what a reader of JSON calls otherwise
+_MESSAGES = {  # in terms of JSON, where pydantic's message is in terms of Python
     'missing': 'is missing',
     'extra_forbidden': 'unknown key',
     'tuple_type': 'must be a list',
@@ -175,14 +177,14 @@ _RENAMED = {  # pydantic's words for what a reader of JSON calls otherwise
 
 
 def _is_cause(error: Mapping[str, Any]) -> bool:
-    """False for a list that is too short only because pydantic has dropped its wrong entries."""
+    """Return False if a list is too short only because pydantic has dropped its invalid entries."""
     return error['type'] != 'too_short' or len(error['input']) < error['ctx']['min_length']
 
 
 def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
-    """One of pydantic's errors as a path and a message in the language's own words."""
+    """Return the path and the message for one of pydantic's errors."""
     location, kind, context = list(error['loc']), error['type'], error.get('ctx', {})
-    # An edge's two halves are told apart by the message; the union branches that pydantic tried are nobody's business.
+    # The message says which half of an edge is wrong, so the path ends at the edge.
     for side in ('left', 'right'):
         if side in location:
             location = location[:location.index(side) + 1]
@@ -191,10 +193,10 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     given = shorten(json.dumps(error['input'], ensure_ascii=False, default=str))
     if kind == 'missing' and error['loc'][-1] in (0, 1):
         return _path(location), 'must be ["operation", "state"]'
-    message = _RENAMED.get(kind)
+    message = _MESSAGES.get(kind)
     if location[-1:] in (['left'], ['right']) and (
-            kind == 'unknown_word' and STATE.fullmatch(error['input'])
-            or kind == 'string_pattern_mismatch' and error['input'] in OP_NAMES):
+            kind == 'unknown_name' and STATE.fullmatch(error['input'])
+            or kind == 'string_pattern_mismatch' and error['input'] in OPERATIONS):
         return _path(location), 'must be ["operation", "state"], in this order'
     if kind == 'tuple_type' and location[-2:-1] == ['outputs']:
         message = f'must be a list of states, as in "outputs": [["b0", "b1"]], not {given}'
@@ -202,7 +204,7 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
         message = f'must be ["operation", "state"], and {given} is neither'
     if kind == 'extra_forbidden' and isinstance(error['loc'][-1], str):
         model = Genotype if len(location) == 1 else Block if 'blocks' in location else Cell
-        message = f'unknown key; {suggest(location[-1][:100], list(model.model_fields))}'
+        message = f'unknown key; {suggest(location[-1][:100].lower(), list(model.model_fields))}'
     elif kind == 'too_long' and context.get('max_length') == 2:
         return _path(location), f'must be ["operation", "state"], not {given}'
     elif kind in ('too_long', 'too_short'):
@@ -215,13 +217,13 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
         message = f'{given} is not a hidden state; cell inputs are "h0", "h1", …, blocks "b0", "b1", …'
     elif location == ['format'] and kind != 'missing':
         message = f'this version reads format {FORMAT}, the file says {given}; a newer nasnet-zoo may read it'
-    if message is None and kind != 'unknown_word':
+    if message is None and kind != 'unknown_name':
         message = f'{error["msg"][0].lower()}{error["msg"][1:]}, not {given}'
     return _path(location), message or error['msg']
 
 
 def _check_cells(data: Any):
-    """Problems beyond shape, for whatever part of `data` has the right shape."""
+    """Yield the problems that the models do not find, for those parts of `data` that have the right types."""
     if not isinstance(data, dict):
         return
     inputs = data.get('inputs', Genotype.model_fields['inputs'].default)
@@ -260,10 +262,10 @@ def _check_cells(data: Any):
 
 
 def _check_state(path: str, state: Any, inputs: Optional[int], blocks: int):
-    """The problem, if any, with reading `state` where `blocks` blocks exist."""
+    """Yield the problem, if any, with reading `state` where `blocks` blocks exist."""
     match = STATE.fullmatch(state) if isinstance(state, str) else None
     if match is None:
-        return  # a matter of shape
+        return  # the models report it
     kind, index = match[1], int(match[2])
     if kind == 'h' and inputs is not None and index >= inputs:
         yield path, f'{state} does not exist: "inputs" is {inputs}, so the last input is h{inputs - 1}'

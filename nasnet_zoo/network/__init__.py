@@ -1,1 +1,1 @@
-"""From a genotype and a skeleton to a timm model."""
+"""Compiles a genotype on a skeleton to a timm model."""

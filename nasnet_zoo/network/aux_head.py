@@ -1,4 +1,4 @@
-"""The auxiliary classifier that helps a deep network train."""
+"""The auxiliary classifier, which helps to train deep networks."""
 from typing import Tuple
 
 import torch
@@ -8,28 +8,41 @@ from torch.nn import functional as F
 
 from .ops import LayerArgs
 
-__all__ = ['AuxHead']
+__all__ = ['AuxHead', 'AUX_FILTERS']
+
+AUX_FILTERS = (128, 768)  # of its two convolutions in Google's nasnet.py
 
 
 class AuxHead(nn.Module):
-    """The paper's auxiliary classifier, in Google's form, at any input size.
+    """The paper's auxiliary classifier as in Google's nasnet.py, for any input size.
 
-    Google pools the map of the published input size (14x14 at 224) and convolves all that remains. For other sizes the
-    map is first pooled to that one.
+    Google pools the features of the published input size (14x14 at 224 pixels) and then convolves all that remains.
+    Features of other sizes are first pooled to that of the usual input.
+
+    Args:
+        in_chs: Channels of the features.
+        map_size: Height and width of the features for the usual input.
+        num_classes: Number of classes.
+        args: Settings of the layers.
+        filters: Widths of the two convolutions.
     """
 
-    def __init__(self, in_chs: int, map_size: Tuple[int, int], num_classes: int, args: LayerArgs) -> None:
+    def __init__(
+            self, in_chs: int, map_size: Tuple[int, int], num_classes: int, args: LayerArgs,
+            filters: Tuple[int, int] = AUX_FILTERS,
+    ) -> None:
         super().__init__()
         map_size = tuple(max(5, side) for side in map_size)
-        self.resize = nn.AdaptiveAvgPool2d(map_size)  # does nothing to a map of this size
+        self.resize = nn.AdaptiveAvgPool2d(map_size)  # leaves features of this size as they are
         self.pool = nn.AvgPool2d(5, 3)
-        self.conv1 = nn.Conv2d(in_chs, 128, 1, bias=False, **args.dd)
-        self.bn1 = args.norm(128)
-        self.conv2 = nn.Conv2d(128, 768, tuple((side - 5) // 3 + 1 for side in map_size), bias=False, **args.dd)
-        self.bn2 = args.norm(768)
-        self.head = ClassifierHead(768, num_classes, **args.dd)
+        self.conv1 = nn.Conv2d(in_chs, filters[0], 1, bias=False, **args.dd)
+        self.bn1 = args.norm(filters[0])
+        kernel_size = tuple((side - 5) // 3 + 1 for side in map_size)
+        self.conv2 = nn.Conv2d(filters[0], filters[1], kernel_size, bias=False, **args.dd)
+        self.bn2 = args.norm(filters[1])
+        self.head = ClassifierHead(filters[1], num_classes, **args.dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """PreActivation features [B, C, H, W] to logits [B, num_classes]."""
+        """Compute logits [B, num_classes] from rectified features [B, C, H, W]."""
         x = F.relu(self.bn1(self.conv1(self.pool(self.resize(x)))))
         return self.head(F.relu(self.bn2(self.conv2(x))))

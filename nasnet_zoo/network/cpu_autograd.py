@@ -1,7 +1,7 @@
-"""The same operations as PyTorch's with passes, backward ones above all, that are quicker on a CPU in training.
+"""Operations of PyTorch with faster backward passes (and some forward passes) for training on CPUs.
 
-What is slow was measured with torch 2.15 (oneDNN, AVX-512, channels-last, float32); `tools/benchmark.py train` shows
-what all this is worth. Values and gradients are PyTorch's but for the order of sums.
+The measurements were made with torch 2.15 (oneDNN, AVX-512, channels-last, float32). ``tools/benchmark.py train``
+measures what all of this gains. Values and gradients equal PyTorch's up to the order of summation.
 """
 from typing import List, Sequence, Tuple
 
@@ -13,7 +13,7 @@ __all__ = ['concatenate', 'subsample', 'depthwise_conv2d', 'avg_pool2d', 'use_cp
 
 
 def use_cpu_autograd(x: torch.Tensor, training: bool) -> bool:
-    """Whether these backward passes are wanted: eager training on a CPU."""
+    """Return whether to use these passes: in eager training on a CPU."""
     return training and x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -22,7 +22,7 @@ def _order(x: torch.Tensor) -> torch.memory_format:
 
 
 class _Concatenate(torch.autograd.Function):
-    """Autograd hands slices of its gradient on, over which a batch norm's backward pass takes ten times as long."""
+    """torch.cat with contiguous gradients. Autograd's are views, which slow down a batch norm's backward tenfold."""
 
     @staticmethod
     def forward(*parts: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,7 @@ class _Concatenate(torch.autograd.Function):
 
 @register_notrace_function
 def concatenate(parts: List[torch.Tensor], training: bool) -> torch.Tensor:
-    """States [B, C, H, W] side by side in depth."""
+    """Concatenate tensors [B, C, H, W] in depth."""
     if not torch.jit.is_scripting():
         if use_cpu_autograd(parts[0], training):
             return _Concatenate.apply(*parts)
@@ -47,7 +47,7 @@ def concatenate(parts: List[torch.Tensor], training: bool) -> torch.Tensor:
 
 
 class _Subsample(torch.autograd.Function):
-    """A strided 1x1 convolution's own backward pass takes five times as long, slicing's fills in the wrong layout."""
+    """Strided slicing. A strided 1x1 convolution's backward is five times as slow, slicing's has the wrong layout."""
 
     @staticmethod
     def forward(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
@@ -72,16 +72,18 @@ class _Subsample(torch.autograd.Function):
 
 
 def subsample(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
-    """For each of `firsts`, which differ by less than `stride`, the pixels that a 1x1 convolution of that stride reads
-    from pixel `first` on; zeros beyond the border."""
+    """Return, for each of `firsts`, the pixels that a 1x1 convolution with this stride reads from pixel `first` on.
+
+    Beyond the border are zeros. The values of `firsts` must differ by less than `stride`.
+    """
     return _Subsample.apply(x, stride, firsts)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
-    """The gradient of a depthwise kernel, three columns at a time: oneDNN has quick code for these alone.
+    """Computes the gradient of a depthwise kernel three columns at a time, because oneDNN is fast only for these.
 
-    Five columns at once take five times as long as three. Columns c, c + 1, c + 2 of the kernel are a kernel of their
-    own whose output, c pixels to the right, is the whole one's.
+    Five columns at once take five times as long as three. Columns c, c + 1 and c + 2 of the kernel form a kernel of
+    their own; its output, shifted by c pixels, is a part of the whole output.
     """
 
     @staticmethod
@@ -100,11 +102,11 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x, _, _ = _conv_backward(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])
         if ctx.needs_input_grad[1]:
-            # Nor is it quick where it has to pad by more than one column.
+            # It is also slow where it has to pad by more than one column.
             edge, step = max(0, ctx.padding[1] - 1), ctx.stride[1]
             x = F.pad(x, (edge, edge)) if edge else x
             padding = (ctx.padding[0], ctx.padding[1] - edge)
-            beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns alone
+            beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns only
             grad_weight = torch.empty_like(weight)
             for c in range(0, weight.shape[3] - 1, 2):
                 _, part, _ = _conv_backward(
@@ -118,7 +120,7 @@ def _conv_backward(
         grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int],
         mask: List[bool],
 ) -> Tuple[torch.Tensor, ...]:
-    """Gradients of a depthwise convolution by its input, its kernel and its bias, as far as wanted."""
+    """Return the gradients of a depthwise convolution for its input, kernel and bias where `mask` is True."""
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], weight.shape[0], mask)
 
@@ -126,13 +128,15 @@ def _conv_backward(
 def depthwise_conv2d(
         x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int],
 ) -> torch.Tensor:
-    """``F.conv2d`` with a group a channel; the kernel's width is odd and over 3, the stride 1 or 2."""
+    """Depthwise ``F.conv2d`` for kernels of an odd width over 3, and strides 1 and 2."""
     return _DepthwiseConv2d.apply(x, weight, stride, padding)
 
 
 def avg_pool2d(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """An average pool of stride 1 that leaves its border out, as a depthwise convolution: PyTorch's takes 2 to 4 times
-    as long both ways."""
+    """Average pooling of stride 1 that does not count its padding, as a depthwise convolution.
+
+    PyTorch's own takes 2 to 4 times as long in both passes.
+    """
     ones = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
     counts = F.conv2d(torch.ones_like(x[:1, :1]), ones[:1], padding=kernel_size // 2)
     return F.conv2d(x, ones, padding=kernel_size // 2, groups=x.shape[1]).div_(counts)

@@ -1,11 +1,13 @@
-"""The operations and combines of the genotype language, one table each.
+"""The modules of the operations and combines that ``genotype/operations.py`` lists.
 
-Sources: the paper's section 3.1 and appendix A.1 for what exists, Google's nasnet_utils.py (tensorflow/models, slim)
-for how each behaves: TensorFlow SAME padding, ReLU-conv-BN order, bottlenecks, when an identity becomes a convolution.
+The operations are those of arXiv:1707.07012, section 3.1 and appendix A.1, and of DARTS (arXiv:1806.09055). Their
+behaviour is that of Google's nasnet_utils.py (tensorflow/models, slim): TensorFlow's SAME padding, the order
+ReLU-conv-BN, the widths of bottlenecks, and when an identity becomes a convolution. The ReLU that starts an operation
+is not part of its module: the cell applies it, once for all operations on the same state.
 """
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
+from importlib import import_module
 from typing import Any, Callable, Dict, List, Tuple, Union
 
 import torch
@@ -14,20 +16,30 @@ from timm.models import register_notrace_module
 from torch import nn
 from torch.nn import functional as F
 
+from ..genotype.operations import COMBINES, OPERATIONS, Builder
 from .cpu_autograd import avg_pool2d, concatenate, depthwise_conv2d, subsample, use_cpu_autograd
 
-__all__ = ['OPS', 'COMBINES', 'LayerArgs', 'PreActivation', 'conv_1x1_bn', 'factorized_reduction']
+__all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
+           'avg_pool_same', 'Conv2d', 'Conv2dSame', 'StridedConv1x1', 'MaxPool2dSame', 'AvgPool2d', 'AvgPool2dSame',
+           'FactorizedReduction', 'ExampleNorm', 'Add', 'Concat']
 
 
 @dataclass(frozen=True)
 class LayerArgs:
-    """What every layer of a network is built with."""
+    """The settings that all layers of a network share.
+
+    Attributes:
+        bn_eps, bn_momentum: Of batch norms.
+        pool_padding: ``'tf'``, ``'timm'`` or ``'keras'``; see :func:`pool`.
+        dd: Device and dtype of the parameters, as keyword arguments (timm's name for them).
+    """
     bn_eps: float = 1e-3
     bn_momentum: float = 0.1
-    pool_padding: str = 'tf'  # 'tf', 'timm' or 'keras': see `pool`
-    dd: Dict[str, Any] = field(default_factory=dict)  # device and dtype, as timm calls them
+    pool_padding: str = 'tf'
+    dd: Dict[str, Any] = field(default_factory=dict)
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
+        """Return a batch norm."""
         return nn.BatchNorm2d(channels, eps=self.bn_eps, momentum=self.bn_momentum, **self.dd)
 
     def conv(
@@ -39,7 +51,7 @@ class LayerArgs:
             dilation: int = 1,
             groups: int = 1,
     ) -> nn.Conv2d:
-        """A convolution with TensorFlow SAME padding, an odd kernel and no bias."""
+        """Return a convolution with TensorFlow's SAME padding and without a bias. The kernel size must be odd."""
         strides, spans = to_2tuple(stride), [dilation * (k - 1) for k in to_2tuple(kernel_size)]
         kwargs = dict(stride=strides, dilation=dilation, groups=groups, bias=False, **self.dd)
         if kernel_size == 1 and stride > 1:
@@ -50,10 +62,10 @@ class LayerArgs:
 
 
 def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: float = 0.) -> torch.Tensor:
-    """TensorFlow SAME padding, at run time, for strides of 1 and 2 and kernels not smaller than the stride.
+    """Pad `x` [B, C, H, W] as TensorFlow's SAME padding does, for strides 1 and 2 and kernels not below the stride.
 
-    timm has this for any stride. Its rounding makes PyTorch's compiler take minutes over an unknown image size, where
-    a remainder takes seconds.
+    timm has this for any stride. With timm's rounding, however, PyTorch's compiler takes minutes for an unknown image
+    size; with the remainder used here it takes seconds.
     """
     rows = kernel_size[0] - stride[0] + x.shape[-2] % stride[0]
     columns = kernel_size[1] - stride[1] + x.shape[-1] % stride[1]
@@ -61,9 +73,9 @@ def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: 
 
 
 def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) -> torch.Tensor:
-    """An average pool with SAME padding, which it leaves out: it divides by how much of a window is not padding.
+    """Average pooling with SAME padding that does not count the padding.
 
-    Padding that PyTorch's own pool is told would be fixed when a program is exported for any size.
+    PyTorch's own pool takes its padding as a constant, which ``torch.export`` would fix to that of one image size.
     """
     inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), kernel_size, stride), kernel_size, stride)
     return F.avg_pool2d(pad_same(x, kernel_size, stride), kernel_size, stride) / inside
@@ -71,12 +83,13 @@ def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) ->
 
 @register_notrace_module
 class Conv2d(nn.Conv2d):
-    """A convolution whose backward pass is quick on a CPU where it is depthwise."""
+    """A convolution with a faster backward pass on CPUs where it is depthwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.convolve(x)
 
     def convolve(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve input that is padded as far as this layer does not pad it itself."""
         if not torch.jit.is_scripting():
             is_depthwise = self.groups == self.in_channels == self.out_channels and self.dilation[1] == 1
             if is_depthwise and self.kernel_size[1] > 3 and use_cpu_autograd(x, self.training):
@@ -86,16 +99,16 @@ class Conv2d(nn.Conv2d):
 
 @register_notrace_module
 class Conv2dSame(Conv2d):
-    """A convolution with SAME padding that depends on the input's size: it has a stride of 2."""
+    """A convolution of stride 2 with SAME padding, which depends on the input's size."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         span = [self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.dilation[1] * (self.kernel_size[1] - 1) + 1]
-        return self.convolve(pad_same(x, span, self.stride))  # TorchScript knows no super()
+        return self.convolve(pad_same(x, span, self.stride))  # TorchScript does not support super()
 
 
 @register_notrace_module
 class StridedConv1x1(nn.Conv2d):
-    """A 1x1 convolution with a stride; if `shifted`, over the input shifted by one pixel to the left and up."""
+    """A strided 1x1 convolution; if `shifted`, of the input shifted left and up by one pixel."""
 
     def __init__(self, *args: Any, shifted: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +125,7 @@ class StridedConv1x1(nn.Conv2d):
 
 @register_notrace_module
 class MaxPool2dSame(nn.Module):
-    """Max pooling with SAME padding by `outside`: -inf for TensorFlow's, 0 for Keras' NASNet."""
+    """Max pooling with SAME padding by the value `outside`: -inf as in TensorFlow, or 0 as in Keras' NASNet."""
 
     def __init__(self, kernel_size: int, stride: int, outside: float) -> None:
         super().__init__()
@@ -124,7 +137,7 @@ class MaxPool2dSame(nn.Module):
 
 @register_notrace_module
 class AvgPool2d(nn.AvgPool2d):
-    """An average pool of stride 1 that leaves its border out and is quick on a CPU."""
+    """Average pooling of stride 1 that does not count its padding, with a faster implementation on CPUs."""
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size, 1, kernel_size // 2, count_include_pad=False)
@@ -138,7 +151,7 @@ class AvgPool2d(nn.AvgPool2d):
 
 @register_notrace_module
 class AvgPool2dSame(nn.Module):
-    """Average pooling with SAME padding by zeros, which the average leaves out or counts."""
+    """Average pooling with SAME padding by zeros, which are counted if `count_include_pad`."""
 
     def __init__(self, kernel_size: int, stride: int, count_include_pad: bool) -> None:
         super().__init__()
@@ -151,13 +164,9 @@ class AvgPool2dSame(nn.Module):
         return avg_pool_same(x, self.kernel_size, self.stride)
 
 
-class PreActivation(nn.Sequential):
-    """Layers that the paper starts with a ReLU. The cell applies it, once for all that read the same state."""
-
-
 @register_notrace_module
 class FactorizedReduction(nn.Module):
-    """Two strided 1x1 convolutions, one a pixel off, side by side, then BN: [B, C, H, W] to [B, F, H/s, W/s]."""
+    """Two strided 1x1 convolutions, the second one pixel off, concatenated, then batch norm (Google)."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> None:
         super().__init__()
@@ -171,7 +180,7 @@ class FactorizedReduction(nn.Module):
         if self.path_1 is None:
             return self.bn(self.path_2(x))
         if not torch.jit.is_scripting():
-            if use_cpu_autograd(x, self.training):  # both at once: the gradient of x is filled once
+            if use_cpu_autograd(x, self.training):  # both paths at once, so that the gradient of x is written once
                 pixels = subsample(x, self.path_1.stride[0], [0, 1])
                 paths = [F.conv2d(part, path.weight) for part, path in zip(pixels, (self.path_1, self.path_2))]
                 return self.bn(concatenate(paths, self.training))
@@ -179,27 +188,32 @@ class FactorizedReduction(nn.Module):
 
 
 def conv_1x1_bn(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:
-    """Layers of a 1x1 convolution and its batch norm, by name."""
+    """Return the layers of a 1x1 convolution with batch norm by name."""
     return OrderedDict(conv=args.conv(in_chs, out_chs, 1, stride=stride), bn=args.norm(out_chs))
 
 
 def factorized_reduction(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:
-    """The same with half the outputs a pixel off, where the stride is not 1 (Google's factorized_reduction)."""
+    """Return the layers of Google's factorized_reduction by name; at stride 1 it is a 1x1 convolution."""
     if stride == 1:
         return conv_1x1_bn(in_chs, out_chs, stride, args)
     return OrderedDict(reduce=FactorizedReduction(in_chs, out_chs, stride, args))
 
 
 def identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs, project: Callable = conv_1x1_bn) -> nn.Module:
-    """The state as it is, or ReLU and `project` where its shape must change."""
+    """The state itself, or [ReLU,] `project` where the shape must change."""
     if stride == 1 and in_chs == out_chs:
         return nn.Identity()
-    return PreActivation(project(in_chs, out_chs, stride, args))
+    return nn.Sequential(project(in_chs, out_chs, stride, args))
 
 
-def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> PreActivation:
-    """Twice ReLU, depthwise, pointwise, BN; stride and change of width in the first."""
-    return PreActivation(OrderedDict(
+def factorized_identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> nn.Module:
+    """The state itself, or [ReLU,] factorized reduction where the shape must change (DARTS's skip connection)."""
+    return identity(in_chs, out_chs, stride, args, factorized_reduction)
+
+
+def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> nn.Module:
+    """[ReLU,] depthwise, pointwise, BN, and all of it once more. The first half changes the shape."""
+    return nn.Sequential(OrderedDict(
         dw1=args.conv(in_chs, in_chs, kernel_size, stride=stride, groups=in_chs),
         pw1=args.conv(in_chs, out_chs, 1),
         bn1=args.norm(out_chs),
@@ -210,9 +224,9 @@ def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_siz
     ))
 
 
-def dil_sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> PreActivation:
-    """Once ReLU, depthwise of dilation 2, pointwise, BN (DARTS)."""
-    return PreActivation(OrderedDict(
+def dil_sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> nn.Module:
+    """[ReLU,] depthwise with dilation 2, pointwise, BN (DARTS)."""
+    return nn.Sequential(OrderedDict(
         dw=args.conv(in_chs, in_chs, kernel_size, stride=stride, dilation=2, groups=in_chs),
         pw=args.conv(in_chs, out_chs, 1),
         bn=args.norm(out_chs),
@@ -224,11 +238,11 @@ def full_conv(
         kernels: Tuple[Tuple[int, int], ...],
         bottleneck: float = 1 / 4,
         dilation: int = 1,
-) -> PreActivation:
-    """ReLU-conv-BN for each kernel, between ReLU-1x1-BN down to int(bottleneck · F) filters and back up to F.
+) -> nn.Module:
+    """[ReLU,] conv, BN for each kernel, between 1x1 convolutions down to int(bottleneck · F) filters and back to F.
 
-    A square kernel takes the whole stride, the kernels of a pair each that of their own direction. Where there are too
-    few filters for a bottleneck there is none.
+    A square kernel has the stride in both directions, and the kernels of a pair each have it in their own direction. If
+    the bottleneck would have no filters, the 1x1 convolutions are left out.
     """
     width = int(out_chs * bottleneck) or out_chs
     convs = [(kernel, dict(stride=tuple(stride if k == max(kernel) else 1 for k in kernel), dilation=dilation))
@@ -242,14 +256,14 @@ def full_conv(
             layers[f'act{i}'] = nn.ReLU(inplace=True)
         layers[f'conv{i}'] = args.conv(widths[i], widths[i + 1], kernel, **kwargs)
         layers[f'bn{i}'] = args.norm(widths[i + 1])
-    return PreActivation(layers)
+    return nn.Sequential(layers)
 
 
 def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, kernel_size: int) -> nn.Module:
-    """Pooling, then 1x1-BN without a ReLU where the width must change.
+    """Pooling, then 1x1 convolution and BN without a ReLU where the width must change.
 
-    ``args.pool_padding`` says what a pool of stride 2 sees beyond the border: ``'tf'`` nothing (Google), ``'timm'``
-    zeros that count in an average, ``'keras'`` zeros in averages and maxima.
+    ``args.pool_padding`` says how pools of stride 2 treat the border: ``'tf'`` ignores what is outside (Google),
+    ``'timm'`` counts zeros in averages, ``'keras'`` sees zeros in averages and in maxima.
     """
     strided = stride > 1
     if mode == 'avg' and strided:
@@ -265,27 +279,11 @@ def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, ker
     return nn.Sequential(OrderedDict(pool=layer, **conv_1x1_bn(in_chs, out_chs, 1, args)))
 
 
-# name: builder(in_chs, out_chs, stride, args) of a module [B, in_chs, H, W] -> [B, out_chs, H / stride, W / stride]
-OPS: Dict[str, Callable[..., nn.Module]] = {
-    'identity': identity,
-    'factorized_identity': partial(identity, project=factorized_reduction),
-    'conv_1x1': partial(full_conv, kernels=((1, 1),), bottleneck=1),
-    'conv_3x3': partial(full_conv, kernels=((3, 3),)),
-    'conv_1x3_3x1': partial(full_conv, kernels=((1, 3), (3, 1)), bottleneck=3 / 8),
-    'conv_1x7_7x1': partial(full_conv, kernels=((1, 7), (7, 1))),
-    'dil_conv_3x3': partial(full_conv, kernels=((3, 3),), dilation=2),
-    **{f'sep_conv_{k}x{k}': partial(sep_conv, kernel_size=k) for k in (3, 5, 7)},
-    **{f'dil_sep_conv_{k}x{k}': partial(dil_sep_conv, kernel_size=k) for k in (3, 5)},
-    'avg_pool_3x3': partial(pool, mode='avg', kernel_size=3),
-    **{f'max_pool_{k}x{k}': partial(pool, mode='max', kernel_size=k) for k in (2, 3, 5, 7)},
-}
-
-
 @register_notrace_module
 class ExampleNorm(nn.GroupNorm):
-    """Layer norm over C, H, W (1 group) or instance norm over H, W (a group a channel); scale and shift per channel.
+    """Layer norm over C, H, W (one group) or instance norm over H, W (one group per channel), for each example.
 
-    Where a group is a single number there is nothing to normalise: scale and shift only.
+    Scale and shift are per channel. A group of a single number cannot be normalised; it is only scaled and shifted.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -295,7 +293,7 @@ class ExampleNorm(nn.GroupNorm):
 
 
 class Add(nn.Module):
-    """The sum of two states, then a norm."""
+    """The normalised sum of two tensors of the same shape."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -306,16 +304,47 @@ class Add(nn.Module):
 
 
 class Concat(nn.Module):
-    """Two states side by side in depth, left first."""
+    """Two tensors concatenated in depth, the left one first."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return concatenate([left, right], self.training)
 
 
-# name: builder(channels, args) of a module of two [B, channels, H, W]; a concatenation alone is twice as deep
-COMBINES: Dict[str, Callable[..., nn.Module]] = {
-    'add': lambda channels, args: Add(nn.Identity()),
-    'concat': lambda channels, args: Concat(),
-    'add_layer_norm': lambda channels, args: Add(ExampleNorm(1, channels, **args.dd)),
-    'add_instance_norm': lambda channels, args: Add(ExampleNorm(channels, channels, **args.dd)),
-}
+def add(channels: int, args: LayerArgs) -> nn.Module:
+    """The sum."""
+    return Add(nn.Identity())
+
+
+def concat(channels: int, args: LayerArgs) -> nn.Module:
+    """The concatenation in depth."""
+    return Concat()
+
+
+def add_layer_norm(channels: int, args: LayerArgs) -> nn.Module:
+    """The sum with layer norm over C, H, W."""
+    return Add(ExampleNorm(1, channels, **args.dd))
+
+
+def add_instance_norm(channels: int, args: LayerArgs) -> nn.Module:
+    """The sum with instance norm over H, W."""
+    return Add(ExampleNorm(channels, channels, **args.dd))
+
+
+def build_operation(name: str, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> nn.Module:
+    """Return the module of an operation: [B, in_chs, H, W] to [B, out_chs, ceil(H / stride), ceil(W / stride)]."""
+    row = OPERATIONS[name]
+    return _resolve(row.build)(in_chs, out_chs, stride, args, **row.options)
+
+
+def build_combine(name: str, channels: int, args: LayerArgs) -> nn.Module:
+    """Return the module of a combine, which maps two tensors [B, channels, H, W] to one."""
+    row = COMBINES[name]
+    return _resolve(row.build)(channels, args, **row.options)
+
+
+def _resolve(builder: Builder) -> Callable[..., nn.Module]:
+    """Return the function that a row of ``genotype/operations.py`` names."""
+    if callable(builder):
+        return builder
+    module, _, function = builder.partition(':')
+    return getattr(import_module(module), function)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from helpers.strategies import genotypes, mutants
 from nasnet_zoo import Genotype, GenotypeError, GenotypeWarning, compile_genotype, list_genotypes, load_genotype
 from nasnet_zoo.genotype.loader import genotypes_dir
-from nasnet_zoo.genotype.schema import COMBINE_NAMES, MAX_BLOCKS, OP_NAMES, json_schema
-from nasnet_zoo.network.ops import COMBINES, OPS
+from nasnet_zoo.genotype.schema import MAX_BLOCKS, json_schema
 
 NASNET_A = load_genotype('nasnet_a').to_dict()
 
@@ -90,11 +89,6 @@ def test_schema_takes_the_shipped_files():
         jsonschema.validate({'$schema': 'schema.json', **load_genotype(name).to_dict()}, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(edited(normal__blocks__0__left=['sep_conv_4x4', 'h0']), json_schema())
-
-
-def test_vocabulary_has_modules():
-    assert tuple(OPS) == OP_NAMES
-    assert tuple(COMBINES) == COMBINE_NAMES
 
 
 def test_save_and_load(tmp_path):

@@ -3,7 +3,7 @@ import copy
 
 from hypothesis import strategies as st
 
-from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES
+from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES
 
 
 @st.composite

@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
 from nasnet_zoo.network import nasnet as network
-from nasnet_zoo.network.skeleton import MISSING, STEM, live_outputs, wire
+from nasnet_zoo.network.plan import plan_network
 
 GENOTYPES = list_genotypes()
 STEMS = ('imagenet', 'cifar')
@@ -32,28 +32,31 @@ def images(*size, batch=2):
 
 # --- structure
 
+def wiring(genotype, **skeleton):
+    """Of each cell, the network's slots that it reads; * stands for the raw stem where the history is too short."""
+    plan = plan_network(load_genotype(genotype), Skeleton(**skeleton))
+    return [[f'{x.source}*' if x.is_missing else x.source for x in cell.inputs] for cell in plan.cells]
+
+
 def test_wiring_of_two_inputs_and_one_output():
-    wires = wire(load_genotype('nasnet_a'), Skeleton.create(num_cells=2))
-    # two stem cells, then N, reduction, N, reduction, N; a cell reads the two before it
-    assert wires == [[STEM, MISSING], [(0, 0), STEM], *([(p - 1, 0), (p - 2, 0)] for p in range(2, 10))]
+    # Slot 0 is the stem, slot p + 1 the output of the cell at p. There are two stem cells, then N, reduction, N,
+    # reduction, N; a cell reads the two before it.
+    assert wiring('nasnet_a', num_cells=2) == [[0, '0*'], [1, 0], *([p, p - 1] for p in range(2, 10))]
 
 
 def test_skip_reduction_layer_input():
-    genotype = load_genotype('nasnet_a')
-    off, on = (wire(genotype, Skeleton.create(num_cells=2, skip_reduction_layer_input=skip)) for skip in (False, True))
+    off, on = (wiring('nasnet_a', num_cells=2, skip_reduction_layer_input=skip) for skip in (False, True))
     # after the reductions at 4 and 7: the reduction's h1 in place of its h0; after the stem's reductions as ever
     assert {p: (off[p], on[p]) for p in range(10) if off[p] != on[p]} == {
-        5: ([(4, 0), (3, 0)], [(4, 0), (2, 0)]), 8: ([(7, 0), (6, 0)], [(7, 0), (5, 0)])}
+        5: ([5, 4], [5, 3]), 8: ([8, 7], [8, 6])}
 
 
 def test_wiring_of_four_inputs_and_four_outputs():
-    wires = wire(load_genotype('nasnet_b'), Skeleton.create(num_cells=1))
-    assert wires[0] == [STEM] * 4
-    assert all(wires[p] == [(p - 1, k) for k in range(4)] for p in range(1, len(wires)))
+    assert wiring('nasnet_b', num_cells=1)[:3] == [[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def test_pnasnet_replaces_normal_cells():
-    skeleton = Skeleton.create(num_cells=2, cell_filters=10, reductions='replace')
+    skeleton = Skeleton(num_cells=2, cell_filters=10, reductions='replace')
     n, r = 'normal', 'reduction'
     assert [(p.kind, p.filters) for p in skeleton.positions()] == [
         (r, 2), (r, 5), (n, 10), (n, 10), (r, 20), (n, 20), (r, 40), (n, 40)]
@@ -76,19 +79,20 @@ def test_only_what_the_classifier_depends_on_is_compiled():
             block[side][1] = 'h1'  # every cell reads the one two before it, so that every second one is dead
     data['normal']['outputs'] = [['b0', 'b1', 'b2', 'b3', 'b4']]
     genotype = load_genotype(data)
-    skeleton = Skeleton.create(num_cells=4, stem='cifar')
-    live = live_outputs(genotype, skeleton, wire(genotype, skeleton))
-    assert [bool(outputs) for outputs in live[-4:]] == [False, True, False, True]
     model = compile_genotype(genotype, num_cells=4, cell_filters=2, stem='cifar', num_classes=5)
-    assert len(model.cells) == sum(map(bool, live)) < len(live)
+    assert len(model.skeleton.positions()) == 14
+    assert [cell.drop_path_scale * 14 for cell in model.plan.cells] == pytest.approx([*range(1, 11), 12, 14])
+    assert len(model.cells) == len(model.plan.cells)
     model(images()).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_relu_is_computed_once_for_all_readers():
-    cell = build(stem='cifar').cells[0]
+    model = build(stem='cifar')
+    cell, plan = model.cells[0], model.plan.cells[0]
     # h0 and h1 feed separable convolutions; b0 … b4 are only concatenated
-    assert cell.rectify == [True, True] + [False] * 5
+    assert [x.is_rectified for x in plan.inputs] == [True] * 2
+    assert [block.is_rectified for block in plan.blocks] == [False] * 5
     assert not any(isinstance(m, torch.nn.ReLU) and m.inplace is False for m in cell.modules())
 
 
@@ -118,7 +122,7 @@ def test_any_input_size_with_one_set_of_weights(genotype, stem):
     model = build(genotype, stem=stem)
     for size in [(32, 32), (33, 33), (47, 64), (65, 38)]:
         features = model.forward_features(images(*size))
-        expected = Skeleton.create(stem=stem, img_size=size).feature_size()
+        expected = Skeleton(stem=stem, img_size=size).feature_size()
         assert tuple(features.shape[-2:]) == expected and features.isfinite().all()
         assert model.forward_head(features).shape == (2, 5)
 
@@ -147,7 +151,7 @@ def test_batch_norm_constants_of_the_stems():
     (dict(cell_filters=5, filters=96), ValueError, 'are not the same width, which filters=96 has with cell_filters=4'),
     (dict(cell_filters=None, filters='96'), ValueError, 'filters: must be a positive whole number'),
     (dict(cell_filters=None, filters=-24), ValueError, 'filters: must be a positive whole number'),
-    (dict(stem='cfiar'), ValueError, "stem: input should be 'imagenet' or 'cifar'"),
+    (dict(stem='cfiar'), ValueError, "stem: unknown stem 'cfiar'; did you mean 'cifar'"),
     (dict(pool_padding='torch'), ValueError, 'pool_padding'),
     (dict(reductions='none'), ValueError, 'reductions'),
     (dict(bn_eps=float('nan')), ValueError, 'bn_eps'),
@@ -319,7 +323,7 @@ def test_features(genotype, stem):
     torch.testing.assert_close(final, model.forward_features(x))
     torch.testing.assert_close(features[-1], final)
     for feature, channels, reduction in zip(features, info.channels(), info.reduction()):
-        size = Skeleton.create(stem=stem, img_size=(64, 96)).feature_size(reduction)
+        size = Skeleton(stem=stem, img_size=(64, 96)).feature_size(reduction)
         assert feature.shape == (2, channels, *size)
 
     first, last = model.forward_intermediates(x, indices=[0, -1], intermediates_only=True)

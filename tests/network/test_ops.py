@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nasnet_zoo.genotype.operations import COMBINES, OPERATIONS
 from nasnet_zoo.network.cell import drop_path
-from nasnet_zoo.network.ops import COMBINES, OPS, LayerArgs, PreActivation
+from nasnet_zoo.network.ops import LayerArgs, build_combine, build_operation
 
 SIZES = [(8, 8), (9, 9), (7, 10), (1, 1), (2, 3)]
 
@@ -40,17 +41,17 @@ def test_pools(rule, mode, kernel, stride, size):
     if stride == 2 and ((rule == 'timm' and mode == 'avg') or rule == 'keras'):
         outside = 0.
     x = torch.randn(2, 3, *size) - 1  # mostly negative, so that a zero beyond the border shows in a maximum
-    op = OPS[f'{mode}_pool_{kernel}x{kernel}'](3, 3, stride, LayerArgs(pool_padding=rule))
+    op = build_operation(f'{mode}_pool_{kernel}x{kernel}', 3, 3, stride, LayerArgs(pool_padding=rule))
     torch.testing.assert_close(op(x), same_pool(x, kernel, stride, mode, outside))
 
 
-@pytest.mark.parametrize('op', OPS)
+@pytest.mark.parametrize('op', OPERATIONS)
 @pytest.mark.parametrize('channels', [(4, 8), (8, 8), (8, 1), (1, 3)])
 def test_shapes_and_gradients(op, channels):
     in_chs, out_chs = channels
     for stride in (1, 2):
         for height, width in SIZES:
-            module = OPS[op](in_chs, out_chs, stride, LayerArgs())
+            module = build_operation(op, in_chs, out_chs, stride, LayerArgs())
             y = module(torch.randn(2, in_chs, height, width, requires_grad=True))
             assert y.shape == (2, out_chs, -(-height // stride), -(-width // stride))
         y.sum().backward()
@@ -59,13 +60,35 @@ def test_shapes_and_gradients(op, channels):
 
 def test_identity_is_one_where_it_can_be():
     for name in ('identity', 'factorized_identity'):
-        assert isinstance(OPS[name](4, 4, 1, LayerArgs()), torch.nn.Identity)
-        assert isinstance(OPS[name](4, 4, 2, LayerArgs()), PreActivation)
-        assert isinstance(OPS[name](4, 8, 1, LayerArgs()), PreActivation)
+        assert isinstance(build_operation(name, 4, 4, 1, LayerArgs()), torch.nn.Identity)
+        assert isinstance(build_operation(name, 4, 4, 2, LayerArgs()), torch.nn.Sequential)
+        assert isinstance(build_operation(name, 4, 8, 1, LayerArgs()), torch.nn.Sequential)
+
+
+@pytest.mark.parametrize('op', OPERATIONS)
+@pytest.mark.parametrize('shape', [(4, 4, 1), (4, 8, 1), (4, 4, 2), (4, 8, 2)])
+def test_rows_say_what_modules_are(op, shape):
+    """The plan believes the row: whether there are weights, and whether the cell must apply a ReLU before."""
+    module = build_operation(op, *shape, LayerArgs())
+    row = OPERATIONS[op]
+    assert row.has_weights.holds(*shape) == any(True for _ in module.parameters())
+    if row.pre_activation.holds(*shape):
+        assert row.has_weights.holds(*shape) and not isinstance(next(module.children()), torch.nn.ReLU)
+
+
+@pytest.mark.parametrize('combine', COMBINES)
+def test_width_and_symmetry_of_combines(combine):
+    row, (left, right) = COMBINES[combine], torch.randn(2, 2, 4, 3, 5)
+    module = build_combine(combine, 4, LayerArgs())
+    y, swapped = module(left, right), module(right, left)
+    assert y.shape == (2, 4 * row.width, 3, 5)
+    assert torch.equal(y, swapped) == row.is_symmetric
+    assert torch.equal(y.sort(1)[0], swapped.sort(1)[0]) == row.is_symmetric_up_to_channels
 
 
 def kernels(op, filters, stride=1):
-    convs = [m for m in OPS[op](6, filters, stride, LayerArgs()).modules() if isinstance(m, torch.nn.Conv2d)]
+    module = build_operation(op, 6, filters, stride, LayerArgs())
+    convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
     return [(m.in_channels, m.out_channels, m.kernel_size, m.stride, m.groups) for m in convs]
 
 
@@ -76,12 +99,12 @@ def test_convolutions_are_googles():
         (6, 2, (1, 1), (1, 1), 1), (2, 2, (1, 7), (1, 2), 1), (2, 2, (7, 1), (2, 1), 1), (2, 8, (1, 1), (1, 1), 1)]
     assert kernels('conv_1x3_3x1', 9, 1)[1] == (3, 3, (1, 3), (1, 1), 1)  # int(3 · 9 / 8)
     assert kernels('conv_3x3', 3, 2) == [(6, 3, (3, 3), (2, 2), 1)]  # int(3 / 4) filters are no bottleneck
-    dilated = OPS['dil_conv_3x3'](8, 8, 1, LayerArgs())
+    dilated = build_operation('dil_conv_3x3', 8, 8, 1, LayerArgs())
     assert [m.dilation for m in dilated if isinstance(m, torch.nn.Conv2d)] == [(1, 1), (2, 2), (1, 1)]
 
 
 def test_same_padding_is_tensorflows():
-    conv = OPS['sep_conv_3x3'](1, 1, 2, LayerArgs()).dw1
+    conv = build_operation('sep_conv_3x3', 1, 1, 2, LayerArgs()).dw1
     conv.weight.data = torch.arange(9.).view(1, 1, 3, 3)
     x = torch.randn(1, 1, 6, 7)
     # an even side is padded after the last pixel only, an odd one on both ends
@@ -89,7 +112,7 @@ def test_same_padding_is_tensorflows():
 
 
 def test_factorized_reduction_shifts_its_second_path():
-    module = OPS['factorized_identity'](2, 5, 2, LayerArgs()).reduce.eval()
+    module = build_operation('factorized_identity', 2, 5, 2, LayerArgs()).reduce.eval()
     assert (module.path_1.out_channels, module.path_2.out_channels) == (2, 3)
     x = torch.randn(1, 2, 5, 6)
     shifted = torch.zeros_like(x)
@@ -101,7 +124,7 @@ def test_factorized_reduction_shifts_its_second_path():
 
 @pytest.mark.parametrize('name, dims', [('add_layer_norm', (1, 2, 3)), ('add_instance_norm', (2, 3))])
 def test_norms_of_examples(name, dims):
-    module = COMBINES[name](4, LayerArgs())
+    module = build_combine(name, 4, LayerArgs())
     torch.nn.init.normal_(module.norm.weight)
     torch.nn.init.normal_(module.norm.bias)
     scale, shift = (p[:, None, None] for p in (module.norm.weight, module.norm.bias))
@@ -112,11 +135,11 @@ def test_norms_of_examples(name, dims):
 
 
 def test_norm_of_a_single_number_is_scale_and_shift():
-    norm = COMBINES['add_instance_norm'](4, LayerArgs()).norm
+    norm = build_combine('add_instance_norm', 4, LayerArgs()).norm
     torch.nn.init.normal_(norm.weight)
     x = torch.randn(1, 4, 1, 1)
     torch.testing.assert_close(norm(x), x * norm.weight[:, None, None])
-    assert COMBINES['add_layer_norm'](1, LayerArgs())(x[:, :1], x[:, :1]).shape == (1, 1, 1, 1)
+    assert build_combine('add_layer_norm', 1, LayerArgs())(x[:, :1], x[:, :1]).shape == (1, 1, 1, 1)
 
 
 def test_drop_path_drops_examples_and_keeps_the_mean():

@@ -2,7 +2,7 @@
 import inspect
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple, Type, Union
+from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Type, Union
 
 import typer
 from pydantic.fields import FieldInfo
@@ -70,7 +70,8 @@ def _fields(
         kind, notes = _kind(field)
         if inspect.isclass(kind) and issubclass(kind, Checked):
             default = field.get_default(call_default_factory=True)
-            for inner_path, inner, inner_panel in _fields(kind, (*path, name), kind.model_config.get('title')):
+            title = kind.model_config.get('title', kind.__name__)
+            for inner_path, inner, inner_panel in _fields(kind, (*path, name), title):
                 if isinstance(default, Checked) and len(inner_path) == len(path) + 2:  # the outer model's own default
                     inner = FieldInfo.merge_field_infos(inner, default=getattr(default, inner_path[-1]))
                 yield inner_path, inner, inner_panel
@@ -92,11 +93,19 @@ def _kind(field: FieldInfo) -> Tuple[Any, List[Any]]:
             return kind, notes
 
 
+def _choices(one_of: OneOf) -> List[str]:
+    """Return the names of a table, with the descriptions of its entries where they have some."""
+    if not isinstance(one_of.names, Mapping):
+        return list(one_of.names)
+    return [f'{name} ({entry.description})' if hasattr(entry, 'description') else name
+            for name, entry in one_of.names.items()]
+
+
 def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Parameter:
     """Return the command's parameter for a field."""
     kind, notes = _kind(field)
     option = next((note for note in notes if isinstance(note, CliOption)), CliOption())
-    names = next((list(note.names) for note in notes if isinstance(note, OneOf)), None)
+    names = next((_choices(note) for note in notes if isinstance(note, OneOf)), None)
     if typing.get_origin(kind) is Literal:
         names = list(typing.get_args(kind))
     default = None if field.is_required() else field.get_default(call_default_factory=True)

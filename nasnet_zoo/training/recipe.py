@@ -3,13 +3,25 @@ from typing import Annotated, Any, Literal, Tuple
 
 from pydantic import Field
 
-from ..checked import Checked, check
+from ..checked import Checked, CliOption, check
 
 __all__ = ['Recipe', 'CHILDREN']
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Whole = Annotated[int, Field(ge=0)]
+
+
+def parse_sizes(text: str) -> Tuple[Tuple[int, int], ...]:
+    """Convert ``0:16,10:32`` to ((0, 16), (10, 32)).
+
+    Raises:
+        ValueError: If the text has another form.
+    """
+    pairs = [pair.split(':') for pair in text.split(',')] if text else []
+    if any(len(pair) != 2 or not all(part.strip().isdigit() for part in pair) for pair in pairs):
+        raise ValueError(f'{text!r} is not of the form EPOCH:SIDE,EPOCH:SIDE, such as 0:16,10:32')
+    return tuple((int(epoch), int(side)) for epoch, side in pairs)
 
 
 class Recipe(Checked):
@@ -38,6 +50,7 @@ class Recipe(Checked):
     ema: Annotated[_Share, Field(description="decay of the weights' moving average; 0 for none")] = 0.
     sizes: Annotated[
         Tuple[Tuple[_Whole, Annotated[int, Field(ge=4)]], ...],
+        CliOption(parse=parse_sizes, metavar='EPOCH:SIDE,…'),
         Field(strict=False, description='small images are resized: pairs of an epoch and the side from it on'),
     ] = ()
     bf16: Annotated[bool, Field(description='mixed precision with bfloat16')] = False

@@ -72,6 +72,7 @@ class PruningServer:
         self._key = secrets.token_bytes(32)
         # Without a key here: accept() would authenticate in this thread, and a silent client would block it.
         self._listener = Listener((host, 0), backlog=128)
+        self.address: Tuple[str, int] = self._listener.address
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._closed = False
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -79,14 +80,16 @@ class PruningServer:
 
     def should_prune(self, number: int) -> ShouldPrune:
         """Return the function with which the worker of child `number` asks. It can be sent to another machine."""
-        return partial(ask_server, self._listener.address, self._key, number)
+        return partial(ask_server, self.address, self._key, number)
 
     def close(self) -> None:
         """Stop answering."""
+        if self._closed:
+            return
         self._closed = True
         with socket.socket() as waker:  # closing a listener does not wake a thread that waits in accept()
             waker.settimeout(1)
-            waker.connect_ex(self._listener.address)
+            waker.connect_ex(self.address)
         self._thread.join(timeout=1)
         self._listener.close()
 
@@ -108,8 +111,10 @@ class PruningServer:
                 deliver_challenge(connection, self._key)
                 answer_challenge(connection, self._key)
                 question = json.loads(connection.recv_bytes(MAX_MESSAGE))
-                connection.send_bytes(json.dumps(self._answer(**question)).encode())
-        except (OSError, EOFError, AuthenticationError, ValueError, TypeError, AssertionError):
+                number, epoch, accuracy = int(question['number']), int(question['epoch']), float(question['accuracy'])
+                connection.send_bytes(json.dumps(self._answer(number, epoch, accuracy)).encode())
+        except (OSError, EOFError, AuthenticationError, ValueError, TypeError, LookupError, AssertionError,
+                RecursionError):
             pass  # a worker that was killed while it asked, or a stranger
         finally:
             self._slots.release()
@@ -118,7 +123,7 @@ class PruningServer:
         if self.error is not None:
             return False
         try:
-            return bool(self._decide(int(number), int(epoch), float(accuracy)))  # Optuna may return NumPy's bool
+            return bool(self._decide(number, epoch, accuracy))  # Optuna may return NumPy's bool
         except Exception as error:  # for example a full disk; the loop of the search raises it
             self.error = error
             return False

@@ -1,5 +1,6 @@
 """The search as its users see it: a folder with a winner in it."""
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.search.objectives import reward
+from nasnet_zoo.search.objectives import OBJECTIVES, reward
+from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.report import pareto_front
+from nasnet_zoo.search.samplers import SAMPLERS
+from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
@@ -119,9 +123,26 @@ def test_two_processes_at_one_search(searched):
     assert result.exit_code == 1 and 'another process is running this search' in result.stderr
 
 
-def test_the_code_in_the_guide_runs():
-    code = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
-    subprocess.run([sys.executable, '-c', code.split('```python\n')[1].split('```')[0]], check=True)
+GUIDE = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
+CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
+
+
+@pytest.mark.parametrize('number', range(len(CODE)))
+def test_the_code_in_the_guide_runs(tmp_path, number):
+    path = tmp_path / 'example.py'
+    path.write_text(CODE[number])
+    (tmp_path / 'searches').mkdir()
+    subprocess.run([sys.executable, path], cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+
+
+def test_the_guide_knows_every_option():
+    """Options in the text exist, and all samplers, spaces, pruners and objectives are named."""
+    help_text = CliRunner().invoke(app, ['search', '--help'], env={'COLUMNS': '200'}).output
+    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers'}  # of tools/
+    used = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', GUIDE)) - others
+    assert len(used) > 20 and not [option for option in used if option not in help_text]
+    for table in (SAMPLERS, SPACES, PRUNERS, OBJECTIVES):
+        assert all(f'`{name}`' in GUIDE or f' {name}`' in GUIDE for name in table)
 
 
 def test_warm_start_is_the_first_child(tmp_path):

@@ -38,8 +38,8 @@ def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
 
 def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:
     """Return pydantic's error in a line: field, what is wrong with its value, the value."""
-    if not error['loc']:  # a rule about several fields, whose message names them
-        return error['msg']
+    if not error['loc']:  # a check of the whole model, whose message names the fields
+        return str(error['ctx']['error']) if 'error' in error.get('ctx', {}) else error['msg']
     path = [str(error['loc'][0])]
     model = cls.model_fields[path[0]].annotation
     for part in error['loc'][1:]:

@@ -43,7 +43,8 @@ import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import load_genotype
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
-from nasnet_zoo.search.evaluator import ChildSettings, Evaluator
+from nasnet_zoo.search.config import ChildSettings
+from nasnet_zoo.search.evaluator import Evaluator
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.run import versions
 from nasnet_zoo.training.trainer import keep_freed_memory
@@ -155,8 +156,8 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
 def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
     """Compare an epoch of a child's training with each plain loop: images per second and their ratio."""
     recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # more than are run
-    evaluator = Evaluator(train, ChildSettings.create(
-        recipe, num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images), args.device)
+    evaluator = Evaluator(train, ChildSettings(
+        num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images, recipe=recipe), args.device)
     trainer, same = (evaluator.trainer(load_genotype(name)) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,

@@ -1,8 +1,8 @@
-"""Samplers against each other on NAS-Bench-301: python tools/benchmark_search.py --nb301 DIR --out FILE.json
+"""Compare samplers on NAS-Bench-301: python tools/benchmark_search.py --nb301 DIR --out FILE.json
 
-DIR holds a surrogate that predicts a DARTS cell pair's CIFAR-10 validation accuracy (model_v2.onnx and
-encoding_v2.json, of the YAHPO Gym data). Each sampler drives an Optuna study in memory, as a search does; only cells
-that differ count as queries. Compare gaps at equal budgets: a level is a prediction and no accuracy.
+DIR contains a surrogate that predicts the validation accuracy on CIFAR-10 of a pair of DARTS cells (model_v2.onnx and
+encoding_v2.json of the YAHPO Gym data). Each sampler drives an Optuna study in memory, as in a search; only different
+cells count as queries. Compare differences at equal budgets: the values are predictions, not accuracies.
 """
 import argparse
 import json
@@ -20,19 +20,24 @@ from rich.table import Table
 from scipy.stats import mannwhitneyu
 
 from nasnet_zoo.genotype.schema import Genotype
-from nasnet_zoo.search import run as folder
-from nasnet_zoo.search.samplers import PPOSampler
+from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES
 
-SAMPLERS = {**folder.SAMPLERS, 'ppo-paper': lambda space, seed, *_: PPOSampler(space, 'paper', seed)}
+# name: the sampler and PPO's preset
+CONTESTANTS = {**{name: (name, 'fast') for name in SAMPLERS}, 'ppo-paper': ('ppo', 'paper')}
 CHECKPOINTS = (100, 500, 1000)
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
-_EDGES = {2: 0, 3: 2, 4: 5, 5: 9}  # number of a node's first edge; DARTS's nodes are 2 to 5, its inputs 0 and 1
-_WORDS = {'factorized_identity': 'skip_connect', 'dil_sep_conv_3x3': 'dil_conv_3x3', 'dil_sep_conv_5x5': 'dil_conv_5x5'}
+_FIRST_EDGE = {2: 0, 3: 2, 4: 5, 5: 9}  # of each node; DARTS numbers its nodes 2 to 5, and its inputs 0 and 1
+_DARTS_OPS = {
+    'factorized_identity': 'skip_connect', 'dil_sep_conv_3x3': 'dil_conv_3x3', 'dil_sep_conv_5x5': 'dil_conv_5x5'}
 
 
 class Surrogate:
-    """Predicted validation accuracy of a genotype of DARTS's space, in [0, 1], at epoch 97."""
+    """Predicts the validation accuracy of a genotype of the DARTS space, in [0, 1], after 98 epochs.
+
+    Args:
+        folder: Contains ``model_v2.onnx`` and ``encoding_v2.json``.
+    """
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -50,21 +55,23 @@ class Surrogate:
         number = {'h1': 0, 'h0': 1, **{f'b{i}': i + 2 for i in range(4)}}
         for kind, cell in (('normal', genotype.normal), ('reduce', genotype.reduction)):
             for k, block in enumerate(cell.blocks, start=2):
-                edges = sorted((number[state], _WORDS.get(op, op)) for op, state in block.edges)
+                edges = sorted((number[state], _DARTS_OPS.get(op, op)) for op, state in block.edges)
                 for source, op in edges:
-                    values[f'{_PREFIX}edge_{kind}_{_EDGES[k] + source}'] = op
+                    values[f'{_PREFIX}edge_{kind}_{_FIRST_EDGE[k] + source}'] = op
                 values[f'{_PREFIX}inputs_node_{kind}_{k}'] = '_'.join(str(source) for source, _ in edges)
         codes = np.array([[self._codes[name][values.get(name, '#na#')] for name in self._names]], dtype=np.int32)
         return float(self._session.run(None, {'x_cat': codes, 'x_cont': np.full((1, 1), 97, np.float32)})[0][0, 0])
 
 
 def search(name: str, seed: int, trials: int, space_name: str, surrogate_dir: Path) -> List[float]:
-    """The value of each different cell that a sampler asked for, in this order."""
+    """Return the value of each different cell that a sampler proposed, in the order of the proposals."""
     import torch
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, surrogate = SPACES[space_name](), Surrogate(surrogate_dir)
-    study = optuna.create_study(direction='maximize', sampler=SAMPLERS[name](space, seed, 'fast', 0, None))
+    sampler, preset = CONTESTANTS[name]
+    study = optuna.create_study(
+        direction='maximize', sampler=SAMPLERS[sampler].resolve()(space, seed, preset, 0, None))
     known: Dict[str, float] = {}
     asked = 0
     while len(known) < trials and asked < 20 * trials:
@@ -77,25 +84,32 @@ def search(name: str, seed: int, trials: int, space_name: str, surrogate_dir: Pa
     return list(known.values())
 
 
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Exit with a message if a sampler is unknown or the surrogate is missing."""
+    unknown = [name for name in names if name not in CONTESTANTS]
+    if unknown:
+        parser.error(f'--samplers: there is no {unknown[0]!r}; known: {", ".join(CONTESTANTS)}')
+    missing = [file for file in ('model_v2.onnx', 'encoding_v2.json') if not (args.nb301 / file).exists()]
+    if missing:
+        parser.error(f'--nb301: {args.nb301} has no {missing[0]}')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nb301', type=Path, required=True, help='folder of the surrogate')
     parser.add_argument('--space', choices=['darts'], default='darts')
-    parser.add_argument('--samplers', default='ppo,random,evolution,tpe', help=f'of {", ".join(SAMPLERS)}')
-    parser.add_argument('--trials', type=int, default=500, help='different cells a seed')
-    parser.add_argument('--seeds', type=int, default=10)
-    parser.add_argument('--first-seed', type=int, default=0)
-    parser.add_argument('--workers', type=int, default=os.cpu_count())
-    parser.add_argument('--out', type=Path, required=True, help='JSON: the best of each seed, by sampler and budget')
-    parser.add_argument('--plot', type=Path, help='picture: best so far, mean and 95 %% interval over seeds')
+    parser.add_argument('--samplers', default='ppo,random,evolution,tpe',
+                        help=f'comma-separated list of {", ".join(CONTESTANTS)} (default: %(default)s)')
+    parser.add_argument('--trials', type=int, default=500, help='different cells per seed (default: 500)')
+    parser.add_argument('--seeds', type=int, default=10, help='number of seeds (default: 10)')
+    parser.add_argument('--first-seed', type=int, default=0, help='first seed (default: 0)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one per core)')
+    parser.add_argument('--out', type=Path, required=True,
+                        help='JSON file to write: sampler, budget, best value of each seed')
+    parser.add_argument('--plot', type=Path, help='picture to write: best so far, mean and 95 %% interval over seeds')
     args = parser.parse_args()
     names = args.samplers.split(',')
-    unknown = [name for name in names if name not in SAMPLERS]
-    if unknown:
-        parser.error(f'--samplers: there is no {unknown[0]!r}; known: {", ".join(SAMPLERS)}')
-    missing = [file for file in ('model_v2.onnx', 'encoding_v2.json') if not (args.nb301 / file).exists()]
-    if missing:
-        parser.error(f'--nb301: {args.nb301} has no {missing[0]}')
+    check_arguments(parser, args, names)
     jobs = [(name, seed) for seed in range(args.first_seed, args.first_seed + args.seeds) for name in names]
     with ProcessPoolExecutor(args.workers) as pool:
         futures = [pool.submit(search, name, seed, args.trials, args.space, args.nb301) for name, seed in jobs]
@@ -112,7 +126,7 @@ def main() -> None:
 
 
 def show(best: Dict[str, Dict[str, List[float]]], budgets: Sequence[int]) -> None:
-    """Mean and spread, and for each pair of samplers how sure it is that the first is better."""
+    """Print mean and standard deviation, and for each pair of samplers a test of whether the first is better."""
     table = Table('sampler', *(f'best of {budget}' for budget in budgets), title='Mean ± standard deviation over seeds')
     for name, row in best.items():
         table.add_row(name, *(f'{statistics.mean(row[str(b)]):.4f} ± {statistics.pstdev(row[str(b)]):.4f}'
@@ -132,6 +146,7 @@ def show(best: Dict[str, Dict[str, List[float]]], budgets: Sequence[int]) -> Non
 
 
 def plot(curves: Dict[str, List[np.ndarray]], path: Path) -> None:
+    """Plot the best value so far over the number of cells."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(xlabel='different cells', ylabel='best predicted accuracy')

@@ -25,7 +25,7 @@ from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
 from nasnet_zoo.description import describe
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.network.nasnet import NASNet
-from nasnet_zoo.search.run import run_search
+from nasnet_zoo.search import ChildSettings, SearchConfig, run_search
 from nasnet_zoo.training.metrics import evaluate
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.trainer import train
@@ -48,11 +48,14 @@ def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
     text = TextColumn('   best accuracy {task.fields[best]:.1%} on digits held out of training')
     with Progress(text, *COLUMNS, console=console) as progress:
         task = progress.add_task('', total=args.trials, best=0.)
+        config = SearchConfig(
+            out=folder, data='digits', trials=args.trials, workers=2, top=2, final_epochs=6,
+            resume=(folder / 'search.json').exists(),
+            child=ChildSettings(num_cells=1, cell_filters=8, val_share=0.2,
+                                recipe=dict(RECIPE, epochs=2, seed=args.seed)))
         report = run_search(
-            folder, 'digits', trials=args.trials, seed=args.seed, workers=2, resume=(folder / 'search.json').exists(),
-            child=dict(num_cells=1, cell_filters=8, val_share=0.2, recipe=dict(RECIPE, epochs=2, seed=args.seed)),
-            top=2, final_epochs=6, say=lambda line: progress.console.print(f'   {line}'),
-            on_progress=lambda now: progress.update(task, completed=now.finished, best=now.best or 0.))
+            config, on_progress=lambda now: progress.update(task, completed=now.finished, best=now.best or 0.),
+            log=lambda line: progress.console.print(f'   {line}'))
     console.print(f'   The full report is {folder / "report.html"}')
     return load_genotype(folder / 'cell.json'), report
 

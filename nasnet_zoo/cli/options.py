@@ -71,7 +71,8 @@ def _fields(
         kind, notes = _kind(field)
         if inspect.isclass(kind) and issubclass(kind, Checked):
             default = field.get_default(call_default_factory=True)
-            for inner_path, inner, inner_panel in _fields(kind, (*path, name), kind.model_config.get('title')):
+            title = kind.model_config.get('title', kind.__name__)
+            for inner_path, inner, inner_panel in _fields(kind, (*path, name), title):
                 if isinstance(default, Checked) and len(inner_path) == len(path) + 2:  # the outer model's own default
                     inner = FieldInfo.merge_field_infos(inner, default=getattr(default, inner_path[-1]))
                 yield inner_path, inner, inner_panel

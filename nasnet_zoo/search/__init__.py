@@ -1,1 +1,28 @@
-"""Search for new cells: spaces, a controller trained by PPO, samplers for Optuna."""
+"""Search for new cells: search spaces, samplers for Optuna, and searches that are stored in folders."""
+import importlib
+from typing import Any, List
+
+_LAZY = {  # name: its module, imported on first use; most of them import Optuna
+    'PPOSampler': '.samplers.ppo',
+    'EvolutionSampler': '.samplers.evolution',
+    'Decision': '.space',
+    'Space': '.space',
+    'nasnet_space': '.space',
+    'darts_space': '.space',
+    'ChildSettings': '.config',
+    'SearchConfig': '.config',
+    'SearchError': '.errors',
+    'run_search': '.run',
+    'search_status': '.run',
+}
+__all__ = [*_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> List[str]:
+    return sorted([*globals(), *_LAZY])

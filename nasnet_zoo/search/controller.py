@@ -1,4 +1,4 @@
-"""The paper's controller: an LSTM that takes the decisions of a search space one after the other."""
+"""The paper's controller: an LSTM that makes the decisions of a search space one after the other."""
 from typing import Sequence, Tuple
 
 import torch
@@ -9,20 +9,21 @@ __all__ = ['Controller']
 
 
 class Controller(nn.Module):
-    """A policy over token sequences: a one-layer LSTM that reads its last choice, and a softmax a decision.
+    """A policy over sequences of tokens: a one-layer LSTM that reads its previous choice, and a softmax per decision.
 
-    The sizes are the paper's (appendix A.1): 100 hidden units, all weights uniform in [-0.1, 0.1].
+    The defaults are the paper's (appendix A.1): 100 hidden units, all weights uniform in [-0.1, 0.1].
 
     Args:
         sizes: The number of options of each decision.
-        hidden: Units of the LSTM and of what stands for a choice.
-        init_range: Bound of the first weights.
+        hidden: Number of units of the LSTM, and of the embedding of a choice.
+        init_range: Largest absolute value of the initial weights.
     """
 
     def __init__(self, sizes: Sequence[int], hidden: int = 100, init_range: float = 0.1) -> None:
         super().__init__()
         sizes = torch.tensor(sizes)
-        self.register_buffer('first_rows', F.pad(sizes.cumsum(0), (1, -1)), persistent=False)  # in the embedding
+        # the row of each decision's first option in the embedding
+        self.register_buffer('first_rows', F.pad(sizes.cumsum(0), (1, -1)), persistent=False)
         self.register_buffer('no_option', torch.arange(int(sizes.max())) >= sizes[:, None], persistent=False)
         self.start = nn.Parameter(torch.empty(hidden))
         self.embedding = nn.Embedding(int(sizes.sum()), hidden)
@@ -33,10 +34,10 @@ class Controller(nn.Module):
             nn.init.uniform_(parameter, -init_range, init_range)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [B, decisions, options] of all options, after the choices before them.
+        """Return log-probabilities of all options, [B, decisions, options], given the choices before them.
 
         Args:
-            tokens: int64 [B, decisions].
+            tokens: The choices, int64 [B, decisions].
         """
         chosen = self.embedding(tokens[:, :-1] + self.first_rows[:-1])
         states, _ = self.lstm(torch.cat([self.start.expand(len(tokens), 1, -1), chosen], dim=1))
@@ -45,11 +46,11 @@ class Controller(nn.Module):
 
     @torch.no_grad()
     def sample(self, uniforms: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Choices and their log-probabilities, both [B, decisions].
+        """Return choices and their log-probabilities, both [B, decisions].
 
         Args:
-            uniforms: Random numbers in [0, 1), [B, decisions]; a row's choices are a function of the row alone, but for
-                rounding.
+            uniforms: Random numbers in [0, 1), [B, decisions]. Apart from rounding, the choices of a row depend on that
+                row only.
         """
         inputs, state, tokens = self.start.expand(len(uniforms), 1, -1), None, []
         log_probs = []
@@ -57,7 +58,7 @@ class Controller(nn.Module):
             output, state = self.lstm(inputs, state)
             scores = (output[:, 0] @ self.weight[t] + self.bias[t]).masked_fill(self.no_option[t], float('-inf'))
             options = scores.log_softmax(-1)
-            # The last option that exists is the last resort where the sum of all is a little below 1.
+            # Rounding may leave the sum of the probabilities a little below 1; then the last option is chosen.
             beyond = (uniforms[:, t, None] >= options.exp().cumsum(-1)).sum(-1)
             token = beyond.minimum((~self.no_option[t]).sum() - 1)
             tokens.append(token)

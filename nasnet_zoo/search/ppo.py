@@ -1,63 +1,40 @@
-"""Proximal policy optimisation of the controller, in the order of arXiv:1707.06347."""
+"""Proximal policy optimisation of the controller, in the order of arXiv:1707.06347 (algorithm 1)."""
 from typing import Dict, List, NamedTuple, Sequence
 
 import torch
 
 from .controller import Controller
+from .ppo_settings import PPOSettings
 
-__all__ = ['PPO', 'PRESETS', 'Sample', 'Learner']
-
-
-class PPO(NamedTuple):
-    """Settings. The defaults are the paper's (appendix A.1); it does not give `clip` and `epochs`.
-
-    Attributes:
-        lr: Adam's rate.
-        entropy_weight: Of the mean entropy of a decision, in nats, in the objective.
-        baseline_decay: Of the moving average of rewards that is subtracted from each.
-        batch: Children an update.
-        epochs: Passes over them.
-        clip: How far the ratio of new to old probability may be from 1 to count.
-        max_grad_norm: Bound of the gradient.
-        ranks: Whether the reward is the child's rank among all before it, as a normal deviate, and not its accuracy:
-            accuracies of good cells differ in the third digit.
-        replay: The best so many children of all are learnt again with each update, as examples; 0 for none.
-        replay_weight: Of their mean log-probability in the objective.
-        novel: Whether a cell that was asked for before is drawn again.
-    """
-    lr: float = 3.5e-4
-    entropy_weight: float = 1e-5
-    baseline_decay: float = 0.95
-    batch: int = 20
-    epochs: int = 4
-    clip: float = 0.2
-    max_grad_norm: float = 0.5
-    ranks: bool = False
-    replay: int = 0
-    replay_weight: float = 0.
-    novel: bool = False
-
-
-PRESETS = {
-    'paper': PPO(),
-    'fast': PPO(lr=3e-3, entropy_weight=0.05, batch=10, epochs=2, ranks=True, replay=20, replay_weight=0.5, novel=True),
-}
+__all__ = ['Learner', 'Sample']
 
 
 class Sample(NamedTuple):
-    """A child: its tokens, the log-probability of each when it was drawn, and its reward (higher is better)."""
+    """A finished child.
+
+    Attributes:
+        tokens: Its choices.
+        log_probs: The log-probability of each token under the policy that drew it.
+        reward: Higher is better.
+    """
     tokens: Sequence[int]
     log_probs: Sequence[float]
     reward: float
 
 
 class Learner:
-    """A controller that learns from children in the order in which they are finished.
+    """A controller that learns from children in the order in which they finish.
 
-    Its state is a function of `seed` and of the samples it was given, so it is rebuilt by giving it the same again.
+    Its state is a function of the seed and of the samples that it was given, so giving it the same samples again
+    restores it.
+
+    Args:
+        sizes: The number of options of each decision.
+        settings: The settings of PPO.
+        seed: The seed of the initial weights.
     """
 
-    def __init__(self, sizes: Sequence[int], settings: PPO, seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], settings: PPOSettings, seed: int) -> None:
         self.settings = settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -69,7 +46,7 @@ class Learner:
         self.diagnostics: Dict[str, float] = {}
 
     def tell(self, sample: Sample) -> bool:
-        """Take a finished child; True if it completes a batch, from which the controller then has learnt."""
+        """Take a finished child. Return whether it completed a batch, on which the controller was then updated."""
         self.samples.append(sample)
         if len(self.samples) % self.settings.batch:
             return False
@@ -78,12 +55,12 @@ class Learner:
         return True
 
     def log_probs(self, tokens: Sequence[int]) -> List[float]:
-        """Of choices that were not drawn, under the present policy."""
+        """Return the log-probabilities of given tokens under the current policy."""
         tokens = torch.tensor([tokens])
         with torch.inference_mode():
             return self.controller(tokens).gather(-1, tokens[..., None])[0, :, 0].tolist()
 
-    def _rewards(self, batch: Sequence[Sample]) -> torch.Tensor:
+    def _shaped_rewards(self, batch: Sequence[Sample]) -> torch.Tensor:
         rewards = torch.tensor([sample.reward for sample in batch], dtype=torch.float64)
         if not self.settings.ranks:
             return rewards
@@ -92,38 +69,43 @@ class Learner:
         return torch.special.ndtri(below / len(known))
 
     def _update(self, batch: Sequence[Sample]) -> None:
+        """Make several passes over a batch with the clipped objective (arXiv:1707.06347, equations 7 and 9)."""
         settings = self.settings
         tokens = torch.tensor([sample.tokens for sample in batch])
-        old = torch.tensor([sample.log_probs for sample in batch])
-        rewards = self._rewards(batch)
-        if self.updates == 0 and not settings.ranks:
-            self.baseline = rewards.mean().item()
-        advantages = (rewards - self.baseline).float()[:, None]
-        if not settings.ranks:  # ranks have their mean, and it does not move
-            for reward in rewards.tolist():
-                self.baseline += (1 - settings.baseline_decay) * (reward - self.baseline)
+        old_log_probs = torch.tensor([sample.log_probs for sample in batch])
+        rewards = self._shaped_rewards(batch)
+        advantages = self._advantages(rewards)
         best = sorted(self.samples, key=lambda sample: -sample.reward)[:settings.replay]
         examples = torch.tensor([sample.tokens for sample in best]) if best else None
         for _ in range(settings.epochs):
             options = self.controller(tokens)
-            new = options.gather(-1, tokens[..., None])[..., 0]
-            log_ratio = new - old
+            log_ratio = options.gather(-1, tokens[..., None])[..., 0] - old_log_probs
             ratio = log_ratio.exp()
             clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
             gain = torch.minimum(ratio * advantages, clipped * advantages).mean()
             entropy = -(options.exp() * options.clamp(min=-1e3)).sum(-1).mean()
             objective = gain + settings.entropy_weight * entropy
             if examples is not None:
-                likely = self.controller(examples).gather(-1, examples[..., None]).mean()
-                objective = objective + settings.replay_weight * likely
+                likelihood = self.controller(examples).gather(-1, examples[..., None]).mean()
+                objective = objective + settings.replay_weight * likelihood
             self.optimizer.zero_grad()
             (-objective).backward()
             torch.nn.utils.clip_grad_norm_(self.controller.parameters(), settings.max_grad_norm)
             self.optimizer.step()
         with torch.no_grad():
-            spread = rewards.var(correction=0)
-            self.diagnostics = dict(  # CleanRL's names
+            variance = rewards.var(correction=0)
+            explained = float(1 - (rewards - self.baseline).var(correction=0) / variance) if variance else 0.
+            self.diagnostics = dict(  # named as in CleanRL
                 policy_loss=-gain.item(), entropy=entropy.item(), approx_kl=((ratio - 1) - log_ratio).mean().item(),
                 clipfrac=((ratio - 1).abs() > settings.clip).float().mean().item(), baseline=self.baseline,
-                explained_variance=float(1 - (rewards - self.baseline).var(correction=0) / spread) if spread else 0.,
-                reward=sum(sample.reward for sample in batch) / len(batch))
+                explained_variance=explained, reward=sum(sample.reward for sample in batch) / len(batch))
+
+    def _advantages(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Return the rewards minus the baseline, [B, 1], and then update the baseline."""
+        if self.updates == 0 and not self.settings.ranks:
+            self.baseline = rewards.mean().item()
+        advantages = (rewards - self.baseline).float()[:, None]
+        if not self.settings.ranks:  # the mean of ranks is constant
+            for reward in rewards.tolist():
+                self.baseline += (1 - self.settings.baseline_decay) * (reward - self.baseline)
+        return advantages

@@ -1,20 +1,19 @@
-"""Search spaces: an ordered list of categorical decisions, and the way from choices to a genotype and back."""
+"""Search spaces: an ordered list of categorical decisions, and the conversion of choices to a genotype and back."""
 import hashlib
 import json
 from collections import Counter
 from itertools import combinations
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..genotype.loader import load_genotype
-from ..genotype.schema import KINDS, Genotype
+from ..genotype.schema import KINDS, Block, Genotype
 
 __all__ = ['Choices', 'Decision', 'Space', 'SpaceError', 'nasnet_space', 'darts_space', 'SPACES', 'PAPER_OPS',
            'DARTS_OPS']
 
 Choices = Dict[str, str]
 
-# The paper's thirteen, section 3.1.
-PAPER_OPS = (
+PAPER_OPS = (  # the thirteen operations of the paper, section 3.1
     'identity', 'conv_1x3_3x1', 'conv_1x7_7x1', 'dil_conv_3x3', 'avg_pool_3x3', 'max_pool_3x3', 'max_pool_5x5',
     'max_pool_7x7', 'conv_1x1', 'conv_3x3', 'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7')
 DARTS_OPS = (
@@ -23,19 +22,24 @@ DARTS_OPS = (
 
 
 class SpaceError(ValueError):
-    """A genotype that a space does not contain, and where it leaves it."""
+    """The space does not contain this genotype or these choices. The message says why."""
 
 
 class Decision(NamedTuple):
-    """One choice among options, all of them words."""
+    """A choice of one of several options.
+
+    Attributes:
+        name: The name of the decision, unique in its space.
+        options: The words to choose from.
+    """
     name: str
     options: Tuple[str, ...]
 
 
 class Space:
-    """Decisions in the order in which a controller takes them.
+    """An ordered list of decisions, and the genotype that each set of choices stands for.
 
-    A space of one's own is its decisions and a function that writes the genotype::
+    To define a space of your own, list its decisions and give a function that writes the genotype::
 
         ops = ('sep_conv_3x3', 'max_pool_3x3')
         space = Space('pairs', [Decision('left', ops), Decision('right', ops)], build=lambda choices: dict(
@@ -44,11 +48,15 @@ class Space:
             reduction=cell))
 
     Args:
-        name: For people; part of the fingerprint.
-        decisions: Each with two options or more; names are unique.
-        build: From choices, an option by decision, to a genotype as JSON data (``format`` and ``name`` may be missing).
-        parse: The way back, from a genotype to choices; it raises a SpaceError for one that the space lacks. Without it
-            nothing can be warm-started from a genotype.
+        name: The name of the space, part of its fingerprint.
+        decisions: The decisions, in the order in which a controller makes them. Each has at least two options.
+        build: Converts choices (option by name of decision) to a genotype as JSON data. ``format`` and ``name`` may be
+            left out.
+        parse: Converts a genotype to choices, and raises a SpaceError if the space does not contain it. Without this
+            function a search cannot be warm-started.
+
+    Raises:
+        ValueError: If names are repeated or a decision has fewer than two different options.
     """
 
     def __init__(
@@ -63,12 +71,12 @@ class Space:
         names = Counter(decision.name for decision in self.decisions)
         wrong = [d.name for d in self.decisions if names[d.name] > 1 or len(set(d.options)) < max(2, len(d.options))]
         if wrong or not names:
-            raise ValueError(f'decisions: {wrong[0] if wrong else "there are none"}; each needs a name of its own and '
-                             'two different options or more')
+            raise ValueError(f'decisions: {wrong[0] if wrong else "there are none"}; each decision needs a unique name '
+                             'and at least two different options')
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of name and decisions: what was learnt in one space means nothing in another."""
+        """SHA-256 (hexadecimal) of name and decisions. A search can be resumed in the same space only."""
         return hashlib.sha256(json.dumps([self.name, self.decisions]).encode()).hexdigest()
 
     @property
@@ -77,44 +85,44 @@ class Space:
         return tuple(len(decision.options) for decision in self.decisions)
 
     def choices(self, tokens: Sequence[int]) -> Choices:
-        """Option by decision from tokens, an option's index a decision.
+        """Convert tokens (for each decision the index of an option) to choices (option by name of decision).
 
         Raises:
-            SpaceError: For tokens of another space.
+            SpaceError: If the tokens do not belong to this space.
         """
         if len(tokens) != len(self.decisions) or not all(0 <= t < n for t, n in zip(tokens, self.sizes)):
-            raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not an option for each of its '
+            raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not the indices of an option for each of the '
                              f'{len(self.decisions)} decisions')
         return {decision.name: decision.options[token] for decision, token in zip(self.decisions, tokens)}
 
     def tokens(self, choices: Mapping[str, str]) -> Tuple[int, ...]:
-        """The way back from :meth:`choices`.
+        """Convert choices to tokens, the inverse of :meth:`choices`.
 
         Raises:
-            SpaceError: For a decision without a choice and a choice that is no option.
+            SpaceError: If a choice is missing or is not an option.
         """
         for name, options in self.decisions:
             if choices.get(name) not in options:
-                raise SpaceError(f'{self.name}: {name} has no option {choices.get(name)!r}; it has '
+                raise SpaceError(f'{self.name}: {name} has no option {choices.get(name)!r}; known: '
                                  f'{", ".join(options)}')
         return tuple(options.index(choices[name]) for name, options in self.decisions)
 
-    def genotype(self, tokens: Sequence[int], name: str = 'cell', **facts: Any) -> Genotype:
-        """The genotype of tokens, with `facts` such as ``search`` and ``results``."""
-        return load_genotype({'format': 1, 'name': name, **self._build(self.choices(tokens)), **facts})
+    def genotype(self, tokens: Sequence[int], name: str = 'cell', **fields: Any) -> Genotype:
+        """Return the genotype of tokens, with further `fields` such as ``search`` and ``results``."""
+        return load_genotype({'format': 1, 'name': name, **self._build(self.choices(tokens)), **fields})
 
     def suggest(self, trial: Any) -> Tuple[int, ...]:
-        """Tokens that an Optuna trial suggests, whatever its study's sampler."""
+        """Let an Optuna trial suggest all choices, with any sampler, and return them as tokens."""
         return self.tokens({name: trial.suggest_categorical(name, options) for name, options in self.decisions})
 
     def find(self, genotype: Genotype) -> Tuple[int, ...]:
-        """Tokens of a genotype. Its outputs are the space's: see :func:`nasnet_space`.
+        """Return the tokens of a genotype. Its outputs are ignored where the space derives them from the blocks.
 
         Raises:
-            SpaceError: For one that the space lacks.
+            SpaceError: If the space does not contain the genotype, or has no parse function.
         """
         if self._parse is None:
-            raise SpaceError(f'{self.name}: has no way from a genotype to choices; give Space a parse function')
+            raise SpaceError(f'{self.name}: cannot convert genotypes to choices; give Space a parse function')
         return self.tokens(self._parse(genotype))
 
 
@@ -123,15 +131,16 @@ def nasnet_space(
         ops: Sequence[str] = PAPER_OPS,
         combines: Sequence[str] = ('add', 'concat'),
 ) -> Space:
-    """The paper's space (section 3.1): for each block two states, two operations and how to combine them.
+    """Return the paper's space (section 3.1): for each block two states, two operations and how to combine them.
 
-    A cell hands on its blocks that no other block reads, side by side in depth. (NASNet-A's normal cell hands on h1
-    besides; :meth:`Space.find` takes it for the cell without.) The search for NASNet-B and C also had
-    ``add_layer_norm`` and ``add_instance_norm`` among `combines`.
+    The output of a cell is the concatenation of the blocks that no other block reads. (The output of NASNet-A's normal
+    cell also contains h1; :meth:`Space.find` returns the cell without it.) In the search for NASNet-B and NASNet-C,
+    `combines` also had ``add_layer_norm`` and ``add_instance_norm``.
 
     Args:
-        blocks: B, in each of the two cells.
-        ops, combines: Words of the genotype language.
+        blocks: Number of blocks in each of the two cells (the paper's B).
+        ops: Names of operations of the genotype language.
+        combines: Names of combines of the genotype language.
     """
     def parts(i: int) -> List[Tuple[str, Sequence[str]]]:
         states = ['h0', 'h1', *(f'b{k}' for k in range(i))]
@@ -166,12 +175,16 @@ def nasnet_space(
 
 
 def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
-    """DARTS's space (arXiv:1806.09055): nodes that add two operations on two different earlier states, all handed on.
+    """Return the space of DARTS (arXiv:1806.09055): each node adds two operations on two different earlier states.
 
-    Both inputs are fitted, as DARTS's own network does.
+    The output of a cell is the concatenation of all nodes. Both inputs are fitted, as in the network of DARTS.
+
+    Args:
+        nodes: Number of nodes in each of the two cells.
+        ops: Names of operations of the genotype language.
     """
     def pairs(i: int) -> List[str]:
-        """The older state first, as DARTS numbers them: its 0 is our h1, its 1 our h0."""
+        """Return pairs of states in the order of DARTS, which calls h1 0 and h0 1."""
         return ['+'.join(pair) for pair in combinations(['h1', 'h0', *(f'b{k}' for k in range(i))], 2)]
 
     def build(choices: Choices) -> Dict[str, Any]:
@@ -192,7 +205,7 @@ def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
             edges = sorted(block.edges, key=lambda edge: order.index(edge[1]))
             states = '+'.join(state for _, state in edges)
             _expect(block.combine == 'add' and states in pairs(i), genotype,
-                    f'{kind}.blocks[{i}]: DARTS adds two different states')
+                    f'{kind}.blocks[{i}]: a block of this space adds two different states')
             choices[f'{kind}.b{i}.states'] = states
             for side, (op, _) in zip(('left', 'right'), edges):
                 _expect(op in ops, genotype, f'{kind}.blocks[{i}].{side}: {op} is not an operation of {name}')
@@ -209,20 +222,20 @@ def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
     return Space(name, decisions, build, parse)
 
 
-def _blocks(genotype: Genotype, space: str, count: int):
-    """Kind, number and block of each; of cells that the space may contain."""
-    _expect(genotype.inputs == 2, genotype, f'inputs: {genotype.inputs}, {space} has 2')
+def _blocks(genotype: Genotype, space: str, count: int) -> Iterator[Tuple[str, int, Block]]:
+    """Yield kind of cell, index and block, and check that the cells have `count` blocks and one output."""
+    _expect(genotype.inputs == 2, genotype, f'inputs: is {genotype.inputs}; in {space} it is 2')
     for kind, cell in genotype.cells.items():
         found = len(cell.blocks), len(cell.outputs)
-        _expect(found == (count, 1), genotype, f'{kind}: has {found[0]} blocks and hands on {found[1]}; in {space} it '
-                                               f'is {count} and 1')
+        _expect(found == (count, 1), genotype, f'{kind}: has {found[0]} blocks and {found[1]} outputs; in {space} a '
+                                               f'cell has {count} and 1')
         yield from ((kind, i, block) for i, block in enumerate(cell.blocks))
 
 
-def _expect(condition: bool, genotype: Genotype, what: str) -> None:
+def _expect(condition: bool, genotype: Genotype, message: str) -> None:
     if not condition:
-        raise SpaceError(f'{genotype.name}: {what}')
+        raise SpaceError(f'{genotype.name}: {message}')
 
 
-# name: builder of the space with its usual size; options are its arguments
+# each function takes the number of blocks of a cell, and has a default for it
 SPACES: Dict[str, Callable[..., Space]] = {'nasnet': nasnet_space, 'darts': darts_space}

@@ -3,7 +3,8 @@ import os
 import time
 from pathlib import Path
 
-from nasnet_zoo.search.evaluator import ChildError, Evaluation, Pruned
+from nasnet_zoo.search.errors import ChildError, Pruned
+from nasnet_zoo.search.evaluator import Evaluation
 
 
 class Noted:
@@ -11,10 +12,10 @@ class Noted:
 
     Args:
         log: The file.
-        seconds: That a child takes.
-        fails, dies, faults: First digits of the architectures that give no accuracy, that take their process along,
-            and that show a mistake of ours.
-        epochs: Of a child; after each it may be given up.
+        seconds: How long a child takes.
+        fails, dies, faults: First digits of the architectures that have no accuracy, that end their process, and that
+            raise an unexpected error.
+        epochs: Epochs of a child; after each but the last it may be pruned.
     """
 
     def __init__(self, log, seconds=0., fails='', dies='', faults='', epochs=1):
@@ -24,7 +25,7 @@ class Noted:
     def __call__(self):  # made by itself in a worker's process
         return self.evaluate
 
-    def evaluate(self, genotype, report=None):
+    def evaluate(self, genotype, should_prune=None):
         architecture = genotype.architecture_digest
         with self.log.with_suffix('.begun').open('a') as file:
             file.write(f'{architecture} {os.getppid()}\n')
@@ -35,8 +36,8 @@ class Noted:
             raise KeyError('a mistake of ours')
         accuracy = int(architecture[:4], 16) / 65536
         for epoch in range(1, self.epochs):
-            if report and report(epoch, accuracy * epoch / self.epochs):
-                raise Pruned(f'given up after epoch {epoch}')
+            if should_prune and should_prune(epoch, accuracy * epoch / self.epochs):
+                raise Pruned(f'pruned after epoch {epoch}')
         with self.log.open('a') as file:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:

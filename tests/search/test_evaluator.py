@@ -1,12 +1,13 @@
 """From a genotype to a reward."""
-import math
-
 import pytest
 import torch
 
 from nasnet_zoo import load_genotype
+from nasnet_zoo.checked import check
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.search.evaluator import ChildError, ChildSettings, Evaluator, Pruned
+from nasnet_zoo.search.config import ChildSettings
+from nasnet_zoo.search.errors import ChildError, Pruned
+from nasnet_zoo.search.evaluator import Evaluator
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TRAIN = load_digits()[0]
@@ -15,8 +16,8 @@ CELLS = load_genotype('nasnet_c')
 
 
 def evaluator(recipe=None, **settings):
-    return Evaluator(TRAIN, ChildSettings.create(**{
-        'num_cells': 1, 'cell_filters': 4, **settings}, recipe={**RECIPE, **(recipe or {})}))
+    return Evaluator(TRAIN, check(ChildSettings, {
+        'num_cells': 1, 'cell_filters': 4, **settings, 'recipe': {**RECIPE, **(recipe or {})}}))
 
 
 def test_a_child_is_trained_and_validated():
@@ -28,13 +29,13 @@ def test_a_child_is_trained_and_validated():
     assert evaluator(limit_train=200).train.size() == 200
 
 
-def test_a_child_is_given_up_early():
+def test_a_child_is_pruned():
     seen = []
 
     def report(epoch, accuracy):
         seen.append((epoch, accuracy))
         return epoch == 2
-    with pytest.raises(Pruned, match='given up after epoch 2, at'):
+    with pytest.raises(Pruned, match='pruned after epoch 2, with'):
         evaluator(recipe=dict(epochs=4))(CELLS, report)
     assert [epoch for epoch, _ in seen] == [1, 2] and all(0 <= accuracy <= 1 for _, accuracy in seen)
     whole = evaluator()(CELLS)
@@ -49,16 +50,16 @@ def test_latency_and_the_size_of_images():
 
 
 def test_defaults_are_the_papers():
-    settings = ChildSettings.create()
+    settings = ChildSettings()
     assert (settings.num_cells, settings.cell_filters, settings.recipe.epochs, settings.val_share) == (2, 32, 20, 0.1)
     assert (settings.recipe.opt, settings.recipe.momentum, settings.recipe.sched) == ('momentum', 0.9, 'cosine')
 
 
 @pytest.mark.parametrize('settings, message', [
-    (dict(max_params=1000), r'has [\d,]+ params, more than 1,000'),
-    (dict(max_macs=1000), r'has [\d,]+ macs, more than 1,000'),
+    (dict(max_params=1000), r'has [\d,]+ params, more than --max-params 1,000'),
+    (dict(max_macs=1000), r'has [\d,]+ macs, more than --max-macs 1,000'),
     (dict(cell_filters=2048, num_cells=32), 'cell_filters: nasnet_c of this size'),
-    (dict(time_limit=1e-3), 'takes longer than 0.001 s; it had 1 of 38 steps'),
+    (dict(time_limit=1e-3), 'takes longer than 0.001 s; it was stopped after step 1 of 38'),
     (dict(recipe=dict(lr=1e30, warmup_epochs=0)), 'a lower lr than 1e'),
     (dict(recipe=dict(batch_size=2000)), 'batch_size: 2000 is more than the')])
 def test_a_child_that_gives_no_accuracy_says_why(settings, message):
@@ -86,9 +87,10 @@ def test_other_errors_are_errors(monkeypatch):
 
 def test_settings_are_checked():
     with pytest.raises(TypeError, match="unexpected argument 'filters'"):
-        ChildSettings.create(filters=3)
+        check(ChildSettings, dict(filters=3))
     with pytest.raises(ValueError, match='val_share'):
-        ChildSettings.create(val_share=1.)
-    with pytest.raises(TypeError, match="unexpected argument 'rate'"):
-        ChildSettings.create(recipe=dict(rate=3))
-    assert math.isclose(ChildSettings.create(recipe=dict(lr=0.2)).recipe.lr, 0.2)
+        check(ChildSettings, dict(val_share=1.))
+    with pytest.raises(ValueError, match='recipe.rate: extra inputs are not permitted'):
+        check(ChildSettings, dict(recipe=dict(rate=3)))
+    recipe = ChildSettings(recipe=dict(lr=0.2)).recipe
+    assert recipe.lr == 0.2 and recipe.epochs == 20, "the defaults are those of a child's recipe"

@@ -9,11 +9,12 @@ import pytest
 from helpers.paths import TESTS
 from helpers.search_children import Noted
 from helpers.searches import SPACE, search
+from nasnet_zoo.search import EvolutionSampler, PPOSampler
+from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
-from nasnet_zoo.search.samplers import EvolutionSampler, PPOSampler
+from nasnet_zoo.search.pool_local import LocalPool
 from nasnet_zoo.search.space import Space, darts_space, nasnet_space
-from nasnet_zoo.search.study import SearchError, batched_writes, finished_children, open_study
-from nasnet_zoo.search.workers import LocalWorkers
+from nasnet_zoo.search.study import StudySettings, batched_writes, finished_children, open_study
 
 
 def test_different_children_are_evaluated_once_each(tmp_path):
@@ -51,12 +52,12 @@ def test_a_worker_that_dies_takes_its_own_child_only(tmp_path):
     make = Noted(tmp_path / 'log', dies='0')
     study = search(tmp_path, make, 20, PPOSampler(SPACE, 'paper', 0))
     reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
-    assert reasons and set(reasons) == {'its worker died, perhaps for lack of memory'}
+    assert reasons and set(reasons) == {'the worker process died, perhaps because it ran out of memory'}
     assert len(finished_children(study)) == 20 - len(reasons) == len(make.noted())
 
 
 def test_workers_that_cannot_work(tmp_path):
-    with pytest.raises(SearchError, match='3 workers died one after the other'):
+    with pytest.raises(SearchError, match='3 workers died in a row'):
         search(tmp_path, Noted(tmp_path / 'log', dies='0123456789abcdef'), 10)
 
 
@@ -64,7 +65,7 @@ def test_a_space_that_is_exhausted(tmp_path):
     ops = ('sep_conv_3x3', 'max_pool_3x3')
     tiny = Space('tiny', [('op', ops)], build=lambda choices: dict(inputs=1, normal=(cell := dict(
         blocks=[dict(left=[choices['op'], 'h0'], right=['identity', 'h0'])], outputs=[['b0']])), reduction=cell))
-    with pytest.raises(SearchError, match='there are only 2: the space or the sampler has no more'):
+    with pytest.raises(SearchError, match='there are only 2 different children: the space has no more'):
         search(tmp_path, Noted(tmp_path / 'log'), 3, optuna.samplers.RandomSampler(0), space=tiny)
 
 
@@ -83,7 +84,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers.search_children import Noted
 from helpers.searches import SPACE, search
-from nasnet_zoo.search.samplers import PPOSampler
+from nasnet_zoo.search import PPOSampler
 if __name__ == '__main__':
     search(Path({folder!r}), Noted({log!r}, 0.2), 200, PPOSampler(SPACE, 'fast', 0))
 '''
@@ -122,8 +123,8 @@ def test_killed_and_gone_on_with(tmp_path):
 
 def test_what_was_enqueued_is_asked_for_again_whole(tmp_path):
     """Also where a kill came before all its choices were written."""
-    study = open_study(
-        tmp_path, 'test', settings=dict(space=SPACE.name), sampler=lambda trials: EvolutionSampler(SPACE, 0))
+    study = open_study(tmp_path, 'test', create=StudySettings(
+        lambda trials: EvolutionSampler(SPACE, 0), dict(space=SPACE.name)))
     given = tuple(size - 1 for size in SPACE.sizes)
     study.enqueue_trial(SPACE.choices(given))
     study.ask().suggest_categorical(*SPACE.decisions[0])
@@ -150,18 +151,18 @@ def test_twins_with_two_objectives_and_hyperband(tmp_path):
             pruner=optuna.pruners.HyperbandPruner(max_resource=4))).items():
         (tmp_path / kind).mkdir()
         for trials in 20, 25:
-            study = open_study(tmp_path / kind, 'test', settings={}, sampler=lambda _: EvolutionSampler(
-                space, 0, 3, 2, reward=lambda one: one.values[0]), **options)
+            study = open_study(tmp_path / kind, 'test', create=StudySettings(lambda _: EvolutionSampler(
+                space, 0, 3, 2, reward=lambda one: one.values[0]), **options))
             make = Noted(tmp_path / kind / 'log', epochs=4)
             # One worker: which children are pruned hangs on the order in which they report.
-            Search(study, space, LocalWorkers(make, 1), 'params' if kind == 'two' else None).run(trials)
+            Search(study, space, LocalPool(make, 1), 'params' if kind == 'two' else None).run(trials)
         learnt = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
         assert len(learnt) > 6 and any('duplicate_of' in trial.user_attrs for trial in study.trials)
         assert any('parent' in trial.system_attrs['nasnet_zoo'] for trial in study.trials)
 
 
 def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
-    study = open_study(tmp_path, 'test', settings={}, sampler=lambda trials: EvolutionSampler(SPACE, 0))
+    study = open_study(tmp_path, 'test', create=StudySettings(lambda trials: EvolutionSampler(SPACE, 0)))
     SPACE.suggest(study.ask())
     whole = (tmp_path / 'study.log').read_bytes()
 
@@ -173,7 +174,7 @@ def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
         patch.setattr(optuna.storages.journal.JournalFileBackend, 'append_logs', full)
         with pytest.raises(OSError, match='No space left'), batched_writes(study):
             study.ask()
-    with pytest.raises(OSError, match='could not be written to before'):
+    with pytest.raises(OSError, match='an earlier write failed'):
         study.ask()
     assert (tmp_path / 'study.log').read_bytes() == whole
     assert len(open_study(tmp_path, 'test').trials) == 1
@@ -190,7 +191,7 @@ def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path):
 
 def test_other_settings_and_storages_are_refused(tmp_path):
     search(tmp_path, Noted(tmp_path / 'log'), 1)
-    with pytest.raises(SearchError, match='of other settings'):
+    with pytest.raises(SearchError, match='has other settings'):
         search(tmp_path, Noted(tmp_path / 'log'), 1, space=darts_space(3))
     with pytest.raises(SearchError, match='nonsense: cannot be used as a storage'):
         open_study(tmp_path, 'test', 'nonsense')

@@ -7,11 +7,12 @@ import pytest
 
 from helpers.paths import TESTS
 from helpers.search_children import Noted
+from nasnet_zoo.search import PPOSampler
+from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
-from nasnet_zoo.search.samplers import PPOSampler
+from nasnet_zoo.search.pool_ray import RayPool
 from nasnet_zoo.search.space import darts_space
-from nasnet_zoo.search.study import SearchError, finished_children, open_study
-from nasnet_zoo.search.workers import RayWorkers
+from nasnet_zoo.search.study import StudySettings, finished_children, open_study
 
 ray = pytest.importorskip('ray', reason='Ray is an extra: pip install nasnet-zoo[ray]')
 cluster_utils = pytest.importorskip('ray.cluster_utils')
@@ -35,8 +36,8 @@ def cluster(monkeypatch):
 
 
 def search(folder, make, cluster, trials, retries=3, **options):
-    study = open_study(folder, 'test', settings={}, sampler=lambda trials: PPOSampler(SPACE, 'fast', 0), **options)
-    workers = RayWorkers(make, cluster.address, retries=retries)
+    study = open_study(folder, 'test', create=StudySettings(lambda trials: PPOSampler(SPACE, 'fast', 0), **options))
+    workers = RayPool(make, cluster.address, retries=retries)
     assert workers.size == sum(node['Resources'].get('CPU', 0) for node in ray.nodes() if node['Alive'])
     Search(study, SPACE, workers).run(trials)
     return study
@@ -64,7 +65,7 @@ def test_a_node_is_lost_while_children_train(cluster, tmp_path):
     assert all(child['value'] == int(child['architecture'][:4], 16) / 65536 for child in children)
     assert finished_children(open_study(tmp_path, 'test')) == children
     again = PPOSampler(SPACE, 'fast', 0)
-    for one in open_study(tmp_path, 'test', settings={}, sampler=lambda trials: again), study:
+    for one in open_study(tmp_path, 'test', create=StudySettings(lambda trials: again)), study:
         SPACE.suggest(one.ask())
     assert again.learner.updates == 1
     for name, parameter in again.learner.controller.state_dict().items():
@@ -88,5 +89,5 @@ def test_what_becomes_of_children(cluster, tmp_path):
     (tmp_path / 'faulty').mkdir()
     with pytest.raises(SearchError, match='a mistake of ours'):
         search(tmp_path / 'faulty', make, cluster, 3)
-    with pytest.raises(SearchError, match='no node of the cluster has room for a child of 1 CPUs and 1 GPUs'):
-        RayWorkers(make, cluster.address, gpus=1)
+    with pytest.raises(SearchError, match='no node of the cluster has room for a child, which takes 1 CPUs and 1 GPUs'):
+        RayPool(make, cluster.address, gpus=1)

@@ -1,5 +1,6 @@
 """The search as its users see it: a folder with a winner in it."""
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.search.objectives import OBJECTIVES, reward
+from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.report import pareto_front
-from nasnet_zoo.search.run import reward
+from nasnet_zoo.search.samplers import SAMPLERS
+from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
@@ -77,8 +81,8 @@ def test_status(searched):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--trials', '5'], 'has a search already; --resume goes on with it'),
-    (['--resume', '--seed', '6'], 'is a search of other settings: seed was 5 and is 6'),
+    (['--trials', '5'], 'contains a search already; add --resume'),
+    (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
     (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
@@ -88,18 +92,19 @@ def test_another_search_is_refused(searched, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--sampler', 'luck'], "there is no 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: ppo, evolution, random, tpe, nsga2"),
     (['--prune', 'luck'], "known: median, halving, hyperband"),
     (['--objective', 'luck'], 'known: params, macs, latency'),
-    (['--prune', 'median', '--objective', 'params'], 'Optuna gives children up by one objective only'),
+    (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
-    (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: no cluster answers'),
+    (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
-    (['--preset', 'slow'], "there is no 'slow'; known: paper, fast"), (['--space', 'nas'], 'known: nasnet, darts'),
+    (['--preset', 'slow'], "preset: unknown preset 'slow'; known: paper, fast"),
+    (['--space', 'nas'], "did you mean 'nasnet'"),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
     (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
-    (['--warm-start', 'nasnet_a'], 'nasnet_a: normal: has 5 blocks and hands on 1; in darts-2 it is 2 and 1')])
+    (['--warm-start', 'nasnet_a'], 'nasnet_a: normal: has 5 blocks and 1 outputs; in darts-2 a cell has 2 and 1')])
 def test_what_cannot_begin(tmp_path, options, message):
     result = command(tmp_path / 'new', *options)
     assert result.exit_code == 1 and message in result.stderr
@@ -115,12 +120,29 @@ def test_without_ray(tmp_path, monkeypatch):
 def test_two_processes_at_one_search(searched):
     with FileLock(searched[0] / '.lock'):
         result = command(searched[0], '--resume', '--seed', '5')
-    assert result.exit_code == 1 and 'another process is at work here' in result.stderr
+    assert result.exit_code == 1 and 'another process is running this search' in result.stderr
 
 
-def test_the_code_in_the_guide_runs():
-    code = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
-    subprocess.run([sys.executable, '-c', code.split('```python\n')[1].split('```')[0]], check=True)
+GUIDE = (ROOT / 'docs' / 'search.md').read_text(encoding='utf-8')
+CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
+
+
+@pytest.mark.parametrize('number', range(len(CODE)))
+def test_the_code_in_the_guide_runs(tmp_path, number):
+    path = tmp_path / 'example.py'
+    path.write_text(CODE[number])
+    (tmp_path / 'searches').mkdir()
+    subprocess.run([sys.executable, path], cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+
+
+def test_the_guide_knows_every_option():
+    """Options in the text exist, and all samplers, spaces, pruners and objectives are named."""
+    help_text = CliRunner().invoke(app, ['search', '--help'], env={'COLUMNS': '200'}).output
+    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers'}  # of tools/
+    used = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', GUIDE)) - others
+    assert len(used) > 20 and not [option for option in used if option not in help_text]
+    for table in (SAMPLERS, SPACES, PRUNERS, OBJECTIVES):
+        assert all(f'`{name}`' in GUIDE or f' {name}`' in GUIDE for name in table)
 
 
 def test_warm_start_is_the_first_child(tmp_path):
@@ -131,9 +153,9 @@ def test_warm_start_is_the_first_child(tmp_path):
     (tmp_path / 'given.json').write_text(json.dumps(given))
     result = command(tmp_path / 'new', '--trials', '1', '--warm-start', str(tmp_path / 'given.json'), '--sampler',
                      'evolution', '--max-params', '1')
-    assert result.exit_code == 1 and 'none of the 1 children gave an accuracy' in result.stderr
+    assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
     journal = (tmp_path / 'new' / 'study.log').read_text()
-    assert load_genotype(given).architecture_digest in journal and 'more than 1' in journal
+    assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
 
 
 def test_a_second_objective(searched, tmp_path):
@@ -145,19 +167,19 @@ def test_a_second_objective(searched, tmp_path):
     target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
     rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-    assert 'best of the baseline' in (out / 'report.html').read_text()
+    assert 'best so far of the baseline' in (out / 'report.html').read_text()
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
 
 
-def test_children_are_given_up(tmp_path):
+def test_children_are_pruned(tmp_path):
     result = command(tmp_path / 'new', '--trials', '8', '--prune', 'halving', '--epochs', '4', '--sampler', 'random',
                      '--limit-train', '256', '--json')
     assert result.exit_code == 0, result.output
     states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
-    assert re.search('given up after epoch [1-3], at', (tmp_path / 'new' / 'report.html').read_text())
+    assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text())
 
 
 def test_pareto_front():

@@ -5,9 +5,10 @@ import optuna
 import pytest
 import torch
 
+from nasnet_zoo.search import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.controller import Controller
-from nasnet_zoo.search.ppo import PRESETS, Learner, Sample
-from nasnet_zoo.search.samplers import EvolutionSampler, PPOSampler
+from nasnet_zoo.search.ppo import Learner, Sample
+from nasnet_zoo.search.ppo_settings import PRESETS
 from nasnet_zoo.search.space import Space, SpaceError, darts_space, nasnet_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -119,7 +120,7 @@ def test_threads_share_a_sampler():
     study = study_of(KINDS['fast']())
     study.optimize(lambda trial: value(SPACE.suggest(trial)), n_trials=24, n_jobs=3)
     assert len({SPACE.tokens(trial.params) for trial in study.trials}) == 24
-    with pytest.raises(ValueError, match='this sampler is of study'):
+    with pytest.raises(ValueError, match='this sampler belongs to the study'):
         run(study_of(study.sampler), 1)
 
 
@@ -183,7 +184,7 @@ def test_another_space_seed_or_sampler_is_refused():
     for sampler, changed in ((PPOSampler(darts_space(3), SMALL), 'space'), (KINDS['fast'](4), 'seed=3'),
                              (KINDS['evolution'](3), 'sampler=PPOSampler'), (KINDS['paper'](3), 'lr=0.003')):
         study.sampler = sampler
-        with pytest.raises(SpaceError, match=f'was begun with another .*{changed}'):
+        with pytest.raises(SpaceError, match=f'was started with another .*{changed}'):
             run(study, 1)
     study.sampler = PPOSampler(SPACE, SMALL)
     run(study, 1)
@@ -191,7 +192,7 @@ def test_another_space_seed_or_sampler_is_refused():
 
 def test_several_objectives_need_one_reward():
     both = dict(direction=None, directions=['maximize', 'minimize'])
-    with pytest.raises(ValueError, match='say by `reward` which single number to raise'):
+    with pytest.raises(ValueError, match='pass `reward`, which computes the number'):
         run(study_of(KINDS['fast'](), **both), 1)
     study = study_of(PPOSampler(SPACE, SMALL, 0, reward=lambda trial: trial.values[0] - trial.values[1]), **both)
     run(study, 9, lambda tokens: (value(tokens), 0.5))
@@ -199,5 +200,5 @@ def test_several_objectives_need_one_reward():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="no preset 'slow'; known: paper, fast"):
+    with pytest.raises(ValueError, match="there is no 'slow'; known: paper, fast"):
         PPOSampler(SPACE, 'slow')

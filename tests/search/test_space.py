@@ -49,9 +49,9 @@ def test_published_cells_are_in_their_spaces():
     found = nasnet_space().genotype(tokens)
     assert found.normal.blocks == load_genotype('nasnet_a').normal.blocks
     assert found.normal.outputs[0] == ('b0', 'b1', 'b2', 'b3', 'b4'), 'without h1, which the paper adds'
-    with pytest.raises(SpaceError, match='nasnet_b: inputs: 4, nasnet-5 has 2'):
+    with pytest.raises(SpaceError, match='nasnet_b: inputs: is 4; in nasnet-5 it is 2'):
         nasnet_space().find(load_genotype('nasnet_b'))
-    with pytest.raises(SpaceError, match='normal: has 4 blocks and hands on 1; in nasnet-5 it is 5 and 1'):
+    with pytest.raises(SpaceError, match='normal: has 4 blocks and 1 outputs; in nasnet-5 a cell has 5 and 1'):
         nasnet_space().find(load_genotype('nasnet_c'))
     with pytest.raises(SpaceError, match="nasnet_c: normal.blocks.1.: combine 'add_instance_norm' is not in nasnet-4"):
         nasnet_space(4).find(load_genotype('nasnet_c'))
@@ -76,11 +76,11 @@ def test_a_space_of_ones_own():
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: darts_space().choices([0]), 'darts-4: .0. are not an option for each of its 22 decisions'),
-    (lambda: darts_space().choices([7] * 22), 'are not an option'),
+    (lambda: darts_space().choices([0]), 'darts-4: .0. are not the indices of an option for each of the 22'),
+    (lambda: darts_space().choices([7] * 22), 'are not the indices'),
     (lambda: darts_space().tokens({'normal.b0.left_op': 'sep_conv_9x9'}), "b0.left_op has no option 'sep_conv_9x9'"),
-    (lambda: Space('twice', [('a', 'xy'), ('a', 'xy')], dict), 'decisions: a; each needs a name of its own'),
-    (lambda: Space('one', [('a', ('x',))], dict), 'two different options or more'),
+    (lambda: Space('twice', [('a', 'xy'), ('a', 'xy')], dict), 'decisions: a; each decision needs a unique name'),
+    (lambda: Space('one', [('a', ('x',))], dict), 'at least two different options'),
     (lambda: Space('none', [], dict), 'there are none')])
 def test_what_is_no_space(call, message):
     with pytest.raises(ValueError, match=message):

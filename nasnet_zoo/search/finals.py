@@ -1,0 +1,73 @@
+"""The final of a search: its best children are trained again, for longer."""
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+
+from ..genotype.schema import Genotype
+from .errors import ChildError
+from .folder import read_json, write_json
+from .pool import WorkerPool
+
+__all__ = ['Finalist', 'train_finalists']
+
+
+class Finalist(NamedTuple):
+    """A child that is trained again.
+
+    Attributes:
+        number: The number of its trial.
+        value: Its accuracy in the search.
+        genotype: Its cells.
+    """
+    number: int
+    value: float
+    genotype: Genotype
+
+
+def train_finalists(
+        path: Path, finalists: Sequence[Finalist], pool: WorkerPool, epochs: int, log: Callable[[str], None],
+) -> List[Dict[str, Any]]:
+    """Train the best children again, and keep the results in a file from which the training is resumed.
+
+    Args:
+        path: ``finals.json`` of the search. A child that it has with the same number of epochs is not trained again.
+        finalists: The children.
+        pool: Workers that train for `epochs`. They are closed at the end.
+        epochs: Number of epochs.
+        log: Called with a line for each child.
+
+    Returns:
+        A row for each child that has an accuracy, as JSON data.
+    """
+    rows = read_json(path) if path.exists() else []
+    rows = [row for row in rows if 'accuracy' in row]  # those that failed are tried again
+    known = {row['architecture'] for row in rows if row['epochs'] == epochs}
+    todo = [one for one in finalists if one.genotype.architecture_digest not in known]
+    running: Dict[Future, Finalist] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < pool.size:
+                finalist = todo.pop(0)
+                running[pool.submit(finalist.genotype)] = finalist
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                rows.append(_row(running.pop(future), future, pool, epochs, log))
+                write_json(path, rows)
+    finally:
+        pool.close()
+    wanted = {one.genotype.architecture_digest for one in finalists}
+    return [row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs and 'accuracy' in row]
+
+
+def _row(
+        finalist: Finalist, future: Future, pool: WorkerPool, epochs: int, log: Callable[[str], None],
+) -> Dict[str, Any]:
+    """Return the row of a child that is done: what was measured, or the reason why it failed."""
+    row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,
+               child_value=finalist.value)
+    try:
+        row.update(pool.result(future)._asdict())
+        log(f'child {finalist.number}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} now')
+    except ChildError as error:
+        row.update(reason=str(error))
+        log(f'child {finalist.number}: {error}')
+    return row

@@ -1,0 +1,119 @@
+"""The folder of a search: its lock, its settings, and folders that earlier versions wrote."""
+import json
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping
+
+from filelock import FileLock, Timeout
+
+from ..files import atomic_write
+from ..training.run import changes, versions
+from .config import SearchConfig
+from .errors import SearchError
+from .space import Space
+
+__all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'study_settings',
+           'upgrade_settings', 'write_json']
+
+_MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
+               'top', 'final_epochs')  # these do not affect what a child is and what it is worth
+
+
+def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
+    """Return the settings that a search must be resumed with, as JSON data."""
+    settings = {name: value for name, value in config.stored().items() if name not in _MAY_CHANGE}
+    del settings['blocks']  # the name of the space contains it
+    return dict(settings, space=space.name, fingerprint=space.fingerprint,
+                preset=config.preset if config.sampler == 'ppo' else None, own_storage=config.storage is not None)
+
+
+def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """Convert the settings of a search to today's form.
+
+    Folders that were written before there was a SearchConfig call ``objective`` ``cost``, and have a ``seed`` of the
+    sampler beside that of the children's recipe. If the two differ, the seed stays, and the search is not resumed.
+    """
+    new = dict(settings)
+    if 'cost' not in new:
+        return new
+    new['objective'] = new.pop('cost')
+    if new['seed'] == new['child']['recipe']['seed']:
+        del new['seed']
+    return new
+
+
+@contextmanager
+def exclusive_lock(out: Path) -> Iterator[None]:
+    """Lock a search. A second process would take the trials of the first one for those of a killed process.
+
+    Raises:
+        SearchError: If another process holds the lock.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / '.lock', timeout=0):
+            yield
+    except Timeout:
+        raise SearchError(f'{out}: another process is running this search; --status shows its progress') from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically."""
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(data, indent=2) + '\n')
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SearchError: If it is not valid JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise SearchError(f'{path}: is not valid JSON: {error}') from None
+
+
+def read_search(path: Path) -> Dict[str, Any]:
+    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in today's form.
+
+    Raises:
+        SearchError: If the file is something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
+        raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')
+    try:
+        return dict(content, settings=upgrade_settings(content['settings']))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
+
+
+def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
+    """Write ``search.json`` for a new search, or compare it with the settings of a resumed one.
+
+    Returns:
+        The name of the study. No other folder that uses the same storage has this name.
+
+    Raises:
+        SearchError: If the folder contains another search, or a search that is not to be resumed.
+    """
+    path = config.out / 'search.json'
+    if path.exists():
+        if not config.resume:
+            raise SearchError(
+                f'{config.out}: contains a search already; add --resume to continue it, or choose another --out')
+        content = read_search(path)
+        changed = changes(content['settings'], settings)
+        if changed:
+            raise SearchError(f'{config.out}: the search was started with other settings: {changed}')
+    else:
+        left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
+        if left:
+            raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
+        content = dict(study=f'{config.out.resolve().name}-{uuid.uuid4().hex[:8]}', versions=versions())
+    write_json(path, dict(config=config.stored(), settings=settings, study=content['study'],
+                          versions=content.get('versions')))
+    return content['study']

@@ -1,0 +1,55 @@
+"""What a search needs of the workers that evaluate children, and what a worker's process runs."""
+from concurrent.futures import Future
+from typing import Callable, Optional, Protocol
+
+import torch
+
+from ..genotype.schema import Genotype
+from ..training.trainer import keep_freed_memory
+from .evaluator import Evaluation
+from .pruning import ShouldPrune
+
+__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'evaluate_in_worker', 'prepare_worker']
+
+Evaluate = Callable[[Genotype, Optional[ShouldPrune]], Evaluation]
+MakeEvaluate = Callable[[], Evaluate]
+
+
+class WorkerPool(Protocol):
+    """Workers that evaluate children.
+
+    Attributes:
+        size: Number of children that can be evaluated at the same time.
+        host: The address of this machine as workers see it, for pruning questions.
+    """
+    size: int
+    host: str
+
+    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+        """Start to evaluate a child. At most `size` children may be submitted whose result was not taken."""
+
+    def result(self, future: Future) -> Evaluation:
+        """Return the result of a child that is done. To be called once for each future.
+
+        Raises:
+            ChildError: If the child has no accuracy.
+        """
+
+    def close(self) -> None:
+        """Stop all evaluations and release the workers."""
+
+
+_evaluate: Evaluate  # of this process, if it is a worker's
+
+
+def prepare_worker(make: MakeEvaluate, threads: int) -> None:
+    """Make the evaluator of a worker's process."""
+    global _evaluate
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    _evaluate = make()
+
+
+def evaluate_in_worker(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
+    """Evaluate a child in a worker's process."""
+    return _evaluate(genotype, should_prune)

@@ -1,0 +1,63 @@
+"""Regularized evolution."""
+import random
+from collections import deque
+from typing import Any, Deque, Dict, Optional, Tuple
+
+from ..space import Space
+from .base import MAX_DRAWS, FinishedTrial, Reward, SpaceSampler, Tokens
+
+__all__ = ['EvolutionSampler', 'build_evolution']
+
+
+class EvolutionSampler(SpaceSampler):
+    """Regularized evolution (arXiv:1802.01548, algorithm 1).
+
+    The parent is the best of a random sample of the population; a mutation changes one decision. If the result was
+    proposed before, it is mutated again.
+
+    Args:
+        space: The search space.
+        seed: The seed; a random one by default.
+        population: Size of the population, which consists of the trials that finished last. Before there are as many,
+            children are random.
+        tournament: Size of the random sample.
+        reward: See :class:`~nasnet_zoo.search.samplers.base.SpaceSampler`.
+    """
+
+    def __init__(
+            self,
+            space: Space,
+            seed: Optional[int] = None,
+            population: int = 30,
+            tournament: int = 10,
+            reward: Reward = None,
+    ) -> None:
+        super().__init__(space, seed, reward)
+        self.population, self.tournament = population, tournament
+        self._alive: Deque[FinishedTrial] = deque(maxlen=population)
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        return dict(super().settings, population=self.population, tournament=self.tournament)
+
+    def learn(self, child: FinishedTrial) -> None:
+        self._alive.append(child)
+
+    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
+        rng = random.Random(f'{self.seed}/{number}')
+        sizes = self.space.sizes
+        if len(self._alive) < self.population:
+            return tuple(rng.randrange(size) for size in sizes), {}
+        parent = max(rng.sample(self._alive, min(self.tournament, self.population)), key=lambda child: child.reward)
+        tokens = list(parent.tokens)
+        for _ in range(MAX_DRAWS):
+            i = rng.randrange(len(tokens))
+            tokens[i] = (tokens[i] + rng.randrange(1, sizes[i])) % sizes[i]
+            if tuple(tokens) not in self._proposed:
+                break
+        return tuple(tokens), dict(parent=parent.number)
+
+
+def build_evolution(space: Space, seed: int, preset: str, trials: int, reward: Reward) -> EvolutionSampler:
+    """Return the sampler of a search, see :data:`~nasnet_zoo.search.samplers.SAMPLERS`."""
+    return EvolutionSampler(space, seed, reward=reward)

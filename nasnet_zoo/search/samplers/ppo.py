@@ -1,0 +1,85 @@
+"""The paper's controller as an Optuna sampler."""
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from ..ppo import Learner, Sample
+from ..ppo_settings import PRESETS, PPOSettings
+from ..space import Space
+from .base import MAX_DRAWS, FinishedTrial, Reward, SpaceSampler, Tokens
+
+__all__ = ['PPOSampler', 'build_ppo']
+
+
+class PPOSampler(SpaceSampler):
+    """The paper's controller, updated by PPO after each batch of finished trials.
+
+    When a study is resumed, its trials are given to a new controller in the order in which they finished. The result is
+    the same policy, to the last bit: initial weights, batches and draws are functions of the seed and of the numbers of
+    trials.
+
+    Args:
+        space: The search space.
+        preset: A name in :data:`~nasnet_zoo.search.ppo_settings.PRESETS`, ``paper`` or ``fast``, or settings of one's
+            own.
+        seed: The seed; a random one by default.
+        reward: See :class:`~nasnet_zoo.search.samplers.base.SpaceSampler`.
+    """
+
+    def __init__(
+            self,
+            space: Space,
+            preset: Union[str, PPOSettings] = 'fast',
+            seed: Optional[int] = None,
+            reward: Reward = None,
+    ) -> None:
+        super().__init__(space, seed, reward)
+        if isinstance(preset, str) and preset not in PRESETS:
+            raise ValueError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
+        self.ppo = PRESETS[preset] if isinstance(preset, str) else preset
+        self._learner: Optional[Learner] = None
+        self._new_diagnostics: Dict[str, Any] = {}  # of the last update, to be stored with the next trial
+        self._drawn: Dict[int, Tuple[List[int], List[float]]] = {}  # by the current policy, for each trial number
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        return dict(super().settings, **self.ppo._asdict())
+
+    @property
+    def learner(self) -> Learner:
+        """The controller and its diagnostics."""
+        if self._learner is None:
+            self._learner = Learner(self.space.sizes, self.ppo, self.seed)
+        return self._learner
+
+    def learn(self, child: FinishedTrial) -> None:
+        log_probs = child.notes.get('log_probs') or self.learner.log_probs(child.tokens)
+        if self.learner.tell(Sample(child.tokens, log_probs, child.reward)):
+            self._drawn.clear()
+            self._new_diagnostics = dict(diagnostics=self.learner.diagnostics)
+
+    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
+        if number not in self._drawn:
+            # A batch is drawn at once, which costs little more than one draw. The numbers of a batch are always the
+            # same, because the last bit of the log-probabilities depends on the other rows.
+            first = number // self.ppo.batch * self.ppo.batch
+            numbers = range(first, first + self.ppo.batch)
+            self._drawn.update(zip(numbers, self._draw([(n, 0) for n in numbers])))
+        tokens, log_probs = self._drawn[number]
+        if self.ppo.novel and tuple(tokens) in self._proposed:
+            draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)])
+            tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in self._proposed), draws[-1])
+        diagnostics, self._new_diagnostics = self._new_diagnostics, {}
+        return tuple(tokens), dict(diagnostics, log_probs=log_probs, update=self.learner.updates)
+
+    def _draw(self, keys: Sequence[Tuple[int, int]]) -> List[Tuple[List[int], List[float]]]:
+        """Return tokens and log-probabilities for each pair of trial number and attempt."""
+        uniforms = np.stack([np.random.default_rng([self.seed, *key]).random(len(self.space.sizes)) for key in keys])
+        tokens, log_probs = self.learner.controller.sample(torch.from_numpy(uniforms).float())
+        return list(zip(tokens.tolist(), log_probs.tolist()))
+
+
+def build_ppo(space: Space, seed: int, preset: str, trials: int, reward: Reward) -> PPOSampler:
+    """Return the sampler of a search, see :data:`~nasnet_zoo.search.samplers.SAMPLERS`."""
+    return PPOSampler(space, preset, seed, reward)

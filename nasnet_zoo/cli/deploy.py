@@ -30,7 +30,7 @@ def export(
         labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
         half: bool = typer.Option(False, '--half', help='Same as --precision float16.'),
         int8: bool = typer.Option(False, '--int8', help='Same as --precision int8.'),
-        as_json: bool = typer.Option(False, '--json', help='Print the manifest as JSON.'),
+        as_json: AsJson = False,
 ) -> None:
     """Write a trained model as a file that runs without this package, with its class names and a manifest.
 

@@ -1,5 +1,4 @@
 """The ``describe`` command."""
-import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from ..genotype.loader import load_genotype
 from ..network.stems import STEMS
-from .common import drop_none, exit_on_error
+from .common import AsJson, drop_none, exit_on_error, print_report
 
 __all__ = ['describe']
 
@@ -27,8 +26,8 @@ def describe(
         img_size: Optional[int] = typer.Option(None, help=(
             "Height and width of the input in pixels. By default the network's usual size.")),
         num_classes: Optional[int] = typer.Option(None, help='Number of classes.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON instead of tables.'),
         draw: Optional[Path] = typer.Option(None, help='Also draw both cells to this .svg, .png or .pdf file.'),
+        as_json: AsJson = False,
 ) -> None:
     """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
     from ..description import describe as measure
@@ -39,15 +38,12 @@ def describe(
         if draw:
             from ..drawing import draw as draw_cells
             draw_cells(report['genotype'], draw)
-    if as_json:
-        print(json.dumps(report))
-        return
-    _print_report(source, report)
-    if draw:
+    print_report(report, as_json, lambda report: _print_tables(source, report))
+    if draw and not as_json:
         print(f'drawn: {draw}')
 
 
-def _print_report(source: str, report: Dict[str, Any]) -> None:
+def _print_tables(source: str, report: Dict[str, Any]) -> None:
     """Print the report as text and tables."""
     from ..description import cell_lines
     genotype = load_genotype(report['genotype'])

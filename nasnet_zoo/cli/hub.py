@@ -1,12 +1,11 @@
 """The command that publishes a model."""
-import json
 import tempfile
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import typer
 
-from .common import exit_on_error
+from .common import AsJson, exit_on_error, print_report
 
 __all__ = ['push']
 
@@ -28,16 +27,18 @@ def push(
         message: str = typer.Option('Upload a model of nasnet-zoo', help='The commit message.'),
         dry_run: bool = typer.Option(
             False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
-        as_json: bool = typer.Option(False, '--json', help='Print the result as JSON.'),
+        as_json: AsJson = False,
 ) -> None:
     """Write a model card and upload a model folder to the Hugging Face hub as one commit."""
     from ..hub import publish
     with exit_on_error():
         folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
         report = publish.push(folder, repo_id, private, revision, message, dry_run=dry_run)
-    if as_json:
-        print(json.dumps(report))
-        return
+    print_report(report, as_json, lambda report: _print_files(folder, report))
+
+
+def _print_files(folder: Path, report: Dict[str, Any]) -> None:
     for name, size in report['files'].items():
         print(f'{size:>12,}  {folder / name}')
-    print(f'would be pushed to {repo_id}, {report["revision"]}' if dry_run else f'pushed: {report["url"]}')
+    target = f'{report["repo_id"]}, {report["revision"]}'
+    print(f'pushed: {report["url"]}' if report['url'] else f'would be pushed to {target}')

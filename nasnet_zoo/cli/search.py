@@ -1,15 +1,13 @@
 """The command that searches for cells."""
-import json
 from typing import Any, Dict, List
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..search.config import SearchConfig
-from .common import exit_on_error
+from .common import AsJson, exit_on_error, make_progress, print_report
 from .options import with_settings
 
 __all__ = ['search']
@@ -19,7 +17,7 @@ __all__ = ['search']
 def search(
         config: SearchConfig,
         status: bool = typer.Option(False, '--status', help='Print the finished children and exit.'),
-        as_json: bool = typer.Option(False, '--json', help='Print JSON.'),
+        as_json: AsJson = False,
 ) -> None:
     """Search for a new cell.
 
@@ -35,12 +33,13 @@ def search(
         from ..search.run import search_status
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if status:
-            _print_children(search_status(config.out, config.storage), as_json)
+            print_report(search_status(config.out, config.storage), as_json, _print_children)
             return
         result = _run_with_progress(config)
-    if as_json:
-        print(json.dumps(result))
-        return
+    print_report(result, as_json, _print_winner)
+
+
+def _print_winner(result: Dict[str, Any]) -> None:
     print(f'{result["genotype"]}: accuracy {result["accuracy"]:.2%} on the images held out, {result["params"]:,} '
           f'parameters\n{result["cell"]}\n\nimport nasnet_zoo\n'
           f'model = nasnet_zoo.compile_genotype({result["cell"]!r}, num_cells=4, cell_filters=44)')
@@ -50,10 +49,9 @@ def _run_with_progress(config: SearchConfig) -> Dict[str, Any]:
     """Run a search, with a progress bar on stderr."""
     from ..search.loop import Progress as Finished
     from ..search.run import run_search
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(
-        'best {task.fields[best]:.2%}  {task.fields[per_hour]:.0f} children per hour  {task.fields[failed]} failed '
-        '{task.fields[reason]}'), TimeRemainingColumn())
-    with Progress(*columns, console=Console(highlight=False, stderr=True)) as progress:
+    with make_progress(after=(
+            'best {task.fields[best]:.2%}  {task.fields[per_hour]:.0f} children per hour  {task.fields[failed]} failed '
+            '{task.fields[reason]}')) as progress:
         task = progress.add_task('', total=config.trials, best=float('nan'), per_hour=0., failed=0, reason='')
 
         def update(now: Finished) -> None:
@@ -65,11 +63,8 @@ def _run_with_progress(config: SearchConfig) -> Dict[str, Any]:
         return run_search(config, update, log=lambda line: progress.console.print(line, markup=False))
 
 
-def _print_children(children: List[Dict[str, Any]], as_json: bool) -> None:
-    """Print all children as JSON, or the best twenty as a table."""
-    if as_json:
-        print(json.dumps(children))
-        return
+def _print_children(children: List[Dict[str, Any]]) -> None:
+    """Print the best twenty as a table."""
     table = Table('child', 'accuracy', 'parameters', 'mult-adds', 'architecture', title=f'{len(children)} children',
                   title_justify='left')
     for child in sorted(children, key=lambda child: -child['value'])[:20]:

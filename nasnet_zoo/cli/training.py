@@ -1,55 +1,17 @@
 """The commands that train and validate."""
-import inspect
 import json
 import os
-import typing
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Dict, Optional
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.datasets import DATA_SETS
 from ..training.config import TrainConfig
-from ..training.recipe import Recipe
-from .common import drop_none, exit_on_error
+from .common import AsJson, exit_on_error, make_progress, print_report
 from .options import with_settings
 
-__all__ = ['train', 'validate', 'with_recipe']
-
-
-def with_recipe(usual: Recipe) -> Callable:
-    """The command with an option for each field of a recipe, handed on as ``recipe``, a dict of those drop_none.
-
-    Args:
-        usual: What the command does without them.
-    """
-    def with_options(command: Callable) -> Callable:
-        def run(**options: Any) -> None:
-            recipe = {name: options.pop(name) for name in Recipe.model_fields}
-            if recipe['sizes']:
-                try:
-                    pairs = [pair.split(':') for pair in recipe['sizes'].split(',')]
-                    recipe['sizes'] = [(int(epoch), int(side)) for epoch, side in pairs]
-                except ValueError:
-                    raise typer.BadParameter(f'--sizes: {recipe["sizes"]!r} is not of the form 0:16,10:32') from None
-            command(**options, recipe=drop_none(**recipe))
-
-        signature = inspect.signature(command)
-        parameters = [p for p in signature.parameters.values() if p.name != 'recipe']
-        for name, field in Recipe.model_fields.items():
-            kind = str if name == 'sizes' or typing.get_origin(field.annotation) else field.annotation
-            flags = f'--{name.replace("_", "-")}' + (f'/--no-{name.replace("_", "-")}' if kind is bool else '')
-            shown = getattr(usual, name) or 'none' if name == 'sizes' else getattr(usual, name)
-            parameters.append(inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, annotation=Optional[kind], default=typer.Option(
-                    None, flags, help=f'{field.description or ""} [{shown}]', rich_help_panel='Recipe')))
-        run.__signature__ = signature.replace(parameters=parameters)
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        return run
-    return with_options
+__all__ = ['train', 'validate']
 
 
 @with_settings(TrainConfig)
@@ -59,11 +21,10 @@ def train(config: TrainConfig) -> None:
     The defaults of the recipe are the paper's for CIFAR. Under torchrun, several processes share the training.
     """
     from ..training.run import run_training
-    columns = (TextColumn('epoch {task.fields[epoch]}'), BarColumn(), MofNCompleteColumn(), TextColumn(
+    bar = make_progress('epoch {task.fields[epoch]}', quiet=os.environ.get('RANK', '0') != '0', after=(
         'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
-        '{task.fields[images_per_second]:.0f} img/s'), TimeRemainingColumn())
-    console = Console(highlight=False, stderr=True, quiet=os.environ.get('RANK', '0') != '0')
-    with exit_on_error(), Progress(*columns, console=console) as progress:
+        '{task.fields[images_per_second]:.0f} img/s'))
+    with exit_on_error(), bar as progress:
         task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
         report = run_training(
             config, say=progress.console.print,
@@ -85,20 +46,21 @@ def validate(
         batch_size: int = typer.Option(256, min=1, help='Images in a batch.'),
         device: str = typer.Option('cpu', help='cpu, cuda, …'),
         record: bool = typer.Option(False, '--record', help='Write the result into the weight file.'),
-        as_json: bool = typer.Option(False, '--json', help='Print the result as JSON.'),
+        as_json: AsJson = False,
 ) -> None:
     """Measure the top-1 and top-5 accuracy of a trained model, with a confidence interval."""
     from ..training.validate import validate as measure
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with exit_on_error(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with exit_on_error(), make_progress('{task.description}', transient=True) as progress:
         task = progress.add_task('images', total=None)
         result = measure(
             source, data, split, data_root, download, batch_size, device, record,
             on_batch=lambda seen, count: progress.update(task, completed=seen, total=count))
-    if as_json:
-        print(json.dumps(result))
-        return
+    print_report(result, as_json, _print_accuracy)
+    if record and not as_json:
+        print('The weight file has the result in its metadata now.')
+
+
+def _print_accuracy(result: Dict[str, Any]) -> None:
     low, high = result['interval_95']
-    print(f'{source} on {result["dataset"]} {split}: top-1 {result["top1"]:.2%} (95 % interval {low:.2%} to '
-          f'{high:.2%}), top-5 {result["top5"]:.2%} of {result["count"]:,} images'
-          + (', recorded in the weight file' if record else ''))
+    print(f'{result["model"]} on {result["dataset"]} {result["split"]}: top-1 {result["top1"]:.2%} (95 % interval '
+          f'{low:.2%} to {high:.2%}), top-5 {result["top5"]:.2%} of {result["count"]:,} images')

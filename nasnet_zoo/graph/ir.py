@@ -6,15 +6,16 @@ ones. `lower.py` makes a graph from a network, `passes.py` rewrites it, and `to_
 Every operation is a row of :data:`KINDS`. A pass asks the row and does not guess from the name, so a new operation is a
 new row here, and a new writer in each target that can run it.
 """
-import difflib
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
+from ..checked import suggest
+
 __all__ = ['KINDS', 'NO_PADDING', 'SAME', 'ChannelFlow', 'Kind', 'Node', 'Rule', 'Size', 'check_kinds',
-           'depthwise_conv', 'fixed_padding', 'ordered', 'rewrite', 'rewrite_sized', 'suggest', 'window']
+           'depthwise_conv', 'fixed_padding', 'ordered', 'rewrite', 'rewrite_sized', 'window']
 
 SAME = 'same'  # TensorFlow's padding, which depends on the size of the input
 NO_PADDING = (0, 0, 0, 0)
@@ -89,8 +90,7 @@ class Node:
 
     def __post_init__(self) -> None:
         if self.op not in KINDS:
-            raise ValueError(f'graph: there is no operation {self.op!r}{suggest(self.op, KINDS)}; the kinds of '
-                             f'operation are {", ".join(KINDS)}')
+            raise ValueError(f'graph: unknown operation {self.op!r}; {suggest(self.op, KINDS)}')
         kind = self.kind
         for x in self.inputs:
             if not isinstance(x, Node):
@@ -146,12 +146,6 @@ class Node:
 
 def _listed(names: Sequence[str]) -> str:
     return ', '.join(names) or 'none'
-
-
-def suggest(name: str, names: Sequence[str]) -> str:
-    """' (did you mean …?)' where a known name resembles an unknown one; else nothing."""
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f' (did you mean {close[0]}?)' if close else ''
 
 
 def window(node: Node) -> Tuple[Size, Size]:

@@ -7,8 +7,9 @@ from typing import Callable, Collection, Dict, NamedTuple, Optional, Tuple, Unio
 from timm.layers import to_2tuple
 from torch import fx
 
+from ..checked import suggest
 from ..network.nasnet import NASNet
-from .ir import Node, Size, rewrite, suggest
+from .ir import Node, Size, rewrite
 from .lower import lower
 from .rewrites.equivalents import add_as_identity_conv, avg_pool_as_depthwise_conv, pointwise_conv_as_matmul
 from .rewrites.folding import fold_norms, sink_scale
@@ -64,7 +65,7 @@ def apply_passes(
         ValueError: For an unknown target or pass, and for a pass whose result the target cannot write.
     """
     if target not in TARGETS:
-        raise ValueError(f'target: {target!r} is not one of {", ".join(TARGETS)}{suggest(target, TARGETS)}')
+        raise ValueError(f'target: unknown target {target!r}; {suggest(target, TARGETS)}')
     names = TARGETS[target].passes if passes is None else passes
     _check_passes(names, target)
     for name, pass_ in PASSES.items():
@@ -79,7 +80,7 @@ def _check_passes(names: Collection[str], target: str) -> None:
         raise ValueError(f'passes: must be a list of names, not the string {names!r}')
     for name in names:
         if name not in PASSES:
-            raise ValueError(f'passes: {name!r} is not one of {", ".join(PASSES)}{suggest(name, PASSES)}')
+            raise ValueError(f'passes: unknown pass {name!r}; {suggest(name, PASSES)}')
         unwritable = sorted(set(PASSES[name].makes) - TARGETS[target].kinds)
         if unwritable:
             raise ValueError(f'passes: {name} makes operations of the kind {", ".join(unwritable)}, which '

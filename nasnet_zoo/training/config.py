@@ -4,8 +4,9 @@ from typing import Annotated, Any, Dict, Optional
 
 from pydantic import Field
 
-from ..checked import Checked, CliOption
+from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..network.stems import STEMS
 from .recipe import Recipe
 
 __all__ = ['TrainConfig']
@@ -41,7 +42,7 @@ class TrainConfig(Checked):
         "Filters of the first stage's cells, the F of the paper."))] = None
     filters: Annotated[Optional[_Count], Field(description=(
         'Width of the penultimate layer, the F of "N @ F"; an alternative to --cell-filters.'))] = None
-    stem: Annotated[Optional[str], Field(description='Stem of the network: imagenet or cifar.')] = None
+    stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description='Stem of the network.')] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Probability with which the last cell drops a path at the end of training, 1 minus the keep probability.'))
     ] = 0.4

@@ -1,0 +1,425 @@
+"""Correctness and speed on one CUDA GPU, within a time budget:
+
+    python tools/benchmark_gpu.py --out gpu.json --minutes 6
+
+Correctness: for every model of the zoo, built narrow, logits on the GPU against the CPU, optimize_for_inference against
+eager mode, and the gradients of a training step on the GPU against the CPU, all in float32 without TF32.
+
+Inference: NASNet-A large and mobile in bfloat16 at batch 1 and 256. timm has the large network, with the same weights
+as ours; the peer of the mobile one is our own network in eager mode. A call ends when the device has finished. Variants
+take turns in blocks of calls, and ratios are those of medians.
+
+Training: steps of the small CIFAR models as tools/train_zoo.py makes them, eager, as CUDA graphs, and compiled, with
+PyTorch's depthwise convolutions and with our Triton kernels.
+
+torch.compile takes minutes for the large network, so one process for each thing to be compiled runs beside the
+correctness checks and fills PyTorch's cache on disk; timing begins when they have ended or 45 % of the time is over.
+What was not compiled by then is left out, and the file says so. The file is written after every row.
+"""
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, Dict, List, Tuple
+
+import onnxruntime
+import timm
+import torch
+import train_zoo
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional as F
+
+import nasnet_zoo  # noqa: F401  (registers the zoo)
+from nasnet_zoo import optimize_for_inference
+from nasnet_zoo.checkpoints import load_foreign_weights
+from nasnet_zoo.data import ImageSet
+from nasnet_zoo.files import written_whole
+from nasnet_zoo.runs import versions
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+# model: the peer in timm, arguments of ours that make it the same network, side of the images
+MODELS = {
+    'nasnet_a_large': ('nasnetalarge', dict(pool_padding='timm'), 331),
+    'nasnet_a_mobile': (None, {}, 224),
+}
+BATCHES = (256, 1)
+# What is compiled for inference; the most important first.
+COMPILED = [(name, who, batch) for name in MODELS for batch in BATCHES for who in ('peer', 'ours')]
+SMALL, *OTHERS = train_zoo.NAMES
+# Training steps that are timed: model, mode, depthwise convolutions
+TRAINING = [(SMALL, 'eager', 'cudnn'), (SMALL, 'graph', 'cudnn'), (SMALL, 'graph', 'triton'),
+            (SMALL, 'compiled', 'cudnn'), (SMALL, 'compiled', 'triton'),
+            *((name, 'compiled', 'triton') for name in OTHERS)]
+
+
+class Results:
+    """Rows of results, written to a file after each one."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.rows, self.notes = args, [], []
+
+    def add(self, **row: Any) -> None:
+        self.rows.append(row)
+        self.write()
+        print(json.dumps(row), flush=True)
+
+    def note(self, text: str) -> None:
+        """Something that was left out or went wrong."""
+        self.notes.append(text)
+        self.write()
+        print(text, flush=True)
+
+    def write(self) -> None:
+        device = train_zoo.device_name(self.args.device)
+        known = dict(versions(), onnxruntime=onnxruntime.__version__, cuda=torch.version.cuda,
+                     cudnn=torch.backends.cudnn.version())
+        with written_whole(self.args.out) as part:
+            part.write_text(json.dumps(dict(
+                device=device, versions=known, minutes=self.args.minutes, tiny=self.args.tiny,
+                seconds=round(time.perf_counter() - self.args.begun, 1), notes=self.notes, rows=self.rows),
+                indent=2) + '\n')
+
+
+def left(args: argparse.Namespace) -> float:
+    """Seconds that are left."""
+    return 60 * args.minutes - (time.perf_counter() - args.begun)
+
+
+def randomize_statistics(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics such as training leaves them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def difference(x: torch.Tensor, reference: torch.Tensor) -> float:
+    """Norm of the difference over norm."""
+    x, reference = x.detach().double().cpu(), reference.detach().double().cpu()
+    return ((x - reference).norm() / reference.norm()).item()
+
+
+def gradients(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """All gradients of a training step, as one vector."""
+    loss = F.cross_entropy(model.train()(images), labels)
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def check_correctness(results: Results) -> None:
+    """Compare the device with the CPU for every model of the zoo, built narrow."""
+    device = results.args.device
+    names = timm.list_models(module='zoo')
+    for name in names[-1:] if results.args.tiny else names:
+        torch.manual_seed(0)
+        model = randomize_statistics(timm.create_model(name, num_cells=1, cell_filters=8, num_classes=10)).eval()
+        images, labels = torch.randn(8, 3, 64, 64), torch.randint(10, (8,))
+        with torch.no_grad():
+            on_cpu = model(images)
+        gradient = gradients(copy.deepcopy(model), images, labels)
+        gradient64 = gradients(copy.deepcopy(model).double(), images.double(), labels)
+        model, images, labels = model.to(device), images.to(device), labels.to(device)
+        with torch.no_grad():
+            logits, optimized = model(images), optimize_for_inference(model, 64)(images)
+        on_device = gradients(model, images, labels)
+        results.add(
+            kind='correctness', model=name, logits_cpu=difference(logits, on_cpu),
+            optimized_eager=difference(optimized, logits), gradients_cpu=difference(on_device, gradient),
+            gradients_float64=difference(on_device, gradient64), gradients_cpu_float64=difference(gradient, gradient64))
+
+
+def check_providers(results: Results) -> None:
+    """ONNX Runtime on the GPU, where its build has that provider."""
+    providers = onnxruntime.get_available_providers()
+    results.add(kind='onnxruntime', providers=providers)
+    if 'CUDAExecutionProvider' not in providers or results.args.device != 'cuda':
+        results.note('ONNX Runtime has no CUDA provider here, so files were not run with it')
+        return
+    from nasnet_zoo.export import export_onnx
+    torch.manual_seed(0)
+    model = randomize_statistics(timm.create_model('nasnet_a_mobile', num_cells=1, cell_filters=8)).eval()
+    images, path = torch.randn(2, 3, 64, 64), results.args.out.with_suffix('.onnx')
+    export_onnx(model, path, img_size=64, dynamic_batch=True)
+    session = onnxruntime.InferenceSession(str(path), providers=['CUDAExecutionProvider'])
+    name = session.get_inputs()[0].name
+    with torch.no_grad():
+        expected = model(images)
+    results.add(kind='onnxruntime', used=session.get_providers()[0], logits_cpu=difference(
+        torch.from_numpy(session.run(None, {name: images.numpy()})[0]), expected))
+    path.unlink()
+
+
+def build(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
+    """The peer (timm's network or our own in eager mode), ours, ours optimised, and the side of the images."""
+    theirs, same, side = MODELS[name]
+    narrow = dict(num_cells=1, cell_filters=8) if args.tiny else {}
+    if args.tiny:
+        theirs, side = None, 64
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        peer = randomize_statistics(timm.create_model(theirs or name, **narrow)).eval()
+        ours = timm.create_model(name, **narrow, **(same if theirs else {})).eval()
+    if theirs:
+        load_foreign_weights(ours, peer.state_dict())
+    else:
+        ours.load_state_dict(peer.state_dict())
+    models = [model.bfloat16().to(memory_format=torch.channels_last).requires_grad_(False) for model in (peer, ours)]
+    return (*models, optimize_for_inference(models[1], side).to(memory_format=torch.channels_last), side)
+
+
+def pictures(batch: int, side: int, args: argparse.Namespace) -> torch.Tensor:
+    """Random images, bfloat16, channels-last."""
+    return torch.randn(batch, 3, side, side, device=args.device).bfloat16().contiguous(
+        memory_format=torch.channels_last)
+
+
+def as_graph(call: Call, images: torch.Tensor) -> Call:
+    """A call captured as a CUDA graph. The images are copied to where the graph reads them, its output is its own."""
+    if not images.is_cuda:
+        return call
+    given = images.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(given)
+
+    def replay(x: torch.Tensor) -> torch.Tensor:
+        given.copy_(x)
+        graph.replay()
+        return output
+    return replay
+
+
+def in_layout(call: Call, layout: torch.memory_format) -> Call:
+    return lambda x: call(x.contiguous(memory_format=layout))
+
+
+def wait(args: argparse.Namespace) -> None:
+    if args.device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace, blocks: int = 3) -> Dict[str, List[float]]:
+    """Seconds of calls, each until the device has finished. A block is 20 calls, or 1.2 seconds if that is fewer, but
+    at least 3 calls."""
+    seconds: Dict[str, List[float]] = {who: [] for who in calls}
+    limit = 2 if args.tiny else 20
+    for block in range(-1, blocks):  # the first warms up
+        for who, call in calls.items():
+            begun = time.perf_counter()
+            for i in range(3 if block < 0 else limit):
+                if i >= 3 and time.perf_counter() - begun > 1.2:
+                    break
+                start = time.perf_counter()
+                call()
+                wait(args)
+                if block >= 0:
+                    seconds[who].append(time.perf_counter() - start)
+    return seconds
+
+
+def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, bool], results: Results) -> Dict[str, Call]:
+    """What is compared, by name; what cannot be built is noted."""
+    peer, ours, optimized = models
+    makers: Dict[str, Callable[[], Call]] = {
+        'peer, eager': lambda: peer,
+        'ours, eager': lambda: ours,
+        'ours, optimised': lambda: optimized,
+        'peer, CUDA graph': lambda: as_graph(peer, images),
+        'ours, optimised, CUDA graph': lambda: as_graph(optimized, images),
+    }
+    for who, model in (('peer', peer), ('ours', optimized)):
+        if compiled[who]:
+            run = torch.compile(model, dynamic=False)
+            label = 'peer' if who == 'peer' else 'ours, optimised'
+            makers[f'{label}, compiled'] = partial(lambda run: run, run)
+            makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, run, images)
+    calls = {}
+    for label, make in makers.items():
+        if left(results.args) < 15:
+            results.note(f'batch {len(images)}: no time for {label}')
+            continue
+        try:
+            calls[label] = make()
+            calls[label](images)
+            wait(results.args)
+        except Exception as error:  # one variant must not end the others
+            calls.pop(label, None)
+            results.note(f'batch {len(images)}, {label}: {type(error).__name__}: {str(error)[:300]}')
+    return calls
+
+
+@torch.inference_mode()
+def compare_inference(name: str, batch: int, models: Tuple, side: int, done: set, results: Results) -> None:
+    """Time all variants of a network at one batch size."""
+    args = results.args
+    images = pictures(batch, side, args)
+    calls = variants(models, images, {who: (name, who, batch) in done for who in ('peer', 'ours')}, results)
+    expected = calls['peer, eager'](images).float().clone()
+    apart = {who: difference(call(images).float(), expected) for who, call in calls.items()}
+    seconds = measure({who: partial(call, images) for who, call in calls.items()}, args)
+    medians = {who: median(values) for who, values in seconds.items()}
+    for who, value in medians.items():
+        results.add(
+            kind='inference', model=name, peer=MODELS[name][0] or 'ours, eager', batch=batch, side=side, variant=who,
+            milliseconds=1000 * value, images_per_second=batch / value, calls=len(seconds[who]),
+            ratio_to_peer_eager=medians['peer, eager'] / value,
+            ratio_to_peer_compiled=medians['peer, compiled'] / value if 'peer, compiled' in medians else None,
+            logits_differ_from_peer=apart[who])
+
+
+def trainer_of(name: str, mode: str, depthwise: str, args: argparse.Namespace) -> train_zoo.GpuTrainer:
+    return train_zoo.GpuTrainer(
+        name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode, depthwise,
+        **train_zoo.TINY_MODEL if args.tiny else {})
+
+
+def compile_one(key: str, args: argparse.Namespace) -> None:
+    """What a process of its own does: compile one thing, which leaves it in PyTorch's cache on disk."""
+    name, *rest = key.split(':')
+    if rest[0] == 'compiled':
+        trainer_of(name, *rest, args).step()
+        return
+    who, batch = rest
+    with torch.inference_mode():
+        peer, _, optimized, side = build(name, args)
+        torch.compile(peer if who == 'peer' else optimized, dynamic=False)(pictures(int(batch), side, args))
+
+
+def fake_images(args: argparse.Namespace) -> ImageSet:
+    """Random images of CIFAR's size: the time of a step does not depend on them."""
+    count = 256 if args.tiny else 4096
+    return ImageSet(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (count,)),
+                    (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
+
+
+def start_compiling(args: argparse.Namespace) -> Dict[str, subprocess.Popen]:
+    """A process for each thing to be compiled."""
+    if args.tiny or args.device != 'cuda':
+        return {}
+    keys = [':'.join(map(str, row)) for row in [*COMPILED, *(row for row in TRAINING if row[1] == 'compiled')]]
+    environment = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS='4', OMP_NUM_THREADS='1')
+    processes = {}
+    for key in keys:
+        log = args.out.with_name(f'compile_{key.replace(":", "_")}.log')
+        with log.open('w') as file:
+            processes[key] = subprocess.Popen(
+                [sys.executable, __file__, '--compile-one', key, '--out', args.out, '--device', args.device,
+                 '--train-batch', str(args.train_batch)], stdout=file, stderr=file, env=environment)
+    return processes
+
+
+def finish_compiling(processes: Dict[str, subprocess.Popen], results: Results) -> set:
+    """Wait until the processes have ended or their time is over. Returns the keys of those that succeeded."""
+    deadline = 0.55 * 60 * results.args.minutes
+    ended: Dict[str, float] = {}
+    while len(ended) < len(processes) and left(results.args) > deadline:
+        time.sleep(0.5)
+        for key, process in processes.items():
+            if key not in ended and process.poll() is not None:
+                ended[key] = time.perf_counter() - results.args.begun
+    for key, process in processes.items():
+        if process.poll() is None:
+            process.kill()
+            results.note(f'{key}: was not compiled in time')
+        elif process.returncode:
+            log = results.args.out.with_name(f'compile_{key.replace(":", "_")}.log').read_text()
+            results.note(f'{key}: was not compiled: {log.strip()[-300:]}')
+    results.add(kind='compilation', seconds_until={key: round(value, 1) for key, value in ended.items()})
+    return {key for key, process in processes.items() if process.wait() == 0}
+
+
+def compare_training(done: set, results: Results) -> None:
+    """Steps of training of the small models in all modes that there are."""
+    args, eager = results.args, {}
+    for name, mode, depthwise in TRAINING[:2] if args.tiny else TRAINING:
+        if mode == 'compiled' and f'{name}:{mode}:{depthwise}' not in done:
+            continue
+        if left(args) < 12:
+            results.note(f'{name}, training, {mode}, {depthwise}: no time')
+            continue
+        try:
+            trainer = trainer_of(name, mode, depthwise, args)
+            seconds = trainer.prepare()
+        except Exception as error:  # one mode must not end the others
+            results.note(f'{name}, training, {mode}, {depthwise}: {type(error).__name__}: {str(error)[:300]}')
+            continue
+        if mode == 'eager':
+            eager[name] = seconds
+        results.add(kind='training', model=name, mode=mode, depthwise=depthwise, batch=args.train_batch,
+                    milliseconds=1000 * seconds, images_per_second=args.train_batch / seconds,
+                    ratio_to_eager=eager[name] / seconds if name in eager else None)
+
+
+def print_tables(rows: List[Dict]) -> None:
+    """The rows as tables, one for each kind."""
+    console = Console(width=150)
+    for kind in ('correctness', 'inference', 'training'):
+        chosen = [row for row in rows if row['kind'] == kind]
+        if chosen:
+            columns = [name for name in chosen[0] if name not in ('kind', 'peer', 'side', 'calls')]
+            table = Table(*columns, title=kind, title_justify='left')
+            for row in chosen:
+                table.add_row(*('' if row[name] is None else f'{row[name]:.3g}' if isinstance(row[name], float)
+                                else str(row[name]) for name in columns))
+            console.print(table)
+
+
+def run(args: argparse.Namespace) -> None:
+    results = Results(args)
+    processes = start_compiling(args)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    check_correctness(results)
+    check_providers(results)
+    done = finish_compiling(processes, results)
+    compare_training(done, results)
+    compiled = {(name, who, batch) for name, who, batch in COMPILED if f'{name}:{who}:{batch}' in done}
+    for name in MODELS:
+        with torch.inference_mode():
+            *models, side = build(name, args)
+        for batch in (2, 1) if args.tiny else BATCHES:
+            if left(args) < 20 and not args.tiny:
+                results.note(f'{name}, batch {batch}: no time')
+                continue
+            compare_inference(name, batch, tuple(models), side, compiled, results)
+        del models
+    print_tables(results.rows)
+    print(f'{time.perf_counter() - args.begun:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, required=True, help='JSON file of all results')
+    parser.add_argument('--minutes', type=float, default=6., help='for everything')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--train-batch', type=int, default=512, help='images of a training step')
+    parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
+    parser.add_argument('--compile-one', metavar='MODEL:WHO:BATCH', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.begun = time.perf_counter()
+    torch.backends.cudnn.benchmark = True
+    if args.tiny:
+        args.train_batch = 32
+    if args.compile_one:
+        compile_one(args.compile_one, args)
+    else:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        run(args)
+
+
+if __name__ == '__main__':
+    main()

@@ -9,21 +9,19 @@ Inference: NASNet-A large and mobile in bfloat16 at batch 1 and 256. timm has th
 as ours; the peer of the mobile one is our own network in eager mode. A call ends when the device has finished. Variants
 take turns in blocks of calls, and ratios are those of medians.
 
-Training: steps of the small CIFAR models as tools/train_zoo.py makes them, eager, as CUDA graphs, and compiled, with
-PyTorch's depthwise convolutions and with our Triton kernels.
+Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, eager, as a CUDA graph, and compiled.
 
-torch.compile takes minutes for the large network, so one process for each thing to be compiled runs beside the
-correctness checks and fills PyTorch's cache on disk; timing begins when they have ended or 42 % of the time is over.
-What was not compiled by then is left out, and the file says so. The file is written after every row.
+torch.compile takes minutes for the large network. Networks are compiled before anything is timed, the most important
+first, and none is begun after `--compile-seconds`; what was left out is noted in the file. With `--after FILE` timing
+begins when that file appears, so that compilation can share the machine with other work and timing does not. The file
+of results is written after every row.
 """
 import argparse
 import copy
 import json
-import os
-import subprocess
-import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Dict, List, Tuple
@@ -52,12 +50,8 @@ MODELS = {
     'nasnet_a_mobile': (None, {}, 224),
 }
 BATCHES = (256, 1)
-# What is compiled for inference; the most important first.
-COMPILED = [(name, who, batch) for name in MODELS for batch in BATCHES for who in ('peer', 'ours')]
-SMALL, *OTHERS = train_zoo.NAMES
-# Training steps that are timed: model, mode, depthwise convolutions
-TRAINING = [(SMALL, 'eager', 'cudnn'), (SMALL, 'graph', 'cudnn'), (SMALL, 'graph', 'triton'),
-            (SMALL, 'compiled', 'triton'), *((name, 'compiled', 'triton') for name in OTHERS)]
+TRAINING = ('eager', 'graph', 'compiled')  # modes of a training step
+PARTS = ('correctness', 'inference', 'training')
 
 
 class Results:
@@ -212,16 +206,16 @@ def wait(args: argparse.Namespace) -> None:
         torch.cuda.synchronize()
 
 
-def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace, blocks: int = 3) -> Dict[str, List[float]]:
-    """Seconds of calls, each until the device has finished. A block is 20 calls, or 1.2 seconds if that is fewer, but
-    at least 3 calls."""
+def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace) -> Dict[str, List[float]]:
+    """Seconds of calls, each until the device has finished, in three turns of 20 calls; a turn ends early after 0.7
+    seconds, but not before 3 calls."""
     seconds: Dict[str, List[float]] = {who: [] for who in calls}
     limit = 2 if args.tiny else 20
-    for block in range(-1, blocks):  # the first warms up
+    for block in range(-1, 3):  # the first warms up
         for who, call in calls.items():
             begun = time.perf_counter()
             for i in range(3 if block < 0 else limit):
-                if i >= 3 and time.perf_counter() - begun > 1.2:
+                if i >= 3 and time.perf_counter() - begun > 0.7:
                     break
                 start = time.perf_counter()
                 call()
@@ -231,9 +225,9 @@ def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace, block
     return seconds
 
 
-def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, bool], results: Results) -> Dict[str, Call]:
+def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, Call], results: Results) -> Dict[str, Call]:
     """What is compared, by name; what cannot be built is noted."""
-    peer, ours, optimized = models
+    peer, ours, optimized, _ = models
     makers: Dict[str, Callable[[], Call]] = {
         'peer, eager': lambda: peer,
         'ours, eager': lambda: ours,
@@ -241,17 +235,11 @@ def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, bool], res
         'peer, CUDA graph': lambda: as_graph(peer, images),
         'ours, optimised, CUDA graph': lambda: as_graph(optimized, images),
     }
-    for who, model in (('peer', peer), ('ours', optimized)):
-        if compiled[who]:
-            run = torch.compile(model, dynamic=False)
-            label = 'peer' if who == 'peer' else 'ours, optimised'
-            makers[f'{label}, compiled'] = partial(lambda run: run, run)
-            makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, run, images)
+    for label, call in compiled.items():
+        makers[f'{label}, compiled'] = partial(lambda call: call, call)
+        makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, call, images)
     calls = {}
     for label, make in makers.items():
-        if left(results.args) < 15:
-            results.note(f'batch {len(images)}: no time for {label}')
-            continue
         try:
             calls[label] = make()
             calls[label](images)
@@ -263,11 +251,11 @@ def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, bool], res
 
 
 @torch.inference_mode()
-def compare_inference(name: str, batch: int, models: Tuple, side: int, done: set, results: Results) -> None:
+def compare_inference(name: str, batch: int, models: Tuple, compiled: Dict[str, Call], results: Results) -> None:
     """Time all variants of a network at one batch size."""
-    args = results.args
+    args, side = results.args, models[-1]
     images = pictures(batch, side, args)
-    calls = variants(models, images, {who: (name, who, batch) in done for who in ('peer', 'ours')}, results)
+    calls = variants(models, images, compiled, results)
     expected = calls['peer, eager'](images).float().clone()
     apart = {who: difference(call(images).float(), expected) for who, call in calls.items()}
     seconds = measure({who: partial(call, images) for who, call in calls.items()}, args)
@@ -281,24 +269,6 @@ def compare_inference(name: str, batch: int, models: Tuple, side: int, done: set
             logits_differ_from_peer=apart[who])
 
 
-def trainer_of(name: str, mode: str, depthwise: str, args: argparse.Namespace) -> train_zoo.GpuTrainer:
-    return train_zoo.GpuTrainer(
-        name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode, depthwise,
-        **train_zoo.TINY_MODEL if args.tiny else {})
-
-
-def compile_one(key: str, args: argparse.Namespace) -> None:
-    """What a process of its own does: compile one thing, which leaves it in PyTorch's cache on disk."""
-    name, *rest = key.split(':')
-    if rest[0] == 'compiled':
-        trainer_of(name, *rest, args).step()
-        return
-    who, batch = rest
-    with torch.inference_mode():
-        peer, _, optimized, side = build(name, args)
-        torch.compile(peer if who == 'peer' else optimized, dynamic=False)(pictures(int(batch), side, args))
-
-
 def fake_images(args: argparse.Namespace) -> ImageSet:
     """Random images of CIFAR's size: the time of a step does not depend on them."""
     count = 256 if args.tiny else 4096
@@ -306,62 +276,64 @@ def fake_images(args: argparse.Namespace) -> ImageSet:
                     (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
 
 
-def start_compiling(args: argparse.Namespace) -> Dict[str, subprocess.Popen]:
-    """A process for each thing to be compiled."""
-    if args.tiny or args.device != 'cuda':
-        return {}
-    keys = [':'.join(map(str, row)) for row in [*COMPILED, *(row for row in TRAINING if row[1] == 'compiled')]]
-    environment = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS='4', OMP_NUM_THREADS='1')
-    processes = {}
-    for key in keys:
-        log = args.out.with_name(f'compile_{key.replace(":", "_")}.log')
-        with log.open('w') as file:
-            processes[key] = subprocess.Popen(
-                [sys.executable, __file__, '--compile-one', key, '--out', args.out, '--device', args.device,
-                 '--train-batch', str(args.train_batch)], stdout=file, stderr=file, env=environment)
-    return processes
+@torch.inference_mode()
+def compile_all(models: Dict[str, Tuple], results: Results) -> Dict[Tuple[str, int], Dict[str, Call]]:
+    """Compile the peer and ours for each batch size, as far as there is time. Returns them by model and batch size."""
+    args, compiled = results.args, {}
+    for name, batch in product(models, BATCHES):
+        peer, _, optimized, side = models[name]
+        compiled[name, batch] = {}
+        for label, model in (('peer', peer), ('ours, optimised', optimized)):
+            begun = time.perf_counter()
+            if begun - args.begun > args.compile_seconds:
+                results.note(f'{name}, batch {batch}, {label}: there was no time to compile it')
+                continue
+            try:
+                call = torch.compile(model, dynamic=False)
+                call(pictures(batch, side, args))
+                wait(args)
+            except Exception as error:  # one variant must not end the others
+                results.note(f'{name}, batch {batch}, {label}: {type(error).__name__}: {str(error)[:300]}')
+                continue
+            compiled[name, batch][label] = call
+            results.add(kind='compilation', model=name, batch=batch, variant=label,
+                        seconds=time.perf_counter() - begun)
+    return compiled
 
 
-def finish_compiling(processes: Dict[str, subprocess.Popen], results: Results) -> set:
-    """Wait until the processes have ended or their time is over. Returns the keys of those that succeeded."""
-    deadline = 0.58 * 60 * results.args.minutes
-    ended: Dict[str, float] = {}
-    while len(ended) < len(processes) and left(results.args) > deadline:
-        time.sleep(0.5)
-        for key, process in processes.items():
-            if key not in ended and process.poll() is not None:
-                ended[key] = time.perf_counter() - results.args.begun
-    for key, process in processes.items():
-        if process.poll() is None:
-            process.kill()
-            results.note(f'{key}: was not compiled in time')
-        elif process.returncode:
-            log = results.args.out.with_name(f'compile_{key.replace(":", "_")}.log').read_text()
-            results.note(f'{key}: was not compiled: {log.strip()[-300:]}')
-    results.add(kind='compilation', seconds_until={key: round(value, 1) for key, value in ended.items()})
-    return {key for key, process in processes.items() if process.wait() == 0}
-
-
-def compare_training(rows: List[Tuple[str, str, str]], done: set, results: Results) -> None:
-    """Steps of training of the small models in all modes that there are."""
-    args, eager = results.args, {}
-    for name, mode, depthwise in rows:
-        if mode == 'compiled' and f'{name}:{mode}:{depthwise}' not in done:
+def compare_all_inference(results: Results) -> None:
+    """Build all networks, compile them, and time them."""
+    args = results.args
+    with torch.inference_mode():
+        models = {name: build(name, args) for name in MODELS}
+    compiled = {} if args.tiny else compile_all(models, results)
+    while args.after and not args.after.exists() and left(args) > 0:
+        time.sleep(0.2)
+    for name, batch in product(models, (2, 1) if args.tiny else BATCHES):
+        if left(args) < 8 and not args.tiny:
+            results.note(f'{name}, batch {batch}: no time')
             continue
-        if left(args) < 12:
-            results.note(f'{name}, training, {mode}, {depthwise}: no time')
+        compare_inference(name, batch, models[name], compiled.get((name, batch), {}), results)
+
+
+def compare_training(results: Results) -> None:
+    """Steps of training of the smallest NASNet-A in all modes that there are."""
+    args, eager, name = results.args, None, train_zoo.NAMES[0]
+    for mode in TRAINING[:2] if args.tiny else TRAINING:
+        if left(args) < 30 and not args.tiny:
+            results.note(f'{name}, training, {mode}: no time')
             continue
         try:
-            trainer = trainer_of(name, mode, depthwise, args)
+            trainer = train_zoo.GpuTrainer(
+                name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode,
+                **train_zoo.TINY_MODEL if args.tiny else {})
             seconds = trainer.prepare()
         except Exception as error:  # one mode must not end the others
-            results.note(f'{name}, training, {mode}, {depthwise}: {type(error).__name__}: {str(error)[:300]}')
+            results.note(f'{name}, training, {mode}: {type(error).__name__}: {str(error)[:300]}')
             continue
-        if mode == 'eager':
-            eager[name] = seconds
-        results.add(kind='training', model=name, mode=mode, depthwise=depthwise, batch=args.train_batch,
-                    milliseconds=1000 * seconds, images_per_second=args.train_batch / seconds,
-                    ratio_to_eager=eager[name] / seconds if name in eager else None)
+        eager = seconds if mode == 'eager' else eager
+        results.add(kind='training', model=name, mode=mode, batch=args.train_batch, milliseconds=1000 * seconds,
+                    images_per_second=args.train_batch / seconds, ratio_to_eager=eager and eager / seconds)
 
 
 def print_tables(rows: List[Dict]) -> None:
@@ -380,23 +352,14 @@ def print_tables(rows: List[Dict]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     results = Results(args)
-    processes = start_compiling(args)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    check_correctness(results)
-    check_providers(results)
-    done = finish_compiling(processes, results)
-    compare_training(TRAINING[:2] if args.tiny else TRAINING[:4], done, results)
-    compiled = {(name, who, batch) for name, who, batch in COMPILED if f'{name}:{who}:{batch}' in done}
-    for name in MODELS:
-        with torch.inference_mode():
-            *models, side = build(name, args)
-        for batch in (2, 1) if args.tiny else BATCHES:
-            if left(args) < 20 and not args.tiny:
-                results.note(f'{name}, batch {batch}: no time')
-                continue
-            compare_inference(name, batch, tuple(models), side, compiled, results)
-        del models
-    compare_training([] if args.tiny else TRAINING[4:], done, results)
+    if 'correctness' in args.parts:
+        check_correctness(results)
+        check_providers(results)
+    if 'inference' in args.parts:
+        compare_all_inference(results)
+    if 'training' in args.parts:
+        compare_training(results)
     print_tables(results.rows)
     print(f'{time.perf_counter() - args.begun:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
 
@@ -408,17 +371,19 @@ def main() -> None:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--train-batch', type=int, default=512, help='images of a training step')
     parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
-    parser.add_argument('--compile-one', metavar='MODEL:WHO:BATCH', help=argparse.SUPPRESS)
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--compile-seconds', type=float, help=(
+        'no network is compiled for inference later than this; half of the time by default, 0 for none'))
+    parser.add_argument('--after', type=Path, metavar='FILE', help='time inference when this file exists')
     args = parser.parse_args()
     args.begun = time.perf_counter()
     torch.backends.cudnn.benchmark = True
+    if args.compile_seconds is None:
+        args.compile_seconds = 30 * args.minutes
     if args.tiny:
         args.train_batch = 32
-    if args.compile_one:
-        compile_one(args.compile_one, args)
-    else:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        run(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    run(args)
 
 
 if __name__ == '__main__':

@@ -12,8 +12,7 @@ OUT/NAME is a run folder like those of tools/train.py (see nasnet_zoo/runs.py), 
 same command, and `python tools/ship.py OUT/NAME NAME --data DATA` makes its result the weights of the package.
 
 The optimizer is Muon (https://kellerjordan.github.io/posts/muon/) as in timm, batched over weights of one shape, for
-convolutions that are not depthwise, and AdamW for all other weights. Depthwise convolutions run as the Triton kernels
-of depthwise_triton.py, or with `--depthwise cudnn` as PyTorch's.
+convolutions that are not depthwise, and AdamW for all other weights.
 """
 import argparse
 import copy
@@ -92,8 +91,7 @@ class GpuTrainer:
     :class:`nasnet_zoo.runs.Run` saves and loads.
     """
 
-    def __init__(self, name: str, data: ImageSet, recipe: Recipe, device: str, mode: str, depthwise: str = 'cudnn',
-                 **model_args: Any) -> None:
+    def __init__(self, name: str, data: ImageSet, recipe: Recipe, device: str, mode: str, **model_args: Any) -> None:
         torch.manual_seed(recipe.seed)
         args = dict(num_classes=len(data.class_names), in_chans=data.input_size[0], img_size=data.input_size[1:])
         model = timm.create_model(name, **{**args, **model_args})
@@ -104,9 +102,6 @@ class GpuTrainer:
         self.model = model.to(device).train()  # channels-last like its input; so are the gradients of its weights
         self.params = list(self.model.parameters())
         self.ema = copy.deepcopy(self.model)
-        if depthwise == 'triton':
-            from depthwise_triton import use_triton
-            use_triton(self.model)
         self.forward = torch.compile(self.model, dynamic=False) if mode == 'compiled' else self.model
         self.steps = max(1, data.size() // recipe.batch_size)
         self.lr = torch.zeros((), device=device)
@@ -118,7 +113,7 @@ class GpuTrainer:
         decay = [[param for param in others if (param.ndim > 1) == wanted] for wanted in (True, False)]
         self.adamw = torch.optim.AdamW(
             [dict(params=decay[0], weight_decay=recipe.weight_decay), dict(params=decay[1], weight_decay=0.)],
-            lr=self.lr, betas=(0.9, 0.95), fused=True)
+            lr=self.lr, betas=(0.9, 0.95), fused=True, capturable=self.device.type == 'cuda')
         for group in self.adamw.param_groups:
             group['lr'] = self.lr  # the tensor itself, which each step fills
         self._allocate()
@@ -306,8 +301,7 @@ def prepare_fastest(name: str, data: ImageSet, args: argparse.Namespace) -> Tupl
     recipe = Recipe(batch_size=args.batch_size)
     for mode, after in pairwise([*MODES[MODES.index(args.mode):], None]):
         try:
-            trainer = GpuTrainer(name, data, recipe, args.device, mode, args.depthwise,
-                                 **TINY_MODEL if args.tiny else {})
+            trainer = GpuTrainer(name, data, recipe, args.device, mode, **TINY_MODEL if args.tiny else {})
             return trainer, trainer.prepare()
         except RuntimeError as error:
             if after is None:
@@ -341,8 +335,7 @@ def train_one(trainer: GpuTrainer, epochs: int, data: Tuple[ImageSet, ImageSet],
     accuracy = dict(model=trainer.name, dataset=source, split='test', **evaluate(
         shipped, data[1]._replace(mean=data[0].mean, std=data[0].std), 1000, args.device).to_dict())
     run.finish(full, data[0], dict(
-        settings, device=device_name(args.device), mode=trainer.mode, depthwise=args.depthwise, accuracy=accuracy,
-        log=run.rows[-1]))
+        settings, device=device_name(args.device), mode=trainer.mode, accuracy=accuracy, log=run.rows[-1]))
     return accuracy
 
 
@@ -382,14 +375,12 @@ def main() -> None:
     parser.add_argument('--mode', choices=MODES, default='compiled', help=(
         'how a step runs: compiled and captured as a CUDA graph, captured only, or neither; one that does not work '
         'is followed by the next'))
-    parser.add_argument('--depthwise', choices=('triton', 'cudnn'), help='default: triton on a GPU')
     parser.add_argument('--batch-size', type=int, default=512)
     parser.add_argument('--max-epochs', type=int, default=200)
     parser.add_argument('--reserve', type=float, default=4., help='seconds kept for the end of each training')
     parser.add_argument('--epoch-overhead', type=float, default=0.2, help='seconds of an epoch outside its steps')
     parser.add_argument('--tiny', action='store_true', help='narrow networks, every ninth image: a test of the tool')
     args = parser.parse_args()
-    args.depthwise = args.depthwise or ('triton' if torch.device(args.device).type == 'cuda' else 'cudnn')
     torch.backends.cudnn.benchmark = True
     results = train_all(args)
     for result in results:

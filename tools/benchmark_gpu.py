@@ -369,7 +369,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True, help='JSON file of all results')
     parser.add_argument('--minutes', type=float, default=6., help='for everything')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--train-batch', type=int, default=512, help='images of a training step')
+    parser.add_argument('--train-batch', type=int, default=256, help='images of a training step')
     parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--compile-seconds', type=float, help=(

@@ -45,7 +45,7 @@ NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)]  # Keller Jordan's coefficients, tim
 class Recipe:
     """How to train. `lr` is the peak: it rises for `warmup_epochs` and then falls linearly to zero."""
     epochs: int = 60
-    batch_size: int = 512
+    batch_size: int = 256
     lr: float = 0.02
     weight_decay: float = 0.02
     momentum: float = 0.95
@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument('--mode', choices=MODES, default='compiled', help=(
         'how a step runs: compiled and captured as a CUDA graph, captured only, or neither; one that does not work '
         'is followed by the next'))
-    parser.add_argument('--batch-size', type=int, default=512)
+    parser.add_argument('--batch-size', type=int, default=256)
     parser.add_argument('--max-epochs', type=int, default=200)
     parser.add_argument('--reserve', type=float, default=4., help='seconds kept for the end of each training')
     parser.add_argument('--epoch-overhead', type=float, default=0.2, help='seconds of an epoch outside its steps')

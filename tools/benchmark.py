@@ -1,4 +1,4 @@
-"""Our speed against named peers: python tools/benchmark.py train|child|infer [--device cuda] [--json FILE]
+"""Our speed against named peers: python tools/benchmark.py train|child|infer|gpu [--device cuda] [--json FILE]
 
 Peers take turns with us in blocks of calls within one run, and what is reported is a ratio of medians.
 
@@ -12,6 +12,8 @@ runs twice, with PyTorch's own backward passes and with those that our operation
 
 infer: a call of the network on a CPU: ours exported and rewritten against every plain export of the peer's, all in ONNX
 Runtime, and against the peer in PyTorch, with the same weights. See benchmark_infer.py.
+
+gpu: correctness, inference and training on one CUDA GPU, within a time budget. See benchmark_gpu.py.
 """
 import argparse
 import gc
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Callable, Dict, List
 from unittest import mock
 
+import benchmark_gpu
 import benchmark_infer
 import onnxruntime
 import timm
@@ -225,7 +228,11 @@ def main() -> None:
     sub.add_argument('--int8', action='store_true', help='also ours quantised')
     sub.add_argument('--footprint', action='store_true', help='also memory, load time and file size')
     sub.add_argument('--passes', action='store_true', help='ours alone, each time without one of the rewrites')
+    benchmark_gpu.add_options(kinds.add_parser('gpu', help='everything on one GPU'))
     args = parser.parse_args()
+    if args.what == 'gpu':
+        benchmark_gpu.run(args)
+        return
     torch.set_num_threads(args.threads)
     if args.what == 'infer':
         if args.passes and (args.compiled or args.int8 or args.footprint):

@@ -1,6 +1,6 @@
 """Correctness and speed on one CUDA GPU, within a time budget:
 
-    python tools/benchmark_gpu.py --out gpu.json --minutes 6
+    python tools/benchmark.py gpu --out gpu.json --minutes 6
 
 Correctness: for every model of the zoo, built narrow, logits on the GPU against the CPU, optimize_for_inference against
 eager mode, and the gradients of a training step on the GPU against the CPU, all in float32 without TF32.
@@ -11,20 +11,20 @@ take turns in blocks of calls, and ratios are those of medians.
 
 Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, eager, as a CUDA graph, and compiled.
 
-torch.compile takes minutes for the large network. Networks are compiled before anything is timed, the most important
-first, and none is begun after `--compile-seconds`; what was left out is noted in the file. With `--after FILE` timing
-begins when that file appears, so that compilation can share the machine with other work and timing does not. The file
-of results is written after every row.
+What matters most comes first, and the file of results is written after every row, so a run that is cut off loses
+nothing. torch.compile comes last, as it takes minutes (docs/gpu.md); it is ended when the time is over.
 """
 import argparse
 import copy
 import json
+import signal
 import time
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import onnxruntime
 import timm
@@ -50,7 +50,6 @@ MODELS = {
     'nasnet_a_mobile': (None, {}, 224),
 }
 BATCHES = (256, 1)
-TRAINING = ('eager', 'graph', 'compiled')  # modes of a training step
 PARTS = ('correctness', 'inference', 'training')
 
 
@@ -61,6 +60,7 @@ class Results:
         self.args, self.rows, self.notes = args, [], []
 
     def add(self, **row: Any) -> None:
+        row['at_second'] = round(time.perf_counter() - self.args.begun, 1)
         self.rows.append(row)
         self.write()
         print(json.dumps(row), flush=True)
@@ -225,34 +225,42 @@ def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace) -> Di
     return seconds
 
 
-def variants(models: Tuple, images: torch.Tensor, compiled: Dict[str, Call], results: Results) -> Dict[str, Call]:
+def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Results) -> Dict[str, Call]:
     """What is compared, by name; what cannot be built is noted."""
     peer, ours, optimized, _ = models
-    makers: Dict[str, Callable[[], Call]] = {
-        'peer, eager': lambda: peer,
-        'ours, eager': lambda: ours,
-        'ours, optimised': lambda: optimized,
-        'peer, CUDA graph': lambda: as_graph(peer, images),
-        'ours, optimised, CUDA graph': lambda: as_graph(optimized, images),
-    }
-    for label, call in compiled.items():
-        makers[f'{label}, compiled'] = partial(lambda call: call, call)
-        makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, call, images)
+    makers: Dict[str, Callable[[], Call]] = {'peer, eager': lambda: peer}
+    if compiled:
+        for label, model in (('peer', peer), ('ours, optimised', optimized)):
+            run = torch.compile(model, dynamic=False)
+            makers[f'{label}, compiled'] = partial(lambda run: run, run)
+            makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, run, images)
+    else:
+        makers.update({
+            'ours, eager': lambda: ours,
+            'ours, optimised': lambda: optimized,
+            'peer, CUDA graph': lambda: as_graph(peer, images),
+            'ours, optimised, CUDA graph': lambda: as_graph(optimized, images),
+        })
     calls = {}
     for label, make in makers.items():
+        begun = time.perf_counter()
         try:
             calls[label] = make()
             calls[label](images)
             wait(results.args)
+        except OutOfTime:
+            raise
         except Exception as error:  # one variant must not end the others
             calls.pop(label, None)
             results.note(f'batch {len(images)}, {label}: {type(error).__name__}: {str(error)[:300]}')
+        if label.endswith('compiled') and label in calls:
+            results.add(kind='compilation', variant=label, batch=len(images), seconds=time.perf_counter() - begun)
     return calls
 
 
 @torch.inference_mode()
-def compare_inference(name: str, batch: int, models: Tuple, compiled: Dict[str, Call], results: Results) -> None:
-    """Time all variants of a network at one batch size."""
+def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, results: Results) -> None:
+    """Time the variants of a network at one batch size: those that are compiled, or all others."""
     args, side = results.args, models[-1]
     images = pictures(batch, side, args)
     calls = variants(models, images, compiled, results)
@@ -276,64 +284,32 @@ def fake_images(args: argparse.Namespace) -> ImageSet:
                     (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
 
 
-@torch.inference_mode()
-def compile_all(models: Dict[str, Tuple], results: Results) -> Dict[Tuple[str, int], Dict[str, Call]]:
-    """Compile the peer and ours for each batch size, as far as there is time. Returns them by model and batch size."""
-    args, compiled = results.args, {}
-    for name, batch in product(models, BATCHES):
-        peer, _, optimized, side = models[name]
-        compiled[name, batch] = {}
-        for label, model in (('peer', peer), ('ours, optimised', optimized)):
-            begun = time.perf_counter()
-            if begun - args.begun > args.compile_seconds:
-                results.note(f'{name}, batch {batch}, {label}: there was no time to compile it')
-                continue
-            try:
-                call = torch.compile(model, dynamic=False)
-                call(pictures(batch, side, args))
-                wait(args)
-            except Exception as error:  # one variant must not end the others
-                results.note(f'{name}, batch {batch}, {label}: {type(error).__name__}: {str(error)[:300]}')
-                continue
-            compiled[name, batch][label] = call
-            results.add(kind='compilation', model=name, batch=batch, variant=label,
-                        seconds=time.perf_counter() - begun)
-    return compiled
+def compare_all_inference(models: Dict[str, Tuple], compiled: bool, results: Results) -> None:
+    """Time all networks at all batch sizes."""
+    for name, batch in product(models, (2, 1) if results.args.tiny else BATCHES):
+        compare_inference(name, batch, models[name], compiled, results)
 
 
-def compare_all_inference(results: Results) -> None:
-    """Build all networks, compile them, and time them."""
-    args = results.args
-    with torch.inference_mode():
-        models = {name: build(name, args) for name in MODELS}
-    compiled = {} if args.tiny else compile_all(models, results)
-    while args.after and not args.after.exists() and left(args) > 0:
-        time.sleep(0.2)
-    for name, batch in product(models, (2, 1) if args.tiny else BATCHES):
-        if left(args) < 8 and not args.tiny:
-            results.note(f'{name}, batch {batch}: no time')
-            continue
-        compare_inference(name, batch, models[name], compiled.get((name, batch), {}), results)
-
-
-def compare_training(results: Results) -> None:
-    """Steps of training of the smallest NASNet-A in all modes that there are."""
-    args, eager, name = results.args, None, train_zoo.NAMES[0]
-    for mode in TRAINING[:2] if args.tiny else TRAINING:
-        if left(args) < 30 and not args.tiny:
-            results.note(f'{name}, training, {mode}: no time')
-            continue
+def compare_training(modes: Tuple[str, ...], results: Results) -> None:
+    """Steps of training of the smallest NASNet-A."""
+    args, name = results.args, train_zoo.NAMES[0]
+    for mode in modes:
+        begun = time.perf_counter()
         try:
             trainer = train_zoo.GpuTrainer(
                 name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode,
                 **train_zoo.TINY_MODEL if args.tiny else {})
             seconds = trainer.prepare()
+        except OutOfTime:
+            raise
         except Exception as error:  # one mode must not end the others
             results.note(f'{name}, training, {mode}: {type(error).__name__}: {str(error)[:300]}')
             continue
-        eager = seconds if mode == 'eager' else eager
+        eager = [row['milliseconds'] for row in results.rows if row['kind'] == 'training' and row['mode'] == 'eager']
         results.add(kind='training', model=name, mode=mode, batch=args.train_batch, milliseconds=1000 * seconds,
-                    images_per_second=args.train_batch / seconds, ratio_to_eager=eager and eager / seconds)
+                    images_per_second=args.train_batch / seconds,
+                    ratio_to_eager=eager[0] / 1000 / seconds if eager else None,
+                    preparation_seconds=time.perf_counter() - begun)
 
 
 def print_tables(rows: List[Dict]) -> None:
@@ -342,7 +318,8 @@ def print_tables(rows: List[Dict]) -> None:
     for kind in ('correctness', 'inference', 'training'):
         chosen = [row for row in rows if row['kind'] == kind]
         if chosen:
-            columns = [name for name in chosen[0] if name not in ('kind', 'peer', 'side', 'calls')]
+            columns = [name for name in chosen[0] if name not in (
+                'kind', 'peer', 'side', 'calls', 'at_second')]
             table = Table(*columns, title=kind, title_justify='left')
             for row in chosen:
                 table.add_row(*('' if row[name] is None else f'{row[name]:.3g}' if isinstance(row[name], float)
@@ -350,41 +327,63 @@ def print_tables(rows: List[Dict]) -> None:
             console.print(table)
 
 
+class OutOfTime(Exception):
+    """The time is over."""
+
+
+@contextmanager
+def until_out_of_time(results: Results) -> Iterator[None]:
+    """End what runs inside when the time is over, and note that."""
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(left(results.args), 0.1))
+    try:
+        yield
+    except OutOfTime:
+        results.note('the time is over; what would have come next is left out')
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def run(args: argparse.Namespace) -> None:
-    results = Results(args)
+    """Do all parts in the order of their value."""
+    args.begun = time.perf_counter()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.train_batch = 32 if args.tiny else args.train_batch
+    torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if 'correctness' in args.parts:
-        check_correctness(results)
-        check_providers(results)
-    if 'inference' in args.parts:
-        compare_all_inference(results)
-    if 'training' in args.parts:
-        compare_training(results)
+    results = Results(args)
+    with until_out_of_time(results):
+        if 'correctness' in args.parts:
+            check_correctness(results)
+            check_providers(results)
+        if 'inference' in args.parts:
+            with torch.inference_mode():
+                models = {name: build(name, args) for name in MODELS}
+            compare_all_inference(models, False, results)
+        if 'training' in args.parts:
+            compare_training(('eager', 'graph'), results)
+        if 'inference' in args.parts and not args.tiny:
+            compare_all_inference(models, True, results)
+        if 'training' in args.parts and not args.tiny:
+            compare_training(('compiled',), results)
     print_tables(results.rows)
     print(f'{time.perf_counter() - args.begun:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='JSON file of all results')
     parser.add_argument('--minutes', type=float, default=6., help='for everything')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--train-batch', type=int, default=256, help='images of a training step')
     parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
-    parser.add_argument('--compile-seconds', type=float, help=(
-        'no network is compiled for inference later than this; half of the time by default, 0 for none'))
-    parser.add_argument('--after', type=Path, metavar='FILE', help='time inference when this file exists')
-    args = parser.parse_args()
-    args.begun = time.perf_counter()
-    torch.backends.cudnn.benchmark = True
-    if args.compile_seconds is None:
-        args.compile_seconds = 30 * args.minutes
-    if args.tiny:
-        args.train_batch = 32
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    run(args)
+    return parser
 
 
 if __name__ == '__main__':
-    main()
+    run(add_options(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)).parse_args())

@@ -372,9 +372,9 @@ def main() -> None:
     parser.add_argument('--data', required=True, help='what tools/train.py takes: a folder, an archive, digits')
     parser.add_argument('--out', type=Path, required=True, help='folder of the run folders')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--mode', choices=MODES, default='compiled', help=(
+    parser.add_argument('--mode', choices=MODES, default='graph', help=(
         'how a step runs: compiled and captured as a CUDA graph, captured only, or neither; one that does not work '
-        'is followed by the next'))
+        'is followed by the next. Compilation takes 1 to 2 minutes of the time for each model'))
     parser.add_argument('--batch-size', type=int, default=256)
     parser.add_argument('--max-epochs', type=int, default=200)
     parser.add_argument('--reserve', type=float, default=4., help='seconds kept for the end of each training')

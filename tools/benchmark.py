@@ -1,4 +1,4 @@
-"""Compare this package's speed with other packages': python tools/benchmark.py train|child|infer [--device cuda]
+"""Compare this package's speed with other packages': python tools/benchmark.py train|child|infer|gpu [--device cuda]
 
 Within one run, we ("ours") and the other package ("theirs", the peer) take turns in blocks of calls. The result is a
 ratio of medians.
@@ -13,6 +13,8 @@ one. The plain loop runs twice: with PyTorch's own backward passes, and with tho
 
 infer: a call of the network on a CPU: our exported file against all plain exports of the peer in ONNX Runtime, and
 against the peer in PyTorch, with the same weights. See benchmark_infer.py.
+
+gpu: correctness, inference and training on one CUDA GPU, within a time budget. See benchmark_gpu.py.
 """
 import argparse
 import gc
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Callable, Dict, List
 from unittest import mock
 
+import benchmark_gpu
 import benchmark_infer
 import onnxruntime
 import timm
@@ -221,6 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--int8', action='store_true', help='add our network quantised to int8')
     sub.add_argument('--footprint', action='store_true', help='also measure memory, load time and file size')
     sub.add_argument('--passes', action='store_true', help='instead, compare ours with ours without each single pass')
+    benchmark_gpu.add_options(kinds.add_parser('gpu', help='measure everything on one GPU'))
     return parser
 
 
@@ -267,6 +271,9 @@ def run_training(args: argparse.Namespace) -> List[Dict]:
 def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
+    if args.what == 'gpu':
+        benchmark_gpu.run(args)
+        return
     torch.set_num_threads(args.threads)
     if args.what == 'infer' and args.passes and (args.compiled or args.int8 or args.footprint):
         parser.error('--passes: compares ours with ours, and excludes --compiled, --int8 and --footprint')

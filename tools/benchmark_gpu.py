@@ -1,0 +1,389 @@
+"""Correctness and speed on one CUDA GPU, within a time budget:
+
+    python tools/benchmark.py gpu --out gpu.json --minutes 6
+
+Correctness: for every model of the zoo, built narrow, logits on the GPU against the CPU, optimize_for_inference against
+eager mode, and the gradients of a training step on the GPU against the CPU, all in float32 without TF32.
+
+Inference: NASNet-A large and mobile in bfloat16 at batch 1 and 256. timm has the large network, with the same weights
+as ours; the peer of the mobile one is our own network in eager mode. A call ends when the device has finished. Variants
+take turns in blocks of calls, and ratios are those of medians.
+
+Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, eager, as a CUDA graph, and compiled.
+
+What matters most comes first, and the file of results is written after every row, so a run that is cut off loses
+nothing. torch.compile comes last, as it takes minutes (docs/gpu.md); it is ended when the time is over.
+"""
+import argparse
+import copy
+import json
+import signal
+import time
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import onnxruntime
+import timm
+import torch
+import train_zoo
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional as F
+
+import nasnet_zoo  # noqa: F401  (registers the zoo)
+from nasnet_zoo import optimize_for_inference
+from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.data import ImageSet
+from nasnet_zoo.files import atomic_write
+from nasnet_zoo.training.run import versions
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+
+# model: the peer in timm, arguments of ours that make it the same network, side of the images
+MODELS = {
+    'nasnet_a_large': ('nasnetalarge', dict(pool_padding='timm'), 331),
+    'nasnet_a_mobile': (None, {}, 224),
+}
+BATCHES = (256, 1)
+PARTS = ('correctness', 'inference', 'training')
+
+
+class Results:
+    """Rows of results, written to a file after each one."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.rows, self.notes = args, [], []
+
+    def add(self, **row: Any) -> None:
+        row['at_second'] = round(time.perf_counter() - self.args.begun, 1)
+        self.rows.append(row)
+        self.write()
+        print(json.dumps(row), flush=True)
+
+    def note(self, text: str) -> None:
+        """Something that was left out or went wrong."""
+        self.notes.append(text)
+        self.write()
+        print(text, flush=True)
+
+    def write(self) -> None:
+        device = train_zoo.device_name(self.args.device)
+        known = dict(versions(), onnxruntime=onnxruntime.__version__, cuda=torch.version.cuda,
+                     cudnn=torch.backends.cudnn.version())
+        with atomic_write(self.args.out) as part:
+            part.write_text(json.dumps(dict(
+                device=device, versions=known, minutes=self.args.minutes, tiny=self.args.tiny,
+                seconds=round(time.perf_counter() - self.args.begun, 1), notes=self.notes, rows=self.rows),
+                indent=2) + '\n')
+
+
+def left(args: argparse.Namespace) -> float:
+    """Seconds that are left."""
+    return 60 * args.minutes - (time.perf_counter() - args.begun)
+
+
+def randomize_statistics(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics such as training leaves them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def difference(x: torch.Tensor, reference: torch.Tensor) -> float:
+    """Norm of the difference over norm."""
+    x, reference = x.detach().double().cpu(), reference.detach().double().cpu()
+    return ((x - reference).norm() / reference.norm()).item()
+
+
+def gradients(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """All gradients of a training step, as one vector."""
+    loss = F.cross_entropy(model.train()(images), labels)
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def check_correctness(results: Results) -> None:
+    """Compare the device with the CPU for every model of the zoo, built narrow."""
+    device = results.args.device
+    names = timm.list_models(module='zoo')
+    for name in names[-1:] if results.args.tiny else names:
+        torch.manual_seed(0)
+        model = randomize_statistics(timm.create_model(name, num_cells=1, cell_filters=8, num_classes=10)).eval()
+        images, labels = torch.randn(8, 3, 64, 64), torch.randint(10, (8,))
+        with torch.no_grad():
+            on_cpu = model(images)
+        gradient = gradients(copy.deepcopy(model), images, labels)
+        gradient64 = gradients(copy.deepcopy(model).double(), images.double(), labels)
+        model, images, labels = model.to(device), images.to(device), labels.to(device)
+        with torch.no_grad():
+            logits, optimized = model(images), optimize_for_inference(model, 64)(images)
+        on_device = gradients(model, images, labels)
+        results.add(
+            kind='correctness', model=name, logits_cpu=difference(logits, on_cpu),
+            optimized_eager=difference(optimized, logits), gradients_cpu=difference(on_device, gradient),
+            gradients_float64=difference(on_device, gradient64), gradients_cpu_float64=difference(gradient, gradient64))
+
+
+def check_providers(results: Results) -> None:
+    """ONNX Runtime on the GPU, where its build has that provider."""
+    providers = onnxruntime.get_available_providers()
+    results.add(kind='onnxruntime', providers=providers)
+    if 'CUDAExecutionProvider' not in providers or results.args.device != 'cuda':
+        results.note('ONNX Runtime has no CUDA provider here, so files were not run with it')
+        return
+    from nasnet_zoo.deploy.export import export_onnx
+    torch.manual_seed(0)
+    model = randomize_statistics(timm.create_model('nasnet_a_mobile', num_cells=1, cell_filters=8)).eval()
+    images, path = torch.randn(2, 3, 64, 64), results.args.out.with_suffix('.onnx')
+    export_onnx(model, path, img_size=64, dynamic_batch=True)
+    session = onnxruntime.InferenceSession(str(path), providers=['CUDAExecutionProvider'])
+    name = session.get_inputs()[0].name
+    with torch.no_grad():
+        expected = model(images)
+    results.add(kind='onnxruntime', used=session.get_providers()[0], logits_cpu=difference(
+        torch.from_numpy(session.run(None, {name: images.numpy()})[0]), expected))
+    path.unlink()
+
+
+def build(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
+    """The peer (timm's network or our own in eager mode), ours, ours optimised, and the side of the images."""
+    theirs, same, side = MODELS[name]
+    narrow = dict(num_cells=1, cell_filters=8) if args.tiny else {}
+    if args.tiny:
+        theirs, side = None, 64
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        peer = randomize_statistics(timm.create_model(theirs or name, **narrow)).eval()
+        ours = timm.create_model(name, **narrow, **(same if theirs else {})).eval()
+    if theirs:
+        load_foreign_weights(ours, peer.state_dict())
+    else:
+        ours.load_state_dict(peer.state_dict())
+    models = [model.bfloat16().to(memory_format=torch.channels_last).requires_grad_(False) for model in (peer, ours)]
+    return (*models, optimize_for_inference(models[1], side).to(memory_format=torch.channels_last), side)
+
+
+def pictures(batch: int, side: int, args: argparse.Namespace) -> torch.Tensor:
+    """Random images, bfloat16, channels-last."""
+    return torch.randn(batch, 3, side, side, device=args.device).bfloat16().contiguous(
+        memory_format=torch.channels_last)
+
+
+def as_graph(call: Call, images: torch.Tensor) -> Call:
+    """A call captured as a CUDA graph. The images are copied to where the graph reads them, its output is its own."""
+    if not images.is_cuda:
+        return call
+    given = images.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(given)
+
+    def replay(x: torch.Tensor) -> torch.Tensor:
+        given.copy_(x)
+        graph.replay()
+        return output
+    return replay
+
+
+def in_layout(call: Call, layout: torch.memory_format) -> Call:
+    return lambda x: call(x.contiguous(memory_format=layout))
+
+
+def wait(args: argparse.Namespace) -> None:
+    if args.device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace) -> Dict[str, List[float]]:
+    """Seconds of calls, each until the device has finished, in three turns of 20 calls; a turn ends early after 0.7
+    seconds, but not before 3 calls."""
+    seconds: Dict[str, List[float]] = {who: [] for who in calls}
+    limit = 2 if args.tiny else 20
+    for block in range(-1, 3):  # the first warms up
+        for who, call in calls.items():
+            begun = time.perf_counter()
+            for i in range(3 if block < 0 else limit):
+                if i >= 3 and time.perf_counter() - begun > 0.7:
+                    break
+                start = time.perf_counter()
+                call()
+                wait(args)
+                if block >= 0:
+                    seconds[who].append(time.perf_counter() - start)
+    return seconds
+
+
+def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Results) -> Dict[str, Call]:
+    """What is compared, by name; what cannot be built is noted."""
+    peer, ours, optimized, _ = models
+    makers: Dict[str, Callable[[], Call]] = {'peer, eager': lambda: peer}
+    if compiled:
+        for label, model in (('peer', peer), ('ours, optimised', optimized)):
+            run = torch.compile(model, dynamic=False)
+            makers[f'{label}, compiled'] = partial(lambda run: run, run)
+            makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, run, images)
+    else:
+        makers.update({
+            'ours, eager': lambda: ours,
+            'ours, optimised': lambda: optimized,
+            'peer, CUDA graph': lambda: as_graph(peer, images),
+            'ours, optimised, CUDA graph': lambda: as_graph(optimized, images),
+        })
+    calls = {}
+    for label, make in makers.items():
+        begun = time.perf_counter()
+        try:
+            calls[label] = make()
+            calls[label](images)
+            wait(results.args)
+        except OutOfTime:
+            raise
+        except Exception as error:  # one variant must not end the others
+            calls.pop(label, None)
+            results.note(f'batch {len(images)}, {label}: {type(error).__name__}: {str(error)[:300]}')
+        if label.endswith('compiled') and label in calls:
+            results.add(kind='compilation', variant=label, batch=len(images), seconds=time.perf_counter() - begun)
+    return calls
+
+
+@torch.inference_mode()
+def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, results: Results) -> None:
+    """Time the variants of a network at one batch size: those that are compiled, or all others."""
+    args, side = results.args, models[-1]
+    images = pictures(batch, side, args)
+    calls = variants(models, images, compiled, results)
+    expected = calls['peer, eager'](images).float().clone()
+    apart = {who: difference(call(images).float(), expected) for who, call in calls.items()}
+    seconds = measure({who: partial(call, images) for who, call in calls.items()}, args)
+    medians = {who: median(values) for who, values in seconds.items()}
+    for who, value in medians.items():
+        results.add(
+            kind='inference', model=name, peer=MODELS[name][0] or 'ours, eager', batch=batch, side=side, variant=who,
+            milliseconds=1000 * value, images_per_second=batch / value, calls=len(seconds[who]),
+            ratio_to_peer_eager=medians['peer, eager'] / value,
+            ratio_to_peer_compiled=medians['peer, compiled'] / value if 'peer, compiled' in medians else None,
+            logits_differ_from_peer=apart[who])
+
+
+def fake_images(args: argparse.Namespace) -> ImageSet:
+    """Random images of CIFAR's size: the time of a step does not depend on them."""
+    count = 256 if args.tiny else 4096
+    return ImageSet(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (count,)),
+                    (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
+
+
+def compare_all_inference(models: Dict[str, Tuple], compiled: bool, results: Results) -> None:
+    """Time all networks at all batch sizes."""
+    for name, batch in product(models, (2, 1) if results.args.tiny else BATCHES):
+        compare_inference(name, batch, models[name], compiled, results)
+
+
+def compare_training(modes: Tuple[str, ...], results: Results) -> None:
+    """Steps of training of the smallest NASNet-A."""
+    args, name = results.args, train_zoo.NAMES[0]
+    for mode in modes:
+        begun = time.perf_counter()
+        try:
+            trainer = train_zoo.GpuTrainer(
+                name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode,
+                **train_zoo.TINY_MODEL if args.tiny else {})
+            seconds = trainer.prepare()
+        except OutOfTime:
+            raise
+        except Exception as error:  # one mode must not end the others
+            results.note(f'{name}, training, {mode}: {type(error).__name__}: {str(error)[:300]}')
+            continue
+        eager = [row['milliseconds'] for row in results.rows if row['kind'] == 'training' and row['mode'] == 'eager']
+        results.add(kind='training', model=name, mode=mode, batch=args.train_batch, milliseconds=1000 * seconds,
+                    images_per_second=args.train_batch / seconds,
+                    ratio_to_eager=eager[0] / 1000 / seconds if eager else None,
+                    preparation_seconds=time.perf_counter() - begun)
+
+
+def print_tables(rows: List[Dict]) -> None:
+    """The rows as tables, one for each kind."""
+    console = Console(width=150)
+    for kind in ('correctness', 'inference', 'training'):
+        chosen = [row for row in rows if row['kind'] == kind]
+        if chosen:
+            columns = [name for name in chosen[0] if name not in (
+                'kind', 'peer', 'side', 'calls', 'at_second')]
+            table = Table(*columns, title=kind, title_justify='left')
+            for row in chosen:
+                table.add_row(*('' if row[name] is None else f'{row[name]:.3g}' if isinstance(row[name], float)
+                                else str(row[name]) for name in columns))
+            console.print(table)
+
+
+class OutOfTime(Exception):
+    """The time is over."""
+
+
+@contextmanager
+def until_out_of_time(results: Results) -> Iterator[None]:
+    """End what runs inside when the time is over, and note that."""
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(left(results.args), 0.1))
+    try:
+        yield
+    except OutOfTime:
+        results.note('the time is over; what would have come next is left out')
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do all parts in the order of their value."""
+    args.begun = time.perf_counter()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.train_batch = 32 if args.tiny else args.train_batch
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    results = Results(args)
+    with until_out_of_time(results):
+        if 'correctness' in args.parts:
+            check_correctness(results)
+            check_providers(results)
+        if 'inference' in args.parts:
+            with torch.inference_mode():
+                models = {name: build(name, args) for name in MODELS}
+            compare_all_inference(models, False, results)
+        if 'training' in args.parts:
+            compare_training(('eager', 'graph'), results)
+        if 'inference' in args.parts and not args.tiny:
+            compare_all_inference(models, True, results)
+        if 'training' in args.parts and not args.tiny:
+            compare_training(('compiled',), results)
+    print_tables(results.rows)
+    print(f'{time.perf_counter() - args.begun:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
+
+
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument('--out', type=Path, required=True, help='JSON file of all results')
+    parser.add_argument('--minutes', type=float, default=6., help='for everything')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--train-batch', type=int, default=256, help='images of a training step')
+    parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
+    return parser
+
+
+if __name__ == '__main__':
+    run(add_options(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)).parse_args())

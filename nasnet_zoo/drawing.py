@@ -40,7 +40,7 @@ ROW_HEIGHT = OP_HEIGHT + RISE + COMBINE_HEIGHT
 BOX_GAP, LINE_GAP, FOOT_GAP = 0.36, 0.22, 0.4
 FONT_SIZE, MATH_SIZE, LINE_WIDTH, HEAD = 0.27, 0.36, 0.035, 0.15
 STRAIGHTNESS = 4  # weight of a line that passes a row, relative to a line that ends there
-UNIT_INCHES, MAX_INCHES = 0.55, 40.  # pictures larger than MAX_INCHES are scaled down
+UNIT_INCHES, MAX_INCHES = 0.55, 40.  # drawings larger than MAX_INCHES are scaled down
 
 SAVE_OPTIONS = {  # by suffix; without a date, so that the same genotype gives the same bytes
     '.svg': dict(metadata={'Date': None}),
@@ -308,7 +308,7 @@ def draw(
     except ImportError as error:
         raise ImportError('drawing needs matplotlib: pip install nasnet-zoo[draw]') from error
     genotype = load_genotype(genotype)
-    # The user's settings of matplotlib must not change the picture; they are restored afterwards.
+    # The user's settings of matplotlib must not change the drawing; they are restored afterwards.
     with style.context(['default', {'svg.hashsalt': 'nasnet-zoo', 'svg.fonttype': 'path'}], after_reset=True):
         figure = _paint(genotype, dpi)
         if path is not None:

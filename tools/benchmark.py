@@ -212,7 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
     sub.add_argument('--same', type=int, default=5, help='number of float64 steps whose losses must agree')
     sub = add_options(kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs')
-    sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small pictures')
+    sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small images')
     sub.add_argument('--cells', action='append', help='shipped genotypes (default: nasnet_a)')
     sub.add_argument('--images', type=int, default=2560, help='number of images in an epoch')
     sub.add_argument('--num-cells', type=int, default=1)

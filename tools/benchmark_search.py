@@ -106,7 +106,8 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one per core)')
     parser.add_argument('--out', type=Path, required=True,
                         help='JSON file to write: sampler, budget, best value of each seed')
-    parser.add_argument('--plot', type=Path, help='picture to write: best so far, mean and 95 %% interval over seeds')
+    parser.add_argument('--plot', type=Path, help=(
+        'plot to write: the best value so far, its mean and 95 %% interval over the seeds'))
     args = parser.parse_args()
     names = args.samplers.split(',')
     check_arguments(parser, args, names)

@@ -1,4 +1,4 @@
-"""Pictures to labels with an ONNX file: python tools/classify.py model.onnx PATH… [--json]"""
+"""Classify images with an ONNX file: python tools/classify.py model.onnx PATH… [--json]"""
 import sys
 
 from nasnet_zoo.cli.main import app

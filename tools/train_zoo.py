@@ -9,9 +9,10 @@ rate reaches zero in the last one. There is no validation set: nothing is select
 after the last epoch, by the weights rounded to float16 that would be shipped.
 
 OUT/NAME is a run folder like those of tools/train.py (see nasnet_zoo/training/run.py), so an interrupted run is
-resumed by the same command, and `python tools/ship.py OUT/NAME NAME --data DATA` makes its result the weights of the package.
+resumed by the same command, and `python tools/ship.py OUT/NAME NAME --data DATA` makes its result the weights of the
+package.
 
-The optimizer is Muon (https://kellerjordan.github.io/posts/muon/) as in timm, batched over weights of one shape, for
+The optimiser is Muon (https://kellerjordan.github.io/posts/muon/) as in timm, batched over weights of one shape, for
 convolutions that are not depthwise, and AdamW for all other weights.
 """
 import argparse

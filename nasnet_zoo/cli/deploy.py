@@ -52,7 +52,7 @@ def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
     print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
     for kind, found in manifest['compared_with_pytorch'].items():
-        images = 'random images' if kind == 'random' else kind
+        images = 'random images' if kind == 'random' else 'given images'
         print(f'{images}: relative difference from PyTorch {found["relative_difference"]:.1e}, same class for '
               f'{found["same_top1"]} of {found["count"]}')
     found = manifest['accuracy']
@@ -69,9 +69,9 @@ def _overrule(field: str, help: str, *flags: str) -> Any:
 
 def classify(
         model: Path = typer.Argument(metavar='MODEL.onnx', help='A file that "export" wrote, or another ONNX file.'),
-        paths: List[Path] = typer.Argument(metavar='PATH…', help='Pictures, and folders of pictures.'),
-        top: int = typer.Option(5, min=1, help='Number of classes to name for each picture.'),
-        batch_size: int = typer.Option(16, min=1, help='Number of pictures at a time, if the file takes any number.'),
+        paths: List[Path] = typer.Argument(metavar='PATH…', help='Image files, and folders of images.'),
+        top: int = typer.Option(5, min=1, help='Number of classes to name for each image.'),
+        batch_size: int = typer.Option(16, min=1, help='Number of images at a time, if the file takes any number.'),
         provider: str = typer.Option('auto', help=(
             f'What runs the file; auto uses the first that can. One of: auto, {", ".join(PROVIDERS)}.')),
         threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
@@ -82,7 +82,7 @@ def classify(
             None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel, likewise.'),
         img_size: Optional[Any] = typer.Option(
             None, parser=parse_size, metavar='SIDE|H,W', help='Size of the input in pixels.'),
-        interpolation: Optional[str] = _overrule('interpolation', 'How pictures are resized.'),
+        interpolation: Optional[str] = _overrule('interpolation', 'How images are resized.'),
         crop_pct: Optional[float] = _overrule('crop_pct', 'Share of the resized shorter side that is kept.'),
         color_order: Optional[str] = _overrule('color_order', 'Order of the colour channels; L is greyscale.'),
         data_layout: Optional[str] = _overrule('layout', 'Order of the axes of the input.', '--layout'),
@@ -90,7 +90,7 @@ def classify(
         output: Optional[str] = _overrule('output', 'What the file gives.'),
         as_json: AsJson = False,
 ) -> None:
-    """Classify pictures with an ONNX file.
+    """Classify images with an ONNX file.
 
     The options from --labels to --output overrule what the file's metadata say, or say it for a file without any.
     """
@@ -111,7 +111,7 @@ def classify(
 
 def _predict(
         classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int) -> Tuple[List[Prediction], float]:
-    """Return predictions for all pictures, refusals of paths without any first, and the pictures per second."""
+    """Return predictions for all images, refusals of paths without any first, and the images per second."""
     files, predictions = [], []
     for path in paths:
         try:
@@ -138,9 +138,9 @@ def _report(classifier: Classifier, predictions: Sequence[Prediction], speed: fl
 
 
 def _print_results(report: Dict[str, Any]) -> None:
-    table = Table('picture', 'class', 'probability')
+    table = Table('image', 'class', 'probability')
     for result in report['results']:
         for i, entry in enumerate(result['top']):
             table.add_row('' if i else escape(result['path']), escape(entry['label']), f'{entry["probability"]:.2%}')
     Console().print(table)
-    print(f'{len(report["results"])} pictures, {report["images_per_second"]:.1f} per second, on {report["provider"]}')
+    print(f'{len(report["results"])} images, {report["images_per_second"]:.1f} per second, on {report["provider"]}')

@@ -38,8 +38,8 @@ def validate(
         source: str = typer.Argument(
             metavar='MODEL', help='A model name with weights, a model folder, or hf-hub:OWNER/NAME.'),
         data: str = typer.Option(..., help=(
-            f"Data set: {', '.join(DATA_SETS)}, a folder or archive of pictures (train/CLASS/PICTURE and "
-            "test/CLASS/PICTURE), or one of timm's data sets such as hfds/….")),
+            f"Data set: {', '.join(DATA_SETS)}, a folder or archive of images (train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE), or one of timm's data sets such as hfds/….")),
         split: str = typer.Option('test', help='Which images to use: test or train.'),
         data_root: Optional[Path] = typer.Option(None, help="Folder of torchvision's or timm's data sets."),
         download: bool = typer.Option(False, '--download', help='Let torchvision or timm download the data set.'),

@@ -40,9 +40,9 @@ class ImageSet(NamedTuple):
             :func:`load_data` computes them from the training images.
         class_names: Names of the classes, in the order of the labels.
         name: Name of the data set and the split, for messages.
-        interpolation, crop_pct, crop_mode: How pictures were brought to this size, see
+        interpolation, crop_pct, crop_mode: How images were brought to this size, see
             :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
-        was_resized: Whether any picture had another size.
+        was_resized: Whether any image had another size.
     """
     images: torch.Tensor
     labels: torch.Tensor
@@ -62,7 +62,7 @@ class ImageSet(NamedTuple):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture is prepared to look like the images of the set."""
+        """How an image file is prepared to look like the images of the set."""
         return _preprocessing(self)
 
     def size(self) -> int:
@@ -121,14 +121,14 @@ class FileSet(NamedTuple):
     """Images that timm's loader reads when they are needed.
 
     Attributes:
-        dataset: A data set of pictures, as timm's loader takes it.
-        input_size: Channels, height and width to which pictures are brought.
+        dataset: A data set of images, as timm's loader takes it.
+        input_size: Channels, height and width to which images are brought.
         mean, std: Mean and standard deviation of each channel, on a scale of 0 to 1, by which images are normalised.
         class_names: Names of the classes, in the order of the labels.
         name: Name of the data set and the split, for messages.
-        crop_pct, interpolation, crop_mode: How pictures are prepared for evaluation, see
+        crop_pct, interpolation, crop_mode: How images are prepared for evaluation, see
             :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
-        workers: Number of processes that read pictures.
+        workers: Number of processes that read image files.
     """
     dataset: torch.utils.data.Dataset
     input_size: Tuple[int, int, int]
@@ -143,7 +143,7 @@ class FileSet(NamedTuple):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture is prepared for evaluation."""
+        """How an image is prepared for evaluation."""
         return _preprocessing(self)
 
     def size(self) -> int:
@@ -155,7 +155,7 @@ class FileSet(NamedTuple):
         return self
 
     def split(self, share: float, seed: int = 0) -> Tuple['FileSet', 'FileSet']:
-        """Split the set, see :meth:`ImageSet.split`. Only pictures in a folder can be split."""
+        """Split the set, see :meth:`ImageSet.split`. Only images in a folder can be split."""
         if not isinstance(self.dataset, PictureDataset):
             raise DataError(f"{self.name}: timm's data sets cannot be split, so no part can be held out")
         held_out = _held_out(torch.tensor(self.dataset.labels), share, seed)
@@ -177,7 +177,7 @@ class FileSet(NamedTuple):
     def batches(self, batch_size: int, device: Union[str, torch.device] = 'cpu') -> Batches:
         """Yield all images in order, prepared for evaluation and in batches, with their labels."""
         loader = self.loader(batch_size, device)
-        self.dataset.transform = self.preprocessing.prepare  # instead of timm's own, which differs for grey pictures
+        self.dataset.transform = self.preprocessing.prepare  # instead of timm's own, which differs for grey images
         yield from loader
 
 
@@ -185,7 +185,7 @@ AnySet = Union[ImageSet, FileSet]
 
 
 def _preprocessing(data: AnySet) -> Preprocessing:
-    """Return how pictures are prepared to look like the images of `data`."""
+    """Return how image files are prepared to look like the images of `data`."""
     return Preprocessing(
         input_size=list(data.input_size), color_order='L' if data.input_size[0] == 1 else 'RGB', mean=list(data.mean),
         std=list(data.std), interpolation=data.interpolation, crop_pct=data.crop_pct, crop_mode=data.crop_mode,
@@ -224,22 +224,22 @@ def load_data(
     """Load a data set.
 
     Args:
-        source: A name in :data:`DATA_SETS`; a folder, .tar, .tar.gz or .tgz file with train/CLASS/PICTURE and
-            test/CLASS/PICTURE (``val`` and ``validation`` may stand for ``test``); or a name that timm's
+        source: A name in :data:`DATA_SETS`; a folder, .tar, .tar.gz or .tgz file with train/CLASS/IMAGE and
+            test/CLASS/IMAGE (``val`` and ``validation`` may stand for ``test``); or a name that timm's
             ``create_dataset`` knows, such as ``hfds/…``, ``tfds/…`` or ``torch/…``.
         root: The folder of torchvision's or timm's data set.
         img_size: Side in pixels to which images are resized: their short side is resized and the long one cropped.
             Images of up to :data:`SMALL` pixels are kept in memory. By default images keep their size, which must
             then be the same for all.
         download: Whether torchvision and timm may download.
-        cache_dir: The folder for decoded pictures. The default is ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``.
+        cache_dir: The folder for decoded images. The default is ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``.
         preprocessing: Prepare images as this says instead, for instance as a model needs them.
 
     Returns:
         The training set and the test set.
 
     Raises:
-        DataError: If the data set is not found, is empty, lacks pictures of a class, or does not fit `preprocessing`.
+        DataError: If the data set is not found, is empty, lacks images of a class, or does not fit `preprocessing`.
     """
     name = os.fspath(source)
     if Path(name).exists() and name not in DATA_SETS:
@@ -344,7 +344,7 @@ def _load_pictures(
         path: Path, img_size: Optional[int], cache_dir: Optional[Union[str, os.PathLike]],
         preprocessing: Optional[Preprocessing],
 ) -> Tuple[AnySet, AnySet]:
-    """Load a folder or an archive: small pictures from the cache, which is filled first, large ones as files."""
+    """Load a folder or an archive: small images from the cache, which is filled first, large ones as files."""
     folder = PictureFolder(path)
     wanted = preprocessing or (None if img_size is None else _resizing(img_size))
     cache = Path(cache_dir or cache_folder()) / (
@@ -370,12 +370,12 @@ def _load_pictures(
 
 
 def _resizing(side: int) -> Preprocessing:
-    """Return a preprocessing that resizes pictures to a square; statistics and class names play no part in it."""
+    """Return a preprocessing that resizes images to a square; statistics and class names play no part in it."""
     return Preprocessing(input_size=[3, side, side], mean=[.5] * 3, std=[.5] * 3, class_names=['any'])
 
 
 def _cache_key(preprocessing: Optional[Preprocessing]) -> str:
-    """Return the part of a cache file's name that says how pictures were prepared; None keeps their size."""
+    """Return the part of a cache file's name that says how images were prepared; None keeps their size."""
     if preprocessing is None:
         return 'own'
     facts = preprocessing.model_dump(
@@ -386,7 +386,7 @@ def _cache_key(preprocessing: Optional[Preprocessing]) -> str:
 
 def _large_pictures(folder: PictureFolder, size: Sequence[int]) -> Tuple[FileSet, FileSet]:
     if not folder.path.is_dir():
-        raise DataError(f'{folder.path}: pictures of {max(size)} pixels cannot be read from an archive; unpack it')
+        raise DataError(f'{folder.path}: images of {max(size)} pixels cannot be read from an archive; unpack it')
     parts = folder.datasets()
     _warn_of_unreadable(folder.unreadable, folder.path)
     return tuple(_file_set(f'{folder.path.name} {split}', part, size, tuple(folder.splits['train']))
@@ -395,5 +395,5 @@ def _large_pictures(folder: PictureFolder, size: Sequence[int]) -> Tuple[FileSet
 
 def _warn_of_unreadable(unreadable: Sequence[str], path: Path) -> None:
     if unreadable:
-        warnings.warn(f'{path}: skipped {len(unreadable)} pictures that cannot be read, the first is {unreadable[0]}',
+        warnings.warn(f'{path}: skipped {len(unreadable)} images that cannot be read, the first is {unreadable[0]}',
                       stacklevel=4)

@@ -1,4 +1,4 @@
-"""Pictures in folders and archives: they are found, read, and decoded once."""
+"""Images in folders and archives: they are found, read, and decoded once."""
 import hashlib
 import io
 import json
@@ -35,14 +35,14 @@ def cache_folder() -> Path:
 
 
 class PictureFolder:
-    """A folder, or an archive of one, with pictures under SPLIT/CLASS. Hidden files and folders are ignored.
+    """A folder, or an archive of one, with images under SPLIT/CLASS. Hidden files and folders are ignored.
 
     Args:
         path: The folder, or a .tar, .tar.gz or .tgz file.
 
     Attributes:
         digest: Identifies the content by the names, sizes and times of the files. An archive is not opened for it.
-        unreadable: Pictures that could not be read so far, with the reason.
+        unreadable: Images that could not be read so far, with the reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,10 +61,10 @@ class PictureFolder:
 
     @cached_property
     def splits(self) -> Dict[str, Dict[str, List[str]]]:
-        """The names of the pictures of each class of the splits 'train' and 'test', all sorted.
+        """The names of the images of each class of the splits 'train' and 'test', all sorted.
 
         Raises:
-            DataError: If an archive cannot be read, or if a split or the pictures of a class are missing.
+            DataError: If an archive cannot be read, or if a split or the images of a class are missing.
         """
         entries = [(Path(name), is_dir) for name, is_dir in self._entries]
         entries = [(entry, is_dir) for entry, is_dir in entries if not any(
@@ -72,10 +72,10 @@ class PictureFolder:
         splits = {split: _classes(entries, names) for split, names in _SPLITS.items()}
         for split, classes in splits.items():
             if not classes:
-                raise DataError(f'{self.path}: has no folders {split}/CLASS with pictures')
+                raise DataError(f'{self.path}: has no folders {split}/CLASS with images')
             empty = [name for name, pictures in classes.items() if not pictures]
             if empty:
-                raise DataError(f'{self.path}: {split}/{empty[0]} has no pictures ({", ".join(SUFFIXES)}); '
+                raise DataError(f'{self.path}: {split}/{empty[0]} has no images ({", ".join(SUFFIXES)}); '
                                 'add some or remove the folder')
         train, test = (set(classes) for classes in splits.values())
         if train != test:
@@ -95,11 +95,11 @@ class PictureFolder:
 
     @property
     def names(self) -> List[str]:
-        """The names of all pictures."""
+        """The names of all images."""
         return [name for classes in self.splits.values() for pictures in classes.values() for name in pictures]
 
     def read(self, names: Sequence[str]) -> Iterator[Tuple[str, bytes]]:
-        """Yield name and content of each picture in `names`. An archive is read in its own order, in memory."""
+        """Yield name and content of each image in `names`. An archive is read in its own order, in memory."""
         if self.path.is_dir():
             yield from ((name, (self.path / name).read_bytes()) for name in names)
             return
@@ -114,10 +114,10 @@ class PictureFolder:
                         return
 
     def common_side(self) -> int:
-        """Return the side in pixels of the first readable picture. :meth:`decode` checks that the others have it too.
+        """Return the side in pixels of the first readable image. :meth:`decode` checks that the others have it too.
 
         Raises:
-            DataError: If that picture is not square, or if none can be read.
+            DataError: If that image is not square, or if none can be read.
         """
         for name, content in self.read([pictures[0] for pictures in self.splits['train'].values()]):
             try:
@@ -126,25 +126,25 @@ class PictureFolder:
                 continue
             self._check_size(name, (width, height), width)
             return width
-        raise DataError(f'{self.path}: none of the first pictures of the classes can be read')
+        raise DataError(f'{self.path}: none of the first images of the classes can be read')
 
     def _check_size(self, name: str, size: Tuple[int, int], side: int) -> None:
         if size != (side, side):
             raise DataError(f'{self.path}: {name} is not square or not as large as the others; choose the size to '
-                            'which all pictures are resized (--img-size)')
+                            'which all images are resized (--img-size)')
 
     def decode(self, prepare: Callable[[Image.Image], np.ndarray], file: Path, side: Optional[int] = None) -> None:
-        """Decode all pictures and write them to a safetensors file: SPLIT.images, uint8 [N, C, H, W], SPLIT.labels.
+        """Decode all images and write them to a safetensors file: SPLIT.images, uint8 [N, C, H, W], SPLIT.labels.
 
-        The metadata holds, as JSON, the classes, the pictures that cannot be read, and whether any was resized.
+        The metadata holds, as JSON, the classes, the images that cannot be read, and whether any was resized.
 
         Args:
-            prepare: Converts a picture to uint8 [C, H, W].
+            prepare: Converts an image to uint8 [C, H, W].
             file: The file to write.
-            side: If given, every picture must be square and have this side.
+            side: If given, every image must be square and have this side.
 
         Raises:
-            DataError: If a picture has another size than `side`, or if no picture of a class can be read.
+            DataError: If an image has another size than `side`, or if no image of a class can be read.
         """
         pictures, resized = {}, False
         for name, content in track(self.read(self.names), self.path.name, len(self.names), transient=True):
@@ -165,13 +165,13 @@ class PictureFolder:
                 resized=json.dumps(resized)))
 
     def datasets(self) -> List['PictureDataset']:
-        """Return both splits as data sets that read pictures on demand, without those whose headers are damaged."""
+        """Return both splits as data sets that read images on demand, without those whose headers are damaged."""
         readable = {name for name in self.names if self._try(name, _size, self.path / name)}
         return [PictureDataset([self.path / name for name in names], labels)
                 for _, names, labels in self._readable(readable)]
 
     def _try(self, name: str, read: Callable[[Any], Any], source: Any) -> Any:
-        """Return ``read(source)``. If it fails, add the picture to `unreadable` and return None."""
+        """Return ``read(source)``. If it fails, add the image to `unreadable` and return None."""
         try:
             return read(source)
         except Exception as error:  # decoders raise errors of many types
@@ -179,20 +179,20 @@ class PictureFolder:
             return None
 
     def _readable(self, readable: Collection[str]) -> Iterator[Tuple[str, List[str], List[int]]]:
-        """Yield each split with names and labels of its pictures in `readable`."""
+        """Yield each split with names and labels of its images in `readable`."""
         for split, classes in self.splits.items():
             kept = [[name for name in names if name in readable] for names in classes.values()]
             for class_name, names in zip(classes, kept):
                 if not names:
-                    raise DataError(f'{self.path}: none of the pictures in {split}/{class_name} can be read')
+                    raise DataError(f'{self.path}: none of the images in {split}/{class_name} can be read')
             yield (split, [name for names in kept for name in names],
                    [label for label, names in enumerate(kept) for _ in names])
 
 
 class PictureDataset(torch.utils.data.Dataset):
-    """Picture files and their labels, for timm's loader, which sets `transform`.
+    """Image files and their labels, for timm's loader, which sets `transform`.
 
-    A picture that cannot be read is an error. timm's own data set returns the next picture instead, which makes
+    An image that cannot be read is an error. timm's own data set returns the next image instead, which makes
     accuracies wrong.
     """
 
@@ -204,7 +204,7 @@ class PictureDataset(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
-        """Return picture and label number `index`. Raises DataError if the picture cannot be read."""
+        """Return image and label number `index`. Raises DataError if the image cannot be read."""
         try:
             image = _open_rgb(self.files[index])
         except Exception as error:  # decoders raise errors of many types
@@ -213,7 +213,7 @@ class PictureDataset(torch.utils.data.Dataset):
 
 
 def _classes(entries: Sequence[Tuple[Path, bool]], folder_names: Sequence[str]) -> Dict[str, List[str]]:
-    """Return the pictures of each class of a split.
+    """Return the images of each class of a split.
 
     The split's folder has the first of `folder_names` for which there is one with classes. If there are several, the
     one nearest to the top is taken.
@@ -247,7 +247,7 @@ def _open_rgb(source: Union[Path, IO[bytes]]) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture to 8-bit RGB and rotate it upright if its EXIF data say so.
+    """Convert an image to 8-bit RGB and rotate it upright if its EXIF data say so.
 
     Of 16 bits the upper 8 are kept; PIL's own conversion would clip the values at 255.
 
@@ -258,5 +258,5 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I;16'):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ('I', 'F'):
-        raise ValueError(f'pictures of mode {image.mode} have no known range')
+        raise ValueError(f'images of mode {image.mode} have no known range')
     return image.convert('RGB')

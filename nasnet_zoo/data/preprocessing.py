@@ -1,4 +1,4 @@
-"""How pictures are prepared for a network: one object for training, validation, export and classification."""
+"""How images are prepared for a network: one object for training, validation, export and classification."""
 import json
 import os
 import warnings
@@ -21,18 +21,18 @@ from .pictures import as_rgb
 __all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing']
 
 METADATA_KEY = 'nasnet_zoo.preprocessing'  # the entry of an ONNX file's metadata that holds it as JSON
-_MAX_ASPECT_RATIO = 64  # resizing the short side of a longer picture would take gigabytes
+_MAX_ASPECT_RATIO = 64  # resizing the short side of a longer image would take gigabytes
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Preprocessing(Checked):
-    """How pictures become the input of a network, and what its output means.
+    """How images become the input of a network, and what its output means.
 
-    A model's ``pretrained_cfg`` says how its pictures are prepared, and :func:`make_preprocessing` reads it. Training
+    A model's ``pretrained_cfg`` says how its images are prepared, and :func:`make_preprocessing` reads it. Training
     sets it to what the images really were, see :meth:`write_to`. Validation, the comparison of an exported file with
-    PyTorch, and classification all prepare pictures with this object, so a network sees the same pixels everywhere.
+    PyTorch, and classification all prepare images with this object, so a network sees the same pixels everywhere.
     An exported file carries it as JSON in its metadata; `layout`, `dtype` and `output` describe such a file.
     """
     format: Literal[1] = 1
@@ -46,11 +46,11 @@ class Preprocessing(Checked):
     std: Annotated[List[Annotated[Finite, Field(gt=0)]], Field(
         description='standard deviation of each channel, on a scale of 0 to 1')]
     interpolation: Annotated[Literal['nearest', 'bilinear', 'bicubic', 'lanczos'], Field(
-        description='how PIL resizes a picture')] = 'bicubic'
+        description='how PIL resizes an image')] = 'bicubic'
     crop_pct: Annotated[float, Field(gt=0, le=1, description=(
-        'side of the central crop as a fraction of the resized picture'))] = 1.
+        'side of the central crop as a fraction of the resized image'))] = 1.
     crop_mode: Annotated[Literal['center', 'squash'], Field(description=(
-        'center keeps the aspect ratio of the picture, squash does not'))] = 'center'
+        'center keeps the aspect ratio of the image, squash does not'))] = 'center'
     output: Annotated[Literal['logits', 'probabilities'], Field(description='what the file returns')] = 'logits'
     class_names: Annotated[List[str], Field(min_length=1, description='in the order of the outputs')]
 
@@ -77,26 +77,26 @@ class Preprocessing(Checked):
         model.pretrained_cfg = model.default_cfg = cfg
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop a picture as timm does for evaluation.
+        """Resize and crop an image as timm does for evaluation.
 
         Returns:
-            uint8 [C, H, W]. A picture of the input's own size is not changed if `crop_pct` is 1.
+            uint8 [C, H, W]. An image of the input's own size is not changed if `crop_pct` is 1.
 
         Raises:
-            ValueError: If the picture is far longer than wide, or if the number of channels is not that of a picture.
+            ValueError: If the image is far longer than wide, or if the number of channels is not that of an image file.
         """
         if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
             raise ValueError(f'{image.size[0]} x {image.size[1]} pixels are too long and narrow')
         image = as_rgb(image)
         prepared = self._transform(image.convert('L') if self.color_order == 'L' else image).numpy()
         if len(prepared) != self.input_size[0]:
-            raise ValueError(f'pictures have {len(prepared)} channels, but the input has {self.input_size[0]}')
+            raise ValueError(f'images have {len(prepared)} channels, but the input has {self.input_size[0]}')
         return prepared
 
     def read(self, path: Union[str, os.PathLike]) -> np.ndarray:
-        """Read a picture file and :meth:`prepare` it. Decoders raise errors of many types."""
+        """Read an image file and :meth:`prepare` it. Decoders raise errors of many types."""
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large pictures are allowed
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large images are allowed
             with Image.open(path) as image:
                 return self.prepare(image)
 
@@ -134,7 +134,7 @@ def make_preprocessing(
         softmax: bool = False,
         with_preprocessing: bool = False,
 ) -> Preprocessing:
-    """Return how pictures are prepared for a model: what its ``pretrained_cfg`` says, except for what is given.
+    """Return how images are prepared for a model: what its ``pretrained_cfg`` says, except for what is given.
 
     Args:
         model: The network.

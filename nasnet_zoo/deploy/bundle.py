@@ -84,7 +84,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         The content of ``manifest.json``.
 
     Raises:
-        ValueError: If settings do not fit the network, or a picture cannot be read.
+        ValueError: If settings do not fit the network, or an image cannot be read.
         ExportError: If the file's results are not the network's.
     """
     model, weights = load_trained(config.source, config.checkpoint)
@@ -149,7 +149,7 @@ def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, Ima
     """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
     train, test = load_data(data, preprocessing=preprocessing)
     if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
-        raise ValueError(f'{data}: its pictures are large; use them as --pictures')
+        raise ValueError(f'{data}: its images are large; use them as --pictures')
     for images in (train, test):
         if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
             raise ValueError(f'{data}: its images or classes are not the model\'s')
@@ -163,7 +163,7 @@ def _sample_photos() -> List[Path]:
 
 
 def _read_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Optional[np.ndarray]:
-    """Return prepared pictures, uint8 [N, C, H, W], None if there are none."""
+    """Return prepared images, uint8 [N, C, H, W], None if there are none."""
     images = []
     for path in track(find_pictures(paths), 'pictures', transient=True, console=Console(stderr=True)):
         try:

@@ -1,4 +1,4 @@
-"""From a model file and pictures to class names."""
+"""From a model file and images to class names."""
 import contextlib
 import json
 import os
@@ -20,12 +20,12 @@ _MAX_BATCH_SIZE = 64  # for files that take any number of images; larger batches
 
 
 class Prediction(NamedTuple):
-    """The result for one picture.
+    """The result for one image.
 
     Attributes:
-        path: The picture's file.
-        top: Index and probability of the most likely classes, most likely first; None if the picture was refused.
-        reason: Why the picture was refused.
+        path: The image file.
+        top: Index and probability of the most likely classes, most likely first; None if the image was refused.
+        reason: Why the image was refused.
     """
     path: Path
     top: Optional[List[Tuple[int, float]]]
@@ -39,17 +39,17 @@ class Classifier:
         path: A file that ``export_onnx`` wrote, or another ONNX file with one input and one output.
         provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' uses the first of them that can run the file.
         threads: Number of CPU threads; ONNX Runtime's default if None.
-        preprocessing: How pictures are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
+        preprocessing: How images are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
             single fields of it, which overrule those in the file's metadata. The key ``img_size`` (a side, or height
             and width) overrules the size but not the number of channels.
 
     Attributes:
-        preprocessing: How pictures are prepared.
+        preprocessing: How images are prepared.
         provider: The provider that runs the file.
         batch_size: The number of images that the file takes at a time, None for any number.
 
     Raises:
-        ValueError: If the file does not exist or cannot be run, if it is not known how to prepare pictures for it, or
+        ValueError: If the file does not exist or cannot be run, if it is not known how to prepare images for it, or
             if the number of class names differs from the width of the output.
     """
 
@@ -130,13 +130,13 @@ class Classifier:
     def predict(
             self, paths: Sequence[Union[str, os.PathLike]], top: int = 5, batch_size: int = 16, readers: int = 2,
     ) -> Iterator[Prediction]:
-        """Classify picture files, in order. A picture that cannot be read is refused, and the others go on.
+        """Classify image files, in order. An image that cannot be read is refused, and the others go on.
 
         Args:
             paths: The files; see :func:`find_pictures` for folders.
             top: Number of classes in each prediction.
-            batch_size: Number of pictures at a time, if the file takes any number.
-            readers: Number of threads that read the next pictures while the network runs.
+            batch_size: Number of images at a time, if the file takes any number.
+            readers: Number of threads that read the next images while the network runs.
         """
         step = self.batch_size or batch_size
         groups = [[Path(path) for path in paths[start:start + step]] for start in range(0, len(paths), step)]
@@ -156,7 +156,7 @@ class Classifier:
                     yield Prediction(path, [(int(k), float(probabilities[k])) for k in best])
 
     def _read(self, path: Path) -> Tuple[Optional[np.ndarray], str]:
-        """Return a prepared picture, or None and the reason why there is none."""
+        """Return a prepared image, or None and the reason why there is none."""
         try:
             return self.preprocessing.read(path), ''
         except Exception as error:  # image decoders raise exceptions of many kinds
@@ -171,7 +171,7 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
     """
     text = metadata.get(METADATA_KEY)
     if text is None and not changes:
-        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is not known how to prepare pictures; '
+        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is not known how to prepare images; '
                          'give the preprocessing (--labels, --img-size, --mean, --std)')
     try:
         fields = {**json.loads(text or '{}'), **changes}
@@ -186,17 +186,17 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
 
 
 def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:
-    """List picture files: files as they are, and of folders all pictures in them and below, sorted by path.
+    """List image files: files as they are, and of folders all images in them and below, sorted by path.
 
     Raises:
-        ValueError: If a path does not exist, or a folder has no pictures.
+        ValueError: If a path does not exist, or a folder has no images.
     """
     found: List[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:
-                raise ValueError(f'{path}: there are no pictures ({", ".join(SUFFIXES)})')
+                raise ValueError(f'{path}: there are no images ({", ".join(SUFFIXES)})')
             found += inside
         elif path.exists():
             found.append(path)

@@ -30,7 +30,7 @@ class Precision(NamedTuple):
 PRECISIONS = {
     'float32': Precision('single precision', 1e-5),
     'float16': Precision('half precision inside, float32 input and output', 2e-2),
-    'int8': Precision('static quantisation, calibrated on pictures', None),
+    'int8': Precision('static quantisation, calibrated on images', None),
 }
 
 
@@ -42,7 +42,7 @@ def compare_with_model(
         batch_size: Optional[int] = None,
         pictures: Optional[np.ndarray] = None,
 ) -> Dict[str, Dict[str, float]]:
-    """Compare the results of an exported file with those of the network, on random images and on pictures.
+    """Compare the results of an exported file with those of the network, on random images and on given images.
 
     Args:
         model: The network, in evaluation mode.
@@ -50,7 +50,7 @@ def compare_with_model(
         run: Runs the file on a batch of its input.
         sizes: Heights and widths of the random images.
         batch_size: The number of images that the file takes at a time, None for any number.
-        pictures: uint8 [N, C, H, W], of the preprocessing's size.
+        images: uint8 [N, C, H, W], of the preprocessing's size.
 
     Returns:
         For ``random`` and ``pictures`` (if given): ``relative_difference``, the norm of the difference over the norm of

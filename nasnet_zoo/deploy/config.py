@@ -82,13 +82,13 @@ class ExportConfig(Checked):
     precision: Annotated[str, OneOf('precision', PRECISIONS), Field(
         description='What the file computes with.')] = 'float32'
     pictures: Annotated[Tuple[_Path, ...], Field(strict=False, description=(
-        'Pictures, or folders of pictures, on which the file is compared with PyTorch. May be repeated. '
+        'Image files, or folders of images, on which the file is compared with PyTorch. May be repeated. '
         "Two photographs of scikit-learn's by default."))] = ()
     calibrate: Annotated[int, Field(ge=1, description=(
-        'Number of the pictures that int8 is calibrated on. The others are compared on.')), _Count] = 64
+        'Number of the images that int8 is calibrated on. The others are compared on.')), _Count] = 64
     data: Annotated[Optional[str], Field(description=(
         'Data set of small images on whose test images the accuracy is measured, and on which int8 can be calibrated '
-        'instead of on pictures.'))] = None
+        'instead of on --pictures.'))] = None
     softmax: Annotated[bool, Field(description='Let the file give probabilities instead of logits.')] = False
     with_preprocessing: Annotated[bool, Field(description=(
         'Let the file take uint8 images with channels last, and normalise them itself.'))] = False

@@ -69,7 +69,7 @@ def export_onnx(
         half: Compute in float16. Input and output stay float32.
         calibration: Quantise to int8, with ranges measured on these images: uint8 [N, C, H, W], of the preprocessing's
             size.
-        pictures: Images to compare on, like `calibration`. The file is compared on random images in any case.
+        images: Images to compare on, like `calibration`. The file is compared on random images in any case.
         passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster in ONNX Runtime.
         metadata: Further entries of the file's metadata.
 
@@ -179,7 +179,7 @@ def export_pt2(
         preprocessing: How the input is prepared, from :func:`make_preprocessing`.
         batch_size: The number of images that the program takes at a time, None for any number.
         dynamic_size: Take images of any height and width, not only of the preprocessing's.
-        pictures: Images to compare on, uint8 [N, C, H, W], of the preprocessing's size. The program is compared on
+        images: Images to compare on, uint8 [N, C, H, W], of the preprocessing's size. The program is compared on
             random images in any case.
         passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make PyTorch faster on the network's
             device.

@@ -67,7 +67,7 @@ dynamic_batching {{ max_queue_delay_microseconds: 200 }}
 
 
 def _photoprism_metadata(facts: ModelFacts) -> Dict[str, str]:
-    """Return the metadata that PhotoPrism reads from a model that labels pictures (its package internal/ai/onnx)."""
+    """Return the metadata that PhotoPrism reads from a model that labels images (its package internal/ai/onnx)."""
     preprocessing = facts.preprocessing
     _, height, width = preprocessing.input_size
     entries = dict(

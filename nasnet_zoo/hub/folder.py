@@ -3,7 +3,7 @@
     model.safetensors  the weights; the file's metadata holds the accuracy that ``nasnet-zoo validate`` measured
     config.json        timm's configuration, with the genotype and everything else that is needed to build the network
     genotype.json      the genotype by itself
-    cells.svg          a picture of the cells, if matplotlib is installed
+    cells.svg          a drawing of the cells, if matplotlib is installed
 
 timm loads such a folder (``local-dir:FOLDER``) and a repository with its files (``hf-hub:OWNER/NAME``) once
 `nasnet_zoo` is imported. :mod:`nasnet_zoo.hub.publish` adds a model card and uploads the folder.
@@ -41,9 +41,9 @@ def write_folder(
         std: Optional[Sequence[float]] = None,
         half: bool = False,
 ) -> Path:
-    """Write a model folder: weights, configuration, genotype and, if matplotlib is installed, a picture of the cells.
+    """Write a model folder: weights, configuration, genotype and, if matplotlib is installed, a drawing of the cells.
 
-    How pictures are prepared, for instance how they are cropped, is copied from ``model.pretrained_cfg``. Training
+    How images are prepared, for instance how they are cropped, is copied from ``model.pretrained_cfg``. Training
     sets it, see :meth:`~nasnet_zoo.data.preprocessing.Preprocessing.write_to`.
 
     Args:

@@ -59,7 +59,7 @@ class SearchConfig(Checked):
     """All settings of a search. ``child.recipe.seed`` is the seed of the sampler, too."""
     out: Annotated[_Path, Field(description='Folder of the search.')]
     data: Annotated[str, Field(description=(
-        f'Images: {", ".join(DATA_SETS)}, or a folder or archive of small pictures.'))] = 'digits'
+        f'Images: {", ".join(DATA_SETS)}, or a folder or archive of small images.'))] = 'digits'
     space: Annotated[str, OneOf('space', SPACES), Field(description='Search space.')] = 'nasnet'
     blocks: Annotated[_Limit, Field(description=(
         "Number of blocks in a cell; the space's usual number by default."))] = None

@@ -25,8 +25,8 @@ class TrainConfig(Checked):
     source: Annotated[str, CliOption(argument=True, metavar='NAME_OR_JSON'), Field(description=(
         'What to train: a model name, a model folder, the name of a shipped genotype, or a genotype file.'))]
     data: Annotated[str, Field(description=(
-        f"Data set: {', '.join(DATA_SETS)}, a folder or archive of pictures (train/CLASS/PICTURE and "
-        "test/CLASS/PICTURE), or one of timm's data sets such as hfds/…."))] = 'digits'
+        f"Data set: {', '.join(DATA_SETS)}, a folder or archive of images (train/CLASS/IMAGE and "
+        "test/CLASS/IMAGE), or one of timm's data sets such as hfds/…."))] = 'digits'
     out: Annotated[Path, _LOCAL_PATH, Field(description='Folder of the run.')]
     resume: Annotated[bool, Field(description="Continue from the run's last checkpoint.")] = False
     val_share: Annotated[float, Field(ge=0, lt=1, description=(

@@ -117,7 +117,7 @@ class Run:
         """Raise a RunError if the run in the folder has other settings."""
         if 'preprocessing' not in known:  # the run was begun before settings had it
             if was_resized:
-                raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small pictures '
+                raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small images '
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
             known = dict(known, preprocessing=self.settings['preprocessing'])
         if known != self.settings:

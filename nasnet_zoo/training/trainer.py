@@ -33,7 +33,7 @@ class Trainer:
     returns between two epochs is all that another process needs to arrive at the same weights.
 
     The model's ``pretrained_cfg`` is set to how the images of `data` were prepared, so that validation, export and
-    classification prepare pictures in the same way.
+    classification prepare images in the same way.
 
     Under torchrun each process creates a trainer, and together they train one network on shared batches: gradients are
     averaged and batch statistics are those of the whole batch.

@@ -112,14 +112,14 @@ def test_pictures_that_cannot_be_read_are_skipped_and_counted(folder):
     whole = (folder / 'train' / 'dog' / '2.png').read_bytes()
     (folder / 'train' / 'dog' / '2.png').write_bytes(whole[:len(whole) // 2])
     for _ in range(2):  # decoded, and from the cache
-        with pytest.warns(UserWarning, match=r'skipped 2 pictures .* train/cat/0.png'):
+        with pytest.warns(UserWarning, match=r'skipped 2 images .* train/cat/0.png'):
             train, _ = load_data(folder)
         assert train.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_large_pictures_that_cannot_be_read(folder):
     (folder / 'test' / 'cat' / '0.png').write_bytes(b'no picture')
-    with pytest.warns(UserWarning, match=r'skipped 1 pictures .* test/cat/0.png'):
+    with pytest.warns(UserWarning, match=r'skipped 1 images .* test/cat/0.png'):
         _, test = load_data(folder, img_size=96)
     assert test.size() == 3
     assert torch.cat([labels for _, labels in test._replace(workers=0).batches(2)]).tolist() == [0, 1, 1]
@@ -204,13 +204,13 @@ def test_digits_of_another_size():
 def test_a_class_without_a_readable_picture(folder):
     for file in (folder / 'test' / 'dog').iterdir():
         file.write_bytes(b'')
-    with pytest.raises(DataError, match='none of the pictures in test/dog can be read'):
+    with pytest.raises(DataError, match='none of the images in test/dog can be read'):
         load_data(folder)
     for file in (folder / 'test' / 'dog').iterdir():
         file.unlink()
-    with pytest.raises(DataError, match='test/dog has no pictures'):
+    with pytest.raises(DataError, match='test/dog has no images'):
         load_data(folder)
-    with pytest.raises(DataError, match='test/dog has no pictures'):
+    with pytest.raises(DataError, match='test/dog has no images'):
         load_data(packed(folder))
     (folder / 'test' / 'dog').rmdir()
     with pytest.raises(DataError, match='different classes: dog'):

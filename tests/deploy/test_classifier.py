@@ -221,7 +221,7 @@ def test_the_command(folder):
     report = json.loads(done.stdout)
     assert done.exit_code == 0 and len(report['results']) == 1
     assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
-        'there is no such file or folder', 'there are no pictures']
+        'there is no such file or folder', 'there are no images']
     assert classify(path, folder / 'nothing').exit_code == 1
 
 

@@ -151,7 +151,7 @@ def test_a_run_of_an_earlier_version_with_other_pixels_is_refused(tmp_path):
     options = begun_by_an_earlier_version(tmp_path / 'run')
     with pytest.raises(RunError, match='with other settings: recipe.lr was 0.1 and is 0.2'):
         train(tmp_path / 'run', **dict(options, recipe=dict(options['recipe'], lr=0.2)))
-    with pytest.raises(RunError, match='by an earlier version, which resized small pictures in another way'):
+    with pytest.raises(RunError, match='by an earlier version, which resized small images in another way'):
         train(tmp_path / 'run', **dict(options, img_size=12))
 
 

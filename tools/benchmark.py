@@ -1,4 +1,4 @@
-"""Compare this package's speed with other packages': python tools/benchmark.py train|child|infer|gpu [--device cuda]
+"""Compare the speed of this package with that of other packages: python tools/benchmark.py train|child|infer|gpu [--device cuda]
 
 Within one run, we ("ours") and the other package ("theirs", the peer) take turns in blocks of calls. The result is a
 ratio of medians.
@@ -7,12 +7,12 @@ train: a training step of our network and of the peer's with the same architectu
 it computes something else. Therefore both first train in float64, from the same weights on the same images, and their
 losses must agree. In float32 they agree only for a short time, because training amplifies rounding errors.
 
-child: an epoch of a search's child in our evaluator, and in a plain PyTorch loop. Both train the same compiled network
+child: an epoch of training a child of a search, in our evaluator and in a plain PyTorch loop. Both train the same compiled network
 on the same images; the plain loop uses a DataLoader that reads PNG files and crops, flips and normalises them one by
 one. The plain loop runs twice: with PyTorch's own backward passes, and with those of our operations.
 
-infer: a call of the network on a CPU: our exported file against all plain exports of the peer in ONNX Runtime, and
-against the peer in PyTorch, with the same weights. See benchmark_infer.py.
+infer: inference on a CPU. Our exported file is compared with all plain exports of the peer in ONNX Runtime, and with the
+peer in PyTorch, with the same weights. See benchmark_infer.py.
 
 gpu: correctness, inference and training on one CUDA GPU, within a time budget. See benchmark_gpu.py.
 """
@@ -191,10 +191,10 @@ def with_pytorch_gradients(call: Callable) -> Callable:
 def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
     """Add the options that every comparison has."""
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--plain-allocator', action='store_true', help="leave glibc's allocator as it is, for both")
+    parser.add_argument('--plain-allocator', action='store_true', help="do not change the settings of glibc's memory allocator")
     parser.add_argument('--batch-size', type=int)
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
-    parser.add_argument('--blocks', type=int, default=blocks, help='number of turns of each candidate')
+    parser.add_argument('--blocks', type=int, default=blocks, help='number of turns (blocks of calls) of each variant')
     parser.add_argument('--calls', type=int, default=calls, help=f'number of {call} in a turn')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--json', type=Path, help='write all figures to this file')
@@ -207,23 +207,23 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest='what', required=True)
     sub = add_options(kinds.add_parser('train', help='compare training steps'), 2, 20, 'steps')
     sub.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
-    sub.add_argument('--bf16', action='store_true', help='use mixed precision for both')
-    sub.add_argument('--compile', action='store_true', help='use torch.compile for both')
-    sub.add_argument('--peer-channels-last', action='store_true', help='give the peer our memory layout')
+    sub.add_argument('--bf16', action='store_true', help='use bfloat16 mixed precision for both implementations')
+    sub.add_argument('--compile', action='store_true', help='use torch.compile for both implementations')
+    sub.add_argument('--peer-channels-last', action='store_true', help='use channels-last memory for the peer, too')
     sub.add_argument('--same', type=int, default=5, help='number of float64 steps whose losses must agree')
     sub = add_options(kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs')
     sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small images')
-    sub.add_argument('--cells', action='append', help='shipped genotypes (default: nasnet_a)')
+    sub.add_argument('--cells', action='append', help='built-in genotype; may be repeated (default: nasnet_a)')
     sub.add_argument('--images', type=int, default=2560, help='number of images in an epoch')
     sub.add_argument('--num-cells', type=int, default=1)
     sub.add_argument('--cell-filters', type=int, default=8)
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
     sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='default: nasnetamobile')
-    sub.add_argument('--compiled', action='store_true', help='add the peer in torch.compile, which takes minutes')
-    sub.add_argument('--int8', action='store_true', help='add our network quantised to int8')
+    sub.add_argument('--compiled', action='store_true', help='also measure the peer with torch.compile, which takes minutes')
+    sub.add_argument('--int8', action='store_true', help='also measure our network quantised to int8')
     sub.add_argument('--footprint', action='store_true', help='also measure memory, load time and file size')
-    sub.add_argument('--passes', action='store_true', help='instead, compare ours with ours without each single pass')
+    sub.add_argument('--passes', action='store_true', help='instead, measure our network without each single pass')
     benchmark_gpu.add_options(kinds.add_parser('gpu', help='measure everything on one GPU'))
     return parser
 

@@ -1,8 +1,8 @@
 """Measure the overhead of a search: python tools/benchmark_workers.py [--ray ADDRESS] [--json FILE]
 
-local: the share of the time for which two workers are busy, with children that take half a second.
-ray: the number of children per second that a cluster evaluates if they take no time, 64 at the same time.
-study: the time to ask for a child and to tell its result, as the study grows.
+local: the fraction of the time for which two workers are busy if a child takes half a second.
+ray: the number of children per second that a cluster evaluates if a child takes no time and 64 are submitted at a time.
+study: the time that it takes to ask for a child and to tell its result, as the study grows.
 """
 import argparse
 import json
@@ -99,12 +99,12 @@ def growth(args: argparse.Namespace) -> List[Dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ray', metavar='ADDRESS', help='Ray cluster, or local; without it this part is left out')
-    parser.add_argument('--sampler', choices=list(SAMPLERS), default='ppo', help='(default: ppo)')
-    parser.add_argument('--preset', choices=list(PRESETS), default='fast', help='settings of ppo (default: fast)')
+    parser.add_argument('--ray', metavar='ADDRESS', help='Ray cluster to measure, or local for a new one; by default, Ray is not measured')
+    parser.add_argument('--sampler', choices=list(SAMPLERS), default='ppo', help='sampler of the study (default: ppo)')
+    parser.add_argument('--preset', choices=list(PRESETS), default='fast', help='preset of the ppo sampler (default: fast)')
     parser.add_argument('--seconds', type=float, default=0.5, help='duration of a local child (default: 0.5)')
     parser.add_argument('--children', type=int, default=60, help='number of children on local workers (default: 60)')
-    parser.add_argument('--trials', type=int, default=2000, help='size of the study (default: 2000)')
+    parser.add_argument('--trials', type=int, default=2000, help='number of trials in the study (default: 2000)')
     parser.add_argument('--json', type=Path, help='JSON file to write')
     args = parser.parse_args()
     torch.set_num_threads(1)

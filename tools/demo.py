@@ -2,7 +2,7 @@
 
 The demo searches for a cell, compiles the winner and NASNet-A to networks of about the same size, trains both in the
 same way, exports the winner to ONNX, classifies the test digits in ONNX Runtime, and compares the results with PyTorch.
-It takes two minutes on two cores.
+It takes about two minutes on two CPU cores.
 """
 import argparse
 import json
@@ -128,8 +128,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for the files (default: demo)')
     parser.add_argument('--trials', type=int, default=16, help='number of children in the search')
-    parser.add_argument('--epochs', type=int, default=10, help='epochs of training for the two networks')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--epochs', type=int, default=10, help='number of epochs for which the two networks are trained')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all random numbers')
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""Make the network of a finished run the weights of a model: python tools/ship.py runs/b nasnet_b_cifar_small --data …
+"""Make the result of a finished training run the weights of a model of the package: python tools/ship.py runs/b nasnet_b_cifar_small --data …
 
-Writes nasnet_zoo/weights/NAME.safetensors in half precision, measures the accuracy on the test images once in full and
-once in half precision, and copies the run's settings, log and curve to docs/results/NAME. For maintainers, in a
-checkout.
+This tool is for maintainers and works in a checkout only. It writes the weights to nasnet_zoo/weights/NAME.safetensors in
+half precision, measures the accuracy on the test images once in full and once in half precision, and copies the
+settings, the log and the learning curve of the run to docs/results/NAME.
 """
 import argparse
 import json
@@ -21,8 +21,8 @@ MAX_LOSS = 5e-4  # of top-1 accuracy, by half precision
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('run', type=Path, help='Folder of the finished run.')
-    parser.add_argument('name', help='Name of the model whose weights these become.')
+    parser.add_argument('run', type=Path, help='Run folder of the finished training run.')
+    parser.add_argument('name', help='Name of the model that gets the weights.')
     parser.add_argument('--data', required=True, help='Data set with the test images.')
     args = parser.parse_args()
 

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 
 __all__ = ['AsJson', 'drop_none', 'exit_on_error', 'make_progress', 'print_report']
 
-AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]  # the parameter that `print_report` needs
+# The parameter that `print_report` needs.
+AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
 
 
 @contextmanager

@@ -32,9 +32,9 @@ def export(
         int8: bool = typer.Option(False, '--int8', help='Same as --precision int8.'),
         as_json: AsJson = False,
 ) -> None:
-    """Write a trained model as a file that runs without this package, with its class names and a manifest.
+    """Export a trained model to a file that runs without this package, with its class names and a manifest.
 
-    The graph is rewritten for speed, and the file is compared with PyTorch before it is kept.
+    The graph is rewritten for speed, and the outputs of the file are compared with PyTorch's before it is kept.
     """
     from ..deploy.bundle import deploy
     with exit_on_error():
@@ -61,38 +61,45 @@ def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
               f'of PyTorch in float32 {found["model"]:.2%}')
 
 
-def _overrule(field: str, help: str, *flags: str) -> Any:
-    """Return an option that overrules a field of the file's preprocessing, with the field's choices in its help."""
+def _override(field: str, help: str, *flags: str) -> Any:
+    """Return an option that overrides a field of the file's preprocessing, with the field's choices in its help."""
     choices = get_args(Preprocessing.model_fields[field].annotation)
     return typer.Option(None, *flags, help=help + (f' One of: {", ".join(choices)}.' if choices else ''))
 
 
 def classify(
-        model: Path = typer.Argument(metavar='MODEL.onnx', help='A file that "export" wrote, or another ONNX file.'),
-        paths: List[Path] = typer.Argument(metavar='PATH…', help='Image files, and folders of images.'),
-        top: int = typer.Option(5, min=1, help='Number of classes to name for each image.'),
-        batch_size: int = typer.Option(16, min=1, help='Number of images at a time, if the file takes any number.'),
+        model: Path = typer.Argument(metavar='MODEL.onnx', help=(
+            'An ONNX file, written by "export" or by other software.')),
+        paths: List[Path] = typer.Argument(metavar='PATH…', help='Image files and folders of images.'),
+        top: int = typer.Option(5, min=1, help='Number of most likely classes to print for each image.'),
+        batch_size: int = typer.Option(16, min=1, help=(
+            'Number of images in a batch, if the batch size of the file is dynamic.')),
         provider: str = typer.Option('auto', help=(
-            f'What runs the file; auto uses the first that can. One of: auto, {", ".join(PROVIDERS)}.')),
+            'Execution provider of ONNX Runtime; auto uses the first that works. One of: auto, '
+            f'{", ".join(PROVIDERS)}.')),
         threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
         labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
         mean: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, of pixels from 0 to 1.'),
+            None, parser=parse_numbers, metavar='R,G,B', help=(
+                'Mean of each channel, for pixel values between 0 and 1.')),
         std: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel, likewise.'),
+            None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.'),
         img_size: Optional[Any] = typer.Option(
-            None, parser=parse_size, metavar='SIDE|H,W', help='Size of the input in pixels.'),
-        interpolation: Optional[str] = _overrule('interpolation', 'How images are resized.'),
-        crop_pct: Optional[float] = _overrule('crop_pct', 'Share of the resized shorter side that is kept.'),
-        color_order: Optional[str] = _overrule('color_order', 'Order of the colour channels; L is greyscale.'),
-        data_layout: Optional[str] = _overrule('layout', 'Order of the axes of the input.', '--layout'),
-        dtype: Optional[str] = _overrule('dtype', 'Type of the input. With uint8 the file normalises.'),
-        output: Optional[str] = _overrule('output', 'What the file gives.'),
+            None, parser=parse_size, metavar='SIZE|H,W', help='Size of the input in pixels.'),
+        interpolation: Optional[str] = _override('interpolation', 'Interpolation for resizing images.'),
+        crop_pct: Optional[float] = _override('crop_pct', (
+            'Size of the centre crop, as a fraction of the shorter side of the resized image.')),
+        color_order: Optional[str] = _override('color_order', 'Order of the colour channels; L is greyscale.'),
+        data_layout: Optional[str] = _override('layout', 'Order of the axes of the input.', '--layout'),
+        dtype: Optional[str] = _override('dtype', (
+            'Type of the input. With uint8, the file must include the normalisation.')),
+        output: Optional[str] = _override('output', 'What the output of the file is.'),
         as_json: AsJson = False,
 ) -> None:
     """Classify images with an ONNX file.
 
-    The options from --labels to --output overrule what the file's metadata say, or say it for a file without any.
+    The options from --labels to --output describe the preprocessing of a file without metadata, and override the
+    metadata of other files.
     """
     with exit_on_error():
         mean, std, img_size = (value and list(value) for value in (mean, std, img_size))

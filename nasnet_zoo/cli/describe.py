@@ -13,20 +13,23 @@ from .common import AsJson, drop_none, exit_on_error, print_report
 
 __all__ = ['describe']
 
-_STEM_HELP = f"The stem. {'; '.join(f'{name}: {stem.summary}' for name, stem in STEMS.items())}."
+_STEM_HELP = f"Stem of the network. {'; '.join(f'{name}: {stem.summary}' for name, stem in STEMS.items())}."
 
 
 def describe(
         source: str = typer.Argument(metavar='NAME_OR_JSON', help=(
-            'Name of a model or of a shipped genotype, or the path of a genotype or of a model folder.')),
-        num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage, N.'),
-        cell_filters: Optional[int] = typer.Option(None, help="Filters of the first stage's cells, F."),
-        filters: Optional[int] = typer.Option(None, help='Width of the penultimate layer, the F of "N @ F".'),
+            'The name of a model or of a built-in genotype, a genotype file, or a model folder.')),
+        num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage (N in the paper).'),
+        cell_filters: Optional[int] = typer.Option(None, help=(
+            'Number of filters in the cells of the first stage (F in the paper).')),
+        filters: Optional[int] = typer.Option(None, help=(
+            'Width of the penultimate layer, the second number in "N @ filters"; an alternative to --cell-filters.')),
         stem: Optional[str] = typer.Option(None, help=_STEM_HELP),
         img_size: Optional[int] = typer.Option(None, help=(
-            "Height and width of the input in pixels. By default the network's usual size.")),
+            "Height and width of the input in pixels. The default is the input size of the model.")),
         num_classes: Optional[int] = typer.Option(None, help='Number of classes.'),
-        draw: Optional[Path] = typer.Option(None, help='Also draw both cells to this .svg, .png or .pdf file.'),
+        draw: Optional[Path] = typer.Option(None, help=(
+            'Also draw both cells and write the drawing to this .svg, .png or .pdf file.')),
         as_json: AsJson = False,
 ) -> None:
     """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
@@ -62,7 +65,7 @@ def _print_tables(source: str, report: Dict[str, Any]) -> None:
     table = Table('part', 'kind', 'F', 'parameters', 'mult-adds', title='Cost of one image', title_justify='left')
     for cell in report['cells']:
         table.add_row(cell['name'], cell['kind'], str(cell['filters']), f'{cell["params"]:,}', f'{cell["macs"]:,}')
-    table.add_row('all, with stem and head', '', '', f'{report["params"]:,}', f'{report["macs"]:,}', style='bold')
+    table.add_row('total, with stem and head', '', '', f'{report["params"]:,}', f'{report["macs"]:,}', style='bold')
     console.print(table)
 
 

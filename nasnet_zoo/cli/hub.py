@@ -12,24 +12,27 @@ __all__ = ['push']
 
 def push(
         source: str = typer.Argument(
-            metavar='FOLDER_OR_MODEL', help="A training run's folder, a model folder, or a model name with weights."),
+            metavar='FOLDER_OR_MODEL', help=(
+                'A model folder (such as a run folder of "train"), or the name of a model that has weights.')),
         repo_id: str = typer.Argument(
-            metavar='OWNER/NAME', help='The repository on the hub. It is created if necessary.'),
+            metavar='OWNER/NAME', help='The repository on the Hugging Face Hub. It is created if necessary.'),
         private: bool = typer.Option(False, '--private', help='Make the repository private.'),
         revision: Optional[str] = typer.Option(None, help='The branch. It is created if necessary. (default: main)'),
         license: Optional[str] = typer.Option(
-            None, help="The hub's identifier of the weights' licence. The default is what the model's configuration "
-                       'says, or apache-2.0.'),
-        tag: List[str] = typer.Option([], help='A tag for the model card. May be given several times.'),
+            None, help="Licence of the weights, as an identifier of the Hub. The default is the licence in the model's "
+                       'configuration, or apache-2.0.'),
+        tag: List[str] = typer.Option([], help='Tag to add to the model card. May be repeated.'),
         onnx: bool = typer.Option(False, '--onnx', help='Also export the model to model.onnx and upload it.'),
         out: Optional[Path] = typer.Option(
-            None, help='The folder to which a model given by name is written. The default is a temporary folder.'),
+            None, help=(
+                'Folder to which the model is written first if it is given by name. The default is a temporary '
+                'folder.')),
         message: str = typer.Option('Upload a model of nasnet-zoo', help='The commit message.'),
         dry_run: bool = typer.Option(
             False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
         as_json: AsJson = False,
 ) -> None:
-    """Write a model card and upload a model folder to the Hugging Face hub as one commit."""
+    """Write a model card and upload a model folder to the Hugging Face Hub as one commit."""
     from ..hub import publish
     with exit_on_error():
         folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)

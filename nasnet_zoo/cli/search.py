@@ -16,14 +16,15 @@ __all__ = ['search']
 @with_settings(SearchConfig)
 def search(
         config: SearchConfig,
-        status: bool = typer.Option(False, '--status', help='Print the finished children and exit.'),
+        status: bool = typer.Option(False, '--status', help=(
+            'Print the finished children of the search in --out, and exit.')),
         as_json: AsJson = False,
 ) -> None:
-    """Search for a new cell.
+    """Search for new cells.
 
-    A sampler proposes cells. Each is trained as a small network, a child, and the sampler is told its accuracy on
-    images that were held out. At the end the best children are trained again, for longer.
-    --seed is the seed of the sampler and of the training of the children.
+    A sampler proposes pairs of cells. Each pair is built into a small network, a child, and trained, and the sampler is
+    told the accuracy of the child on held-out images. At the end, the best children are trained again, for longer. The
+    option --seed sets the seed of both the sampler and the training of the children.
     """
     with exit_on_error():
         try:
@@ -40,7 +41,7 @@ def search(
 
 
 def _print_winner(result: Dict[str, Any]) -> None:
-    print(f'{result["genotype"]}: accuracy {result["accuracy"]:.2%} on the images held out, {result["params"]:,} '
+    print(f'{result["genotype"]}: accuracy {result["accuracy"]:.2%} on held-out images, {result["params"]:,} '
           f'parameters\n{result["cell"]}\n\nimport nasnet_zoo\n'
           f'model = nasnet_zoo.compile_genotype({result["cell"]!r}, num_cells=4, cell_filters=44)')
 

@@ -16,9 +16,10 @@ __all__ = ['train', 'validate']
 
 @with_settings(TrainConfig)
 def train(config: TrainConfig) -> None:
-    """Train a network and write it to a folder, with checkpoints and logs.
+    """Train a network, and write checkpoints, logs and the trained model to a folder.
 
-    The defaults of the recipe are the paper's for CIFAR. Under torchrun, several processes share the training.
+    The defaults of the training options are those of the NASNet paper for CIFAR. Run this command under torchrun to
+    train with several processes.
     """
     from ..training.run import run_training
     bar = make_progress('epoch {task.fields[epoch]}', quiet=os.environ.get('RANK', '0') != '0', after=(
@@ -36,16 +37,17 @@ def train(config: TrainConfig) -> None:
 
 def validate(
         source: str = typer.Argument(
-            metavar='MODEL', help='A model name with weights, a model folder, or hf-hub:OWNER/NAME.'),
+            metavar='MODEL', help='The name of a model that has weights, a model folder, or hf-hub:OWNER/NAME.'),
         data: str = typer.Option(..., help=(
             f"Data set: {', '.join(DATA_SETS)}, a folder or archive of images (train/CLASS/IMAGE and "
             "test/CLASS/IMAGE), or one of timm's data sets such as hfds/….")),
         split: str = typer.Option('test', help='Which images to use: test or train.'),
-        data_root: Optional[Path] = typer.Option(None, help="Folder of torchvision's or timm's data sets."),
-        download: bool = typer.Option(False, '--download', help='Let torchvision or timm download the data set.'),
-        batch_size: int = typer.Option(256, min=1, help='Images in a batch.'),
-        device: str = typer.Option('cpu', help='cpu, cuda, …'),
-        record: bool = typer.Option(False, '--record', help='Write the result into the weight file.'),
+        data_root: Optional[Path] = typer.Option(None, help="Folder in which torchvision or timm stores data sets."),
+        download: bool = typer.Option(False, '--download', help=(
+            'Let torchvision or timm download the data set if it is missing.')),
+        batch_size: int = typer.Option(256, min=1, help='Number of images in a batch.'),
+        device: str = typer.Option('cpu', help='Device to run the model on: cpu, cuda, ….'),
+        record: bool = typer.Option(False, '--record', help='Write the result into the metadata of the weight file.'),
         as_json: AsJson = False,
 ) -> None:
     """Measure the top-1 and top-5 accuracy of a trained model, with a confidence interval."""
@@ -57,7 +59,7 @@ def validate(
             on_batch=lambda seen, count: progress.update(task, completed=seen, total=count))
     print_report(result, as_json, _print_accuracy)
     if record and not as_json:
-        print('The weight file has the result in its metadata now.')
+        print('The result was written into the metadata of the weight file.')
 
 
 def _print_accuracy(result: Dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ class Classifier:
         provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' uses the first of them that can run the file.
         threads: Number of CPU threads; ONNX Runtime's default if None.
         preprocessing: How images are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
-            single fields of it, which overrule those in the file's metadata. The key ``img_size`` (a side, or height
+            single fields of it, which override those in the file's metadata. The key ``img_size`` (a side, or height
             and width) overrules the size but not the number of channels.
 
     Attributes:

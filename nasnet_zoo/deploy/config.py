@@ -55,53 +55,58 @@ class ExportConfig(Checked):
         ValueError: If a value is not valid, or if two settings exclude each other. The message names them.
     """
     source: Annotated[str, CliOption(argument=True, metavar='MODEL'), Field(
-        description='Name of a model with weights, a model folder, or hf-hub:OWNER/NAME.')]
+        description='The name of a model that has weights, a model folder, or hf-hub:OWNER/NAME.')]
     out: Annotated[_Path, Field(description='Folder to write the files to.')]
     checkpoint: Annotated[Optional[_Path], Field(description=(
-        "File with weights for MODEL, in this package's format, timm's, Cadene's or Keras'."))] = None
+        "Weight file of this package, timm, pretrainedmodels (Cadene) or Keras to load into MODEL."))] = None
     format: Annotated[str, OneOf('format', FORMATS), Field(description='File format.')] = 'onnx'
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
-        'Name of the model on the server. The last part of MODEL by default.'))] = None
+        'Name of the model on the server. The default is the last part of MODEL.'))] = None
     class_names: Annotated[Optional[Annotated[Tuple[str, ...], Field(strict=False)]], CliOption(hidden=True), Field(
-        description="Names of the classes, in the order of the output. The model's configuration by default.")] = None
+        description=(
+            "Names of the classes, in the order of the output. The default is those in the model's "
+            "configuration."))] = None
     mean: Annotated[Optional[_Channels], CliOption(parse=parse_numbers, metavar='R,G,B'), Field(
-        description="Mean of each channel, for pixels from 0 to 1. The model's own by default.")] = None
+        description="Mean of each channel, for pixel values between 0 and 1. The default is that of the model.")] = None
     std: Annotated[Optional[_Channels], CliOption(parse=parse_numbers, metavar='R,G,B'), Field(
-        description="Standard deviation of each channel. The model's own by default.")] = None
+        description="Standard deviation of each channel. The default is that of the model.")] = None
     img_size: Annotated[
         Union[int, Annotated[Tuple[int, int], Field(strict=False)], None],
-        CliOption(parse=parse_size, metavar='SIDE|H,W'),
-        Field(description="Size of the input in pixels. The network's own by default."),
+        CliOption(parse=parse_size, metavar='SIZE|H,W'),
+        Field(description="Size of the input in pixels. The default is that of the model."),
     ] = None
     opset: Annotated[int, Field(description='Version of the ONNX operator set.')] = 17
     batch_size: Annotated[Optional[Annotated[int, Field(ge=1)]], _Count, Field(
-        description='Number of images that the file takes at a time. 1 by default.')] = None
-    dynamic_batch: Annotated[bool, Field(description='Let the file take any number of images at a time.')] = False
-    dynamic_size: Annotated[bool, Field(description='Let the file take images of any height and width.')] = False
+        description='Fixed batch size of the input. The default is 1.')] = None
+    dynamic_batch: Annotated[bool, Field(description='Make the batch size of the input dynamic.')] = False
+    dynamic_size: Annotated[bool, Field(description='Make the height and the width of the input dynamic.')] = False
     precision: Annotated[str, OneOf('precision', PRECISIONS), Field(
-        description='What the file computes with.')] = 'float32'
+        description='Precision of the computation.')] = 'float32'
     pictures: Annotated[Tuple[_Path, ...], Field(strict=False, description=(
-        'Image files, or folders of images, on which the file is compared with PyTorch. May be repeated. '
-        "Two photographs of scikit-learn's by default."))] = ()
+        'Image file, or folder of images, on which the exported model is compared with PyTorch. May be repeated. The '
+        'default is two photographs from scikit-learn.'))] = ()
     calibrate: Annotated[int, Field(ge=1, description=(
-        'Number of the images that int8 is calibrated on. The others are compared on.')), _Count] = 64
+        'Number of images to calibrate int8 on. The other images are used for the comparison with '
+        'PyTorch.')), _Count] = 64
     data: Annotated[Optional[str], Field(description=(
-        'Data set of small images on whose test images the accuracy is measured, and on which int8 can be calibrated '
-        'instead of on --pictures.'))] = None
-    softmax: Annotated[bool, Field(description='Let the file give probabilities instead of logits.')] = False
+        'Data set of small images. The accuracy is measured on its test images. int8 can be calibrated on it instead '
+        'of on --pictures.'))] = None
+    softmax: Annotated[bool, Field(description='Output probabilities instead of logits.')] = False
     with_preprocessing: Annotated[bool, Field(description=(
-        'Let the file take uint8 images with channels last, and normalise them itself.'))] = False
+        'Take uint8 images with the channels last (NHWC) as input, and normalise them in the exported model.'))] = False
     passes: Annotated[
         Optional[Annotated[Tuple[Annotated[str, OneOf('pass', PASSES)], ...], Field(strict=False)]],
         CliOption(parse=_parse_passes, metavar='NAMES|none'),
-        Field(description=('Graph rewrites to apply, separated by commas, or "none". All that make this kind of file '
-                           f'faster by default. Known: {", ".join(PASSES)}.')),
+        Field(description=(
+            'Graph rewrites (passes) to apply, separated by commas, or "none". The default is all that make '
+            f'this kind of file faster. One or more of: {", ".join(PASSES)}.')),
     ] = None
     license: Annotated[Optional[str], Field(description=(
-        "Licence of the weights. The model's own by default, unknown for those of --checkpoint."))] = None
+        'Licence of the weights. The default is the licence of the model, or "unknown" with --checkpoint.'))] = None
     timestamp: Annotated[Optional[str], Field(description=(
-        'Time to record in the manifest instead of the present. With it, the same input gives the same bytes.'))] = None
+        'Time to record in the manifest instead of the current time. This makes the files reproducible byte by '
+        'byte.'))] = None
 
     @property
     def fixed_batch_size(self) -> Optional[int]:

@@ -1,4 +1,4 @@
-"""Model folders (:mod:`~nasnet_zoo.hub.folder`) and their upload to the Hugging Face hub
+"""Model folders (:mod:`~nasnet_zoo.hub.folder`) and their upload to the Hugging Face Hub
 (:mod:`~nasnet_zoo.hub.publish`, which is not imported here: training needs only the folders)."""
 from .folder import HubError, read_accuracy, record_accuracy, write_folder
 

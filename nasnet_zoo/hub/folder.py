@@ -125,7 +125,7 @@ def weight_file(source: str, model: NASNet) -> Optional[Path]:
 
 
 def cached_weights(model: NASNet) -> Optional[Path]:
-    """Return the file in the Hugging Face hub's cache that `model` was loaded from, or None."""
+    """Return the file in the Hugging Face Hub's cache that `model` was loaded from, or None."""
     repo, _, revision = (model.pretrained_cfg.get('hf_hub_id') or '').partition('@')
     found = try_to_load_from_cache(repo, WEIGHTS, revision=revision or None) if repo else None
     return Path(found) if isinstance(found, str) else None

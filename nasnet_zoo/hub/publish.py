@@ -1,4 +1,4 @@
-"""A model folder gets a model card and is uploaded to the Hugging Face hub as one commit."""
+"""A model folder gets a model card and is uploaded to the Hugging Face Hub as one commit."""
 import os
 import re
 from pathlib import Path
@@ -57,16 +57,16 @@ def write_card(
         license: Optional[str] = None,
         tags: Sequence[str] = (),
 ) -> Path:
-    """Write the model card, README.md: what the model is, its accuracy, how to load it, and metadata for the hub.
+    """Write the model card, README.md: what the model is, its accuracy, how to load it, and metadata for the Hub.
 
     A README.md that does not contain the line that marks a generated card is left as it is.
 
     Args:
         folder: A model folder.
         repo_id: The repository, OWNER/NAME.
-        license: The hub's identifier of the weights' licence. The default is the licence in the configuration, or
+        license: The Hub's identifier of the weights' licence. The default is the licence in the configuration, or
             apache-2.0 if it has none.
-        tags: More tags for the hub.
+        tags: More tags for the Hub.
 
     Raises:
         HubError: If `folder` is not a model folder.
@@ -94,7 +94,7 @@ def write_card(
 
 
 def _results(record: Optional[Dict[str, Any]]) -> Tuple[Optional[Sequence[EvalResult]], str]:
-    """Return a measured accuracy as metadata for the hub and as a table in Markdown."""
+    """Return a measured accuracy as metadata for the Hub and as a table in Markdown."""
     if not record:
         return None, 'Its accuracy has not been measured.'
     slug = re.sub(r'[^a-z0-9]+', '-', record['dataset'].lower()).strip('-')
@@ -166,7 +166,7 @@ def push(
 ) -> Dict[str, Any]:
     """Upload a model folder as one commit, so either all files are published or none.
 
-    Files that the hub already has are not uploaded again. The weight file must contain the model's accuracy, see
+    Files that the Hub already has are not uploaded again. The weight file must contain the model's accuracy, see
     :func:`~nasnet_zoo.hub.folder.record_accuracy`.
 
     Args:
@@ -175,7 +175,7 @@ def push(
         private: Make the repository private. A repository that is already public is refused, not changed.
         revision: The branch, ``main`` by default. It is created if necessary.
         message: The commit message.
-        token: An access token of the hub. The default is that of ``hf auth login`` or of the variable ``HF_TOKEN``.
+        token: An access token of the Hub. The default is that of ``hf auth login`` or of the variable ``HF_TOKEN``.
         dry_run: Return what would be uploaded, without using the network.
 
     Returns:
@@ -211,21 +211,21 @@ def push(
             return dict(report, url=str(commit.commit_url), commit=commit.oid)
     except (HTTPError, RuntimeError, ValueError, OSError) as error:
         raise HubError(f'{repo_id}: {_explain(error)}') from None
-    raise HubError(f'{repo_id}: is already public; make it private on the hub, or choose another name')
+    raise HubError(f'{repo_id}: is already public; make it private on the Hub, or choose another name')
 
 
 def _explain(error: BaseException) -> str:
-    """Return what went wrong between the client and the hub, and how to fix it."""
+    """Return what went wrong between the client and the Hub, and how to fix it."""
     if type(error) is RuntimeError and error.__cause__:  # the client wraps the error of a failed upload
         error = error.__cause__
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     if isinstance(error, RevisionNotFoundError):
         return 'has no such revision'
     if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or status == 401:
-        return ('does not exist, or you are not logged in to the hub; run "hf auth login", or set HF_TOKEN to a token '
+        return ('does not exist, or you are not logged in to the Hub; run "hf auth login", or set HF_TOKEN to a token '
                 'with write access')
     if status == 403:
         return 'your token does not allow writing here'
     what = status or f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no response"}'
-    return (f'the hub returned an error ({what}). A push is one commit, so either all files were published or none; '
-            'push again to find out: files that the hub already has are not uploaded again')
+    return (f'the Hub returned an error ({what}). A push is one commit, so either all files were published or none; '
+            'push again to find out: files that the Hub already has are not uploaded again')

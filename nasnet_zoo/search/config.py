@@ -1,4 +1,4 @@
-"""The settings of a search, as checked models. They need neither Optuna nor a data set, so commands can list them."""
+"""The settings of a search, as checked models. This module does not import Optuna, so help texts do not need it."""
 from pathlib import Path
 from typing import Annotated, Any, Dict, Optional
 
@@ -21,9 +21,9 @@ _Path = Annotated[Path, Field(strict=False)]  # a string will do
 
 class ChildRecipe(Recipe):
     """How children are trained: 20 epochs, and otherwise the defaults of a recipe, as in the paper (appendix A.1)."""
-    model_config = ConfigDict(title='Recipe of the children')
+    model_config = ConfigDict(title='Training recipe of the children')
 
-    epochs: Annotated[int, Field(ge=1, description='Number of epochs for which a child is trained.')] = 20
+    epochs: Annotated[int, Field(ge=1, description='Number of epochs for which each child is trained.')] = 20
 
 
 class ChildSettings(Checked):
@@ -34,67 +34,74 @@ class ChildSettings(Checked):
     """
     model_config = ConfigDict(title='Children')
 
-    num_cells: Annotated[int, Field(ge=1, description="Number of normal cells per stage (the paper's N).")] = 2
-    cell_filters: Annotated[int, Field(ge=1, description='Filters of the cells in the first stage (F).')] = 32
+    num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
+    cell_filters: Annotated[int, Field(ge=1, description=(
+        'Number of filters in the cells of the first stage (F in the paper).'))] = 32
     drop_path_rate: Annotated[float, CliOption(hidden=True), Field(ge=0, le=1, description=(
         'Probability of dropping a path in the last cell at the end of the training.'))] = 0.
     aux_head: Annotated[bool, CliOption(hidden=True), Field(description=(
         'Train with an auxiliary classifier.'))] = False
     val_share: Annotated[float, Field(gt=0, lt=1, description=(
-        'Share of the training images that is held out to measure the accuracy of a child.'))] = 0.1
+        'Fraction of the training images to hold out for measuring the accuracy of the children.'))] = 0.1
     img_size: Annotated[Optional[int], Field(ge=4, description=(
-        'Resize the images to this side length in pixels.'))] = None
-    limit_train: Annotated[_Limit, Field(description='Train each child on this number of images only.')] = None
+        'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
+    limit_train: Annotated[_Limit, Field(description=(
+        'Number of training images to use. The default is all of them.'))] = None
     max_params: Annotated[_Limit, Field(description=(
-        'Largest number of parameters; a larger child is not trained.'))] = None
+        'Maximum number of parameters. A child with more is not trained, and counts as failed.'))] = None
     max_macs: Annotated[_Limit, Field(description=(
-        'Largest number of mult-adds per image; a more expensive child is not trained.'))] = None
+        'Maximum number of mult-adds for one image. A child with more is not trained, and counts as failed.'))] = None
     latency: Annotated[bool, CliOption(hidden=True), Field(description='Measure the latency of each child.')] = False
     time_limit: Annotated[Optional[float], Field(gt=0, description=(
-        'Longest time in seconds for which a child may be trained.'))] = None
+        'Maximum training time of a child in seconds. A child that takes longer counts as failed.'))] = None
     recipe: ChildRecipe = ChildRecipe()
 
 
 class SearchConfig(Checked):
     """All settings of a search. ``child.recipe.seed`` is the seed of the sampler, too."""
-    out: Annotated[_Path, Field(description='Folder of the search.')]
+    out: Annotated[_Path, Field(description='Search folder, to which all results are written.')]
     data: Annotated[str, Field(description=(
-        f'Images: {", ".join(DATA_SETS)}, or a folder or archive of small images.'))] = 'digits'
+        f'Data set of small images: {", ".join(DATA_SETS)}, or a folder or archive (train/CLASS/IMAGE and '
+        'test/CLASS/IMAGE).'))] = 'digits'
     space: Annotated[str, OneOf('space', SPACES), Field(description='Search space.')] = 'nasnet'
     blocks: Annotated[_Limit, Field(description=(
-        "Number of blocks in a cell; the space's usual number by default."))] = None
-    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes children.')] = 'ppo'
-    preset: Annotated[str, OneOf('preset', PRESETS), Field(description='Settings of the ppo sampler.')] = 'fast'
+        "Number of blocks in a cell. The default depends on the search space: 5 for nasnet, 4 for darts."))] = None
+    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'ppo'
+    preset: Annotated[str, OneOf('preset', PRESETS), Field(description=(
+        'Settings of the ppo sampler: paper for tens of thousands of children, fast for hundreds.'))] = 'fast'
     trials: Annotated[int, Field(ge=1, description=(
-        'Number of different children to train. Failed children and those before --resume count.'))] = 100
+        'Number of different children to train, including failed ones and, with --resume, those trained '
+        'before.'))] = 100
     workers: Annotated[_Limit, Field(description=(
-        'Number of children that are trained at the same time, sharing the CPU cores; 1 by default. On a Ray cluster, '
-        'as many as fit by default.'))] = None
+        'Number of children that are trained at the same time. They share the CPU cores. The default is 1 or, on a Ray '
+        'cluster, as many as fit.'))] = None
     ray: Annotated[Optional[str], Field(description=(
-        'Train the children on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for this machine.'))] = None
-    cpus_per_child: Annotated[float, Field(ge=0, description='CPUs that a child takes on a Ray cluster.')] = 1.
+        'Train the children on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new cluster on this '
+        'machine.'))] = None
+    cpus_per_child: Annotated[float, Field(ge=0, description=(
+        'Number of CPUs that a child needs on a Ray cluster.'))] = 1.
     gpus_per_child: Annotated[float, Field(ge=0, description=(
-        'GPUs that a child takes on a Ray cluster. With a fraction, children share a GPU.'))] = 0.
+        'Number of GPUs that a child needs on a Ray cluster. With a fraction, several children share a GPU.'))] = 0.
     resume: Annotated[bool, Field(description='Continue the search in --out.')] = False
     warm_start: Annotated[Optional[str], Field(description=(
-        'Genotype to evaluate first: a file, or the name of a shipped one.'))] = None
+        'Genotype to evaluate first: a file, or the name of a built-in genotype.'))] = None
     prune: Annotated[Optional[str], OneOf('pruner', PRUNERS), Field(description=(
         'Stop the training of unpromising children early.'))] = None
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(
-        'Second objective, to be minimised.'))] = None
+        'Second objective, which is minimised.'))] = None
     cost_target: Annotated[Optional[float], Field(gt=0, description=(
-        'Value of --objective at which a child is rewarded with its plain accuracy; by default that of NASNet-A as a '
-        'child.'))] = None
+        'Value of --objective for which the reward is equal to the accuracy. The default is the value of a child with '
+        'the cells of NASNet-A.'))] = None
     baseline: Annotated[Optional[_Path], Field(description=(
-        'Folder of another search, whose best accuracy the report shows for comparison.'))] = None
+        'Folder of another search, whose best accuracy is shown in the report for comparison.'))] = None
     storage: Annotated[Optional[str], Field(description=(
-        "URL of an Optuna storage for the trials; a journal file in --out by default."))] = None
-    data_root: Annotated[Optional[_Path], Field(description="Folder of torchvision's data sets.")] = None
+        'URL of an Optuna storage for the trials. The default is a journal file in --out.'))] = None
+    data_root: Annotated[Optional[_Path], Field(description="Folder in which torchvision stores data sets.")] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
     top: Annotated[int, Field(ge=1, description=(
-        'Number of the best children that are trained again, for longer.'))] = 3
+        'Number of children, the best ones, to train again, for longer.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
-        'Number of epochs of that training; three times --epochs by default.'))] = None
+        'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
     child: ChildSettings = ChildSettings()
 
     @model_validator(mode='after')

@@ -21,7 +21,7 @@ class Objective(NamedTuple):
 
 OBJECTIVES: Dict[str, Objective] = {
     'params': Objective('number of parameters', 'parameters, thousands', 1e3),
-    'macs': Objective('mult-adds of one image', 'mult-adds, millions', 1e6),
+    'macs': Objective('number of mult-adds for one image', 'mult-adds, millions', 1e6),
     'latency': Objective('milliseconds for one image, measured after training', 'milliseconds per image', 1.),
 }
 

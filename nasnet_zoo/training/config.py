@@ -1,4 +1,4 @@
-"""Everything that ``nasnet-zoo train`` takes, as checked settings."""
+"""The settings of ``nasnet-zoo train``, as a checked model."""
 from pathlib import Path
 from typing import Annotated, Any, Dict, Optional
 
@@ -23,36 +23,44 @@ class TrainConfig(Checked):
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.
     """
     source: Annotated[str, CliOption(argument=True, metavar='NAME_OR_JSON'), Field(description=(
-        'What to train: a model name, a model folder, the name of a shipped genotype, or a genotype file.'))]
+        'What to train: the name of a model or of a built-in genotype, a genotype file, or a model folder.'))]
     data: Annotated[str, Field(description=(
         f"Data set: {', '.join(DATA_SETS)}, a folder or archive of images (train/CLASS/IMAGE and "
         "test/CLASS/IMAGE), or one of timm's data sets such as hfds/…."))] = 'digits'
-    out: Annotated[Path, _LOCAL_PATH, Field(description='Folder of the run.')]
-    resume: Annotated[bool, Field(description="Continue from the run's last checkpoint.")] = False
+    out: Annotated[Path, _LOCAL_PATH, Field(description=(
+        'Run folder, to which checkpoints, logs and the trained model are written.'))]
+    resume: Annotated[bool, Field(description="Continue the run in --out from its last checkpoint.")] = False
     val_share: Annotated[float, Field(ge=0, lt=1, description=(
-        'Fraction of the training images that is held out for validation after each epoch.'))] = 0.
+        'Fraction of the training images to hold out for validation after each epoch.'))] = 0.
     data_root: Annotated[Optional[Path], _LOCAL_PATH, Field(description=(
-        "Folder of torchvision's or timm's data sets."))] = None
-    download: Annotated[bool, Field(description='Let torchvision or timm download the data set.')] = False
+        "Folder in which torchvision or timm stores data sets."))] = None
+    download: Annotated[bool, Field(description=(
+        'Let torchvision or timm download the data set if it is missing.'))] = False
     img_size: Annotated[Optional[_Count], Field(description=(
-        "Side in pixels to which images are resized. The default is a named model's own size, and otherwise the size "
-        'of the images.'))] = None
-    num_cells: Annotated[Optional[_Count], Field(description='Normal cells in each stage, the N of the paper.')] = None
+        "Height and width in pixels to which images are resized. The default is the input size of the model if "
+        "a model is named and --data is none of the built-in data sets, and otherwise the size of the images."))] = None
+    num_cells: Annotated[Optional[_Count], Field(description=(
+        'Number of normal cells in each stage (N in the paper).'))] = None
     cell_filters: Annotated[Optional[_Count], Field(description=(
-        "Filters of the first stage's cells, the F of the paper."))] = None
+        "Number of filters in the cells of the first stage (F in the paper)."))] = None
     filters: Annotated[Optional[_Count], Field(description=(
-        'Width of the penultimate layer, the F of "N @ F"; an alternative to --cell-filters.'))] = None
-    stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description='Stem of the network.')] = None
+        'Width of the penultimate layer, the second number in "N @ filters"; an alternative to '
+        '--cell-filters.'))] = None
+    stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description=(
+        'Stem of the network: imagenet for large images, cifar for small ones.'))] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
-        'Probability with which the last cell drops a path at the end of training, 1 minus the keep probability.'))
+        'Probability with which paths in the last cell are dropped at the end of training.'))
     ] = 0.4
-    aux_head: Annotated[bool, Field(description='Train with the auxiliary classifier.')] = True
-    pretrained: Annotated[bool, Field(description='Start from published weights.')] = False
-    device: Annotated[Optional[str], Field(description='cpu, cuda, …; the default is cuda if there is a GPU.')] = None
-    workers: Annotated[int, Field(ge=0, description='Number of processes that read large images.')] = 2
+    aux_head: Annotated[bool, Field(description='Train with an auxiliary classifier.')] = True
+    pretrained: Annotated[bool, Field(description=(
+        'Start from the pretrained weights of the model instead of random ones.'))] = False
+    device: Annotated[Optional[str], Field(description=(
+        'Device to train on: cpu, cuda, cuda:1, …. The default is cuda if there is a GPU, and otherwise cpu.'))] = None
+    workers: Annotated[int, Field(ge=0, description=(
+        'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
     recipe: Recipe = Recipe()
 
     @property
     def network_args(self) -> Dict[str, Any]:
-        """The arguments of the network that were given."""
+        """The arguments of ``compile_genotype`` that were given."""
         return {name: getattr(self, name) for name in _NETWORK if getattr(self, name) is not None}

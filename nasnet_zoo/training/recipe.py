@@ -15,7 +15,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 
 def _parse_sizes(text: str) -> Tuple[Tuple[int, int], ...]:
-    """Convert '0:16,10:32' to pairs of an epoch and a side in pixels."""
+    """Convert '0:16,10:32' to pairs of an epoch and an image size in pixels."""
     try:
         return tuple((int(epoch), int(side)) for epoch, side in (pair.split(':') for pair in text.split(',')))
     except ValueError:
@@ -31,46 +31,51 @@ class Recipe(Checked):
     Raises:
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.
     """
-    model_config = ConfigDict(title='Recipe')
+    model_config = ConfigDict(title='Training recipe')
 
     epochs: Annotated[int, Field(ge=1, description='Number of passes over the training images.')] = 600
-    batch_size: Annotated[int, Field(ge=1, description='Images in a batch, over all processes.')] = 32
+    batch_size: Annotated[int, Field(ge=1, description='Number of images in a batch, summed over all processes.')] = 32
     opt: Annotated[str, Field(description=(
-        "Optimiser, by timm's name: momentum (SGD with momentum), nesterov, adamw, lamb, nmuon or any other that "
-        'timm.optim.list_optimizers() lists.'))] = 'momentum'
-    lr: Annotated[_Positive, Field(description='Highest learning rate.')] = 0.025
-    momentum: Annotated[_Fraction, Field(description='Momentum, for optimisers that have one.')] = 0.9
+        "Optimiser, by its name in timm: momentum (SGD with momentum), nesterov, adamw, lamb, nmuon or another name in "
+        'timm.optim.list_optimizers().'))] = 'momentum'
+    lr: Annotated[_Positive, Field(description=(
+        'Learning rate at the start of the schedule, after the warm-up.'))] = 0.025
+    momentum: Annotated[_Fraction, Field(description='Momentum, for optimisers that use it.')] = 0.9
     weight_decay: Annotated[_Fraction, Field(description=(
-        'Weight decay. It is not applied to biases and normalisation layers.'))] = 5e-4
+        'Weight decay. It is not applied to biases and to the weights of normalisation layers.'))] = 5e-4
     sched: Annotated[Literal['cosine', 'poly', 'tanh'], Field(description=(
-        "Learning rate schedule, by timm's name."))] = 'cosine'
+        "Learning rate schedule, by its name in timm."))] = 'cosine'
     warmup_epochs: Annotated[float, Field(ge=0, description=(
-        'Epochs in which the learning rate rises linearly from a tenth of lr; at most a fifth of all epochs.'))] = 1.
-    clip_grad: Annotated[_Positive, Field(description='Largest norm of the gradient.')] = 5.
-    aux_weight: Annotated[float, Field(ge=0, description="Weight of the auxiliary head's loss.")] = 0.4
+        'Number of epochs in which the learning rate rises linearly from lr / 10 to lr; at most a fifth of all '
+        'epochs.'))] = 1.
+    clip_grad: Annotated[_Positive, Field(description='Norm to which the gradient is clipped.')] = 5.
+    aux_weight: Annotated[float, Field(ge=0, description="Weight of the loss of the auxiliary classifier.")] = 0.4
     label_smoothing: Annotated[_Fraction, Field(description=(
         'Fraction of the target probability that is spread evenly over all classes.'))] = 0.
     pad: Annotated[_Count, Field(description=(
-        'Small images are shifted at random by up to this many pixels.'))] = 4
+        'Shift small images at random by up to this number of pixels in each direction.'))] = 4
     pad_mode: Annotated[Literal['zero', 'edge'], Field(description=(
-        'What shifted images are filled with: zero (the mean colour) or edge (the nearest pixel).'))] = 'zero'
-    flip: Annotated[bool, Field(description='Mirror images at random.')] = True
+        'How the border of shifted images is filled: zero (the mean colour) or edge (the nearest pixel).'))] = 'zero'
+    flip: Annotated[bool, Field(description='Flip images horizontally at random.')] = True
     cutout: Annotated[_Count, Field(description=(
-        'Side in pixels of the square that is blanked in small images, or 0 for none; 16 is usual for CIFAR.'))] = 0
-    mixup: Annotated[float, Field(ge=0, description="timm's mixup alpha, or 0 for no mixup.")] = 0.
-    cutmix: Annotated[float, Field(ge=0, description="timm's cutmix alpha, or 0 for no cutmix.")] = 0.
+        'Size in pixels of the square that is erased from small images (cutout), or 0 for none; 16 is usual for '
+        'CIFAR.'))] = 0
+    mixup: Annotated[float, Field(ge=0, description="Alpha of timm's mixup, or 0 for no mixup.")] = 0.
+    cutmix: Annotated[float, Field(ge=0, description="Alpha of timm's cutmix, or 0 for no cutmix.")] = 0.
     ema: Annotated[_Fraction, Field(description=(
-        'Decay of the moving average of the weights, or 0 for none. The average becomes the trained network.'))] = 0.
+        'Decay of the exponential moving average (EMA) of the weights, or 0 for none. If there is one, it is saved as '
+        'the trained network.'))] = 0.
     sizes: Annotated[
         Tuple[Annotated[Tuple[_Count, Annotated[int, Field(ge=4)]], Field(strict=False)], ...],
-        CliOption(parse=_parse_sizes, metavar='EPOCH:SIDE,…'),
+        CliOption(parse=_parse_sizes, metavar='EPOCH:SIZE,…'),
         Field(strict=False, description=(
-            'Train on small images of changing size: 0:16,10:32 means 16 pixels at first and 32 from epoch 10 on.')),
+            'Resize small images to a size that changes during training: 0:16,10:32 means 16 pixels at first, and 32 '
+            'pixels from epoch 10 on.')),
     ] = ()
     bf16: Annotated[bool, Field(description='Train in mixed precision with bfloat16.')] = False
-    channels_last: Annotated[bool, Field(description='Use channels-last memory.')] = True
+    channels_last: Annotated[bool, Field(description='Use the channels-last memory format.')] = True
     compile: Annotated[bool, Field(description='Compile the network with torch.compile.')] = False
-    seed: Annotated[_Count, Field(description='Seed of everything random.')] = 0
+    seed: Annotated[_Count, Field(description='Seed of all random numbers.')] = 0
 
     @field_validator('opt')
     @classmethod
@@ -82,7 +87,7 @@ class Recipe(Checked):
         return opt
 
     def size_at(self, epoch: int) -> int:
-        """Return the side in pixels of small images in an epoch, counted from 0, or 0 for their own."""
+        """Return the size in pixels to which small images are resized in an epoch, counted from 0; 0 for none."""
         return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
 
 

@@ -348,4 +348,4 @@ def test_command(server, folder, monkeypatch, tmp_path):
     server.fail('POST', '/commit/', 500)
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
     result = CliRunner().invoke(app, ['push', str(folder), MINE])
-    assert result.exit_code == 1 and 'error: someone/my-cell: the hub returned an error' in result.output
+    assert result.exit_code == 1 and 'error: someone/my-cell: the Hub returned an error' in result.output

@@ -173,11 +173,11 @@ def _create(
     """
     genotype = kwargs.get('genotype', args['genotype'])
     if not isinstance(genotype, (str, Mapping)):
-        raise TypeError(f'genotype: must be a shipped name or a dict, not a {type(genotype).__name__}; '
-                        'a Genotype gives its dict by to_dict()')
+        raise TypeError('genotype: must be the name of a built-in genotype or a dict, not a '
+                        f'{type(genotype).__name__}; Genotype.to_dict() returns a dict')
     if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
-        raise ValueError(f'feature_cls: {kwargs["feature_cls"]!r} is not available: a cell returns a list, which '
-                         "hooks and graphs cannot tap; leave it at 'getter'")
+        raise ValueError(f'feature_cls: {kwargs["feature_cls"]!r} is not available: cells return lists, which '
+                         "timm's hooks and graphs cannot extract; leave it at 'getter'")
     given = kwargs.get('pretrained_cfg')
     if isinstance(given, (dict, PretrainedCfg)):
         facts = given if isinstance(given, dict) else given.to_dict()

@@ -69,11 +69,11 @@ def test_cells_as_text():
 @pytest.mark.parametrize('args, message', [
     (['nasnet_d'], "did you mean 'nasnet_c'"),
     (['nowhere.json'], 'No such file'),
-    (['nasnet_a', '--filters', '1000'], 'the nearest that work are 984 (cell_filters=41) and 1008 (cell_filters=42)'),
+    (['nasnet_a', '--filters', '1000'], 'the nearest are 984 (cell_filters=41) and 1008 (cell_filters=42)'),
     (['nasnet_a', '--num-cells', '0'], 'num_cells: '),
     (['nasnet_a', '--stem', 'mnist'], 'stem: '),
     (['nasnet_a', '--draw', 'a.bmp'], '.bmp'),
-    (['nasnet_a', '--img-size', '2'], 'img_size: the stem leaves nothing of 2 x 2 pixels'),
+    (['nasnet_a', '--img-size', '2'], 'img_size: 2 x 2 pixels are too small for the stem'),
     (['nasnet_a_mobile.bogus'], 'Invalid pretrained tag'),
     (['[/x]/a.json'], 'No such file'),
 ])

@@ -110,7 +110,7 @@ def test_generic_takes_names_and_dicts_but_no_paths(tmp_path):
 def test_variants_take_either_width():
     assert timm.create_model('nasnet_a_mobile', filters=240, device='meta').skeleton.cell_filters == 10
     assert timm.create_model('nasnet_a_mobile', cell_filters=10, num_cells=1, device='meta').num_features == 240
-    with pytest.raises(ValueError, match='are not the same width'):
+    with pytest.raises(ValueError, match='filters=240 corresponds to cell_filters=10, not to 99'):
         timm.create_model('nasnet_a_mobile', filters=240, cell_filters=99)
 
 

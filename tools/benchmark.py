@@ -1,4 +1,6 @@
-"""Compare the speed of this package with that of other packages: python tools/benchmark.py train|child|infer|gpu [--device cuda]
+"""Compare the speed of this package with that of other packages:
+
+    python tools/benchmark.py train|child|infer|gpu [--device cuda]
 
 Within one run, we ("ours") and the other package ("theirs", the peer) take turns in blocks of calls. The result is a
 ratio of medians.
@@ -7,12 +9,13 @@ train: a training step of our network and of the peer's with the same architectu
 it computes something else. Therefore both first train in float64, from the same weights on the same images, and their
 losses must agree. In float32 they agree only for a short time, because training amplifies rounding errors.
 
-child: an epoch of training a child of a search, in our evaluator and in a plain PyTorch loop. Both train the same compiled network
-on the same images; the plain loop uses a DataLoader that reads PNG files and crops, flips and normalises them one by
-one. The plain loop runs twice: with PyTorch's own backward passes, and with those of our operations.
+child: an epoch of training a child of a search, in our evaluator and in a plain PyTorch loop. Both train the same
+compiled network on the same images; the plain loop uses a DataLoader that reads PNG files and crops, flips and
+normalises them one by one. The plain loop runs twice: with PyTorch's own backward passes, and with those of our
+operations.
 
-infer: inference on a CPU. Our exported file is compared with all plain exports of the peer in ONNX Runtime, and with the
-peer in PyTorch, with the same weights. See benchmark_infer.py.
+infer: inference on a CPU. Our exported file is compared with all plain exports of the peer in ONNX Runtime, and with
+the peer in PyTorch, with the same weights. See benchmark_infer.py.
 
 gpu: correctness, inference and training on one CUDA GPU, within a time budget. See benchmark_gpu.py.
 """
@@ -191,7 +194,8 @@ def with_pytorch_gradients(call: Callable) -> Callable:
 def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
     """Add the options that every comparison has."""
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--plain-allocator', action='store_true', help="do not change the settings of glibc's memory allocator")
+    parser.add_argument('--plain-allocator', action='store_true', help=(
+        "do not change the settings of glibc's memory allocator"))
     parser.add_argument('--batch-size', type=int)
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
     parser.add_argument('--blocks', type=int, default=blocks, help='number of turns (blocks of calls) of each variant')
@@ -220,7 +224,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
     sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='default: nasnetamobile')
-    sub.add_argument('--compiled', action='store_true', help='also measure the peer with torch.compile, which takes minutes')
+    sub.add_argument('--compiled', action='store_true', help=(
+        'also measure the peer with torch.compile, which takes minutes'))
     sub.add_argument('--int8', action='store_true', help='also measure our network quantised to int8')
     sub.add_argument('--footprint', action='store_true', help='also measure memory, load time and file size')
     sub.add_argument('--passes', action='store_true', help='instead, measure our network without each single pass')

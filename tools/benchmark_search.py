@@ -1,8 +1,8 @@
 """Compare samplers on NAS-Bench-301: python tools/benchmark_search.py --nb301 DIR --out FILE.json
 
 DIR contains a surrogate that predicts the validation accuracy on CIFAR-10 of a pair of DARTS cells (model_v2.onnx and
-encoding_v2.json of the YAHPO Gym data). Each sampler is used in an Optuna study in memory, as in a search; duplicates do
-not count as trials. The values are predictions, not accuracies: only compare samplers after equal numbers of trials.
+encoding_v2.json of the YAHPO Gym data). Each sampler is used in an Optuna study in memory, as in a search; duplicates
+do not count as trials. The values are predictions, not accuracies: only compare samplers after equal numbers of trials.
 """
 import argparse
 import json
@@ -100,10 +100,12 @@ def main() -> None:
     parser.add_argument('--space', choices=['darts'], default='darts')
     parser.add_argument('--samplers', default='ppo,random,evolution,tpe',
                         help=f'comma-separated list of {", ".join(CONTESTANTS)} (default: %(default)s)')
-    parser.add_argument('--trials', type=int, default=500, help='number of different pairs of cells per seed (default: 500)')
+    parser.add_argument('--trials', type=int, default=500, help=(
+        'number of different pairs of cells per seed (default: 500)'))
     parser.add_argument('--seeds', type=int, default=10, help='number of seeds (default: 10)')
     parser.add_argument('--first-seed', type=int, default=0, help='first seed (default: 0)')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='number of processes (default: one per core)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help=(
+        'number of processes (default: one per core)'))
     parser.add_argument('--out', type=Path, required=True,
                         help='JSON file to write: sampler, budget, best value of each seed')
     parser.add_argument('--plot', type=Path, help=(

@@ -99,9 +99,11 @@ def growth(args: argparse.Namespace) -> List[Dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ray', metavar='ADDRESS', help='Ray cluster to measure, or local for a new one; by default, Ray is not measured')
+    parser.add_argument('--ray', metavar='ADDRESS', help=(
+        'Ray cluster to measure, or local for a new one; by default, Ray is not measured'))
     parser.add_argument('--sampler', choices=list(SAMPLERS), default='ppo', help='sampler of the study (default: ppo)')
-    parser.add_argument('--preset', choices=list(PRESETS), default='fast', help='preset of the ppo sampler (default: fast)')
+    parser.add_argument('--preset', choices=list(PRESETS), default='fast', help=(
+        'preset of the ppo sampler (default: fast)'))
     parser.add_argument('--seconds', type=float, default=0.5, help='duration of a local child (default: 0.5)')
     parser.add_argument('--children', type=int, default=60, help='number of children on local workers (default: 60)')
     parser.add_argument('--trials', type=int, default=2000, help='number of trials in the study (default: 2000)')

@@ -128,7 +128,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('demo'), help='folder for the files (default: demo)')
     parser.add_argument('--trials', type=int, default=16, help='number of children in the search')
-    parser.add_argument('--epochs', type=int, default=10, help='number of epochs for which the two networks are trained')
+    parser.add_argument('--epochs', type=int, default=10, help=(
+        'number of epochs for which the two networks are trained'))
     parser.add_argument('--seed', type=int, default=0, help='seed of all random numbers')
     return parser.parse_args()
 

@@ -1,7 +1,9 @@
-"""Make the result of a finished training run the weights of a model of the package: python tools/ship.py runs/b nasnet_b_cifar_small --data …
+"""Make the result of a finished training run the weights of a model of the package:
 
-This tool is for maintainers and works in a checkout only. It writes the weights to nasnet_zoo/weights/NAME.safetensors in
-half precision, measures the accuracy on the test images once in full and once in half precision, and copies the
+    python tools/ship.py runs/b nasnet_b_cifar_small --data …
+
+This tool is for maintainers and works in a checkout only. It writes the weights to nasnet_zoo/weights/NAME.safetensors
+in half precision, measures the accuracy on the test images once in full and once in half precision, and copies the
 settings, the log and the learning curve of the run to docs/results/NAME.
 """
 import argparse

@@ -86,7 +86,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
     for name, ours in names.items():
         if ours in converted:
             same = [name for name in names if names[name] == ours]
-            raise ValueError(f'several tensors stand for {ours}: {_shorten(same)}')
+            raise ValueError(f'several tensors map to {ours}: {_shorten(same)}')
         converted[ours] = state_dict[name]
     if model.num_classes == 1000 and all(
             name in converted and converted[name].shape[:1] == (1001,) for name in _CLASSIFIER):

@@ -91,7 +91,7 @@ class ImageSet(NamedTuple):
         """
         size = tuple(preprocessing.input_size)
         if size[0] != self.input_size[0]:
-            raise DataError(f'the model takes images of {size}, {self.name} has {self.input_size}')
+            raise DataError(f'the model takes images of {size}, but {self.name} has {self.input_size}')
         prepared = self._replace(**_fields(preprocessing))
         if size == self.input_size and preprocessing.crop_pct == 1:
             return prepared
@@ -157,7 +157,7 @@ class FileSet(NamedTuple):
     def split(self, share: float, seed: int = 0) -> Tuple['FileSet', 'FileSet']:
         """Split the set, see :meth:`ImageSet.split`. Only images in a folder can be split."""
         if not isinstance(self.dataset, PictureDataset):
-            raise DataError(f"{self.name}: timm's data sets cannot be split, so no part can be held out")
+            raise DataError(f"{self.name}: timm's data sets cannot be split, so no images can be held out")
         held_out = _held_out(torch.tensor(self.dataset.labels), share, seed)
         return tuple(self._replace(dataset=PictureDataset(
             [self.dataset.files[i] for i in chosen], [self.dataset.labels[i] for i in chosen]))
@@ -202,14 +202,14 @@ def _fields(preprocessing: Preprocessing) -> Dict[str, Any]:
 def _held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
     """Return which images belong to the second part of a split, bool [N]."""
     if not 0. < share < 1.:
-        raise DataError(f'{share}: the share that is held out must be between 0 and 1')
+        raise DataError(f'{share}: the fraction of held-out images must be between 0 and 1')
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = order[labels[order] == label]
         held_out[members[:int(share * len(members))]] = True
     if not held_out.any():
-        raise DataError(f'{share}: the share that is held out is so small that it contains no image of any class')
+        raise DataError(f'{share}: the fraction of held-out images is so small that no image of any class is held out')
     return held_out
 
 
@@ -251,7 +251,7 @@ def load_data(
         parts = _load_timm(name, root, img_size or 224, download)
     else:
         raise DataError(f'{name}: there is no such file or folder, and it is neither one of {", ".join(DATA_SETS)} nor '
-                        'a name for timm such as hfds/…, tfds/… or torch/…')
+                        'a data set of timm such as hfds/…, tfds/… or torch/…')
     return parts if preprocessing is None else tuple(part.prepared(preprocessing) for part in parts)
 
 
@@ -302,8 +302,8 @@ def _load_cifar(name: str, root: Root, download: bool) -> Tuple[ImageSet, ImageS
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} was looked for in {root}; '
-                        '--data-root names another place, --download fetches it') from None
+        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; '
+                        'set another location with --data-root, or download the data set with --download') from None
     return _pair(name.lower(), tuple(parts[0].classes), *(
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts))
 

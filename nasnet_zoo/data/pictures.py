@@ -126,11 +126,11 @@ class PictureFolder:
                 continue
             self._check_size(name, (width, height), width)
             return width
-        raise DataError(f'{self.path}: none of the first images of the classes can be read')
+        raise DataError(f'{self.path}: the first image of no class can be read')
 
     def _check_size(self, name: str, size: Tuple[int, int], side: int) -> None:
         if size != (side, side):
-            raise DataError(f'{self.path}: {name} is not square or not as large as the others; choose the size to '
+            raise DataError(f'{self.path}: {name} is not square or not as large as the others; choose a size to '
                             'which all images are resized (--img-size)')
 
     def decode(self, prepare: Callable[[Image.Image], np.ndarray], file: Path, side: Optional[int] = None) -> None:
@@ -258,5 +258,5 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I;16'):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ('I', 'F'):
-        raise ValueError(f'images of mode {image.mode} have no known range')
+        raise ValueError(f'the range of the pixel values is unknown for images of mode {image.mode}')
     return image.convert('RGB')

@@ -62,12 +62,13 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
     if Path(source).name == WEIGHTS and Path(source).is_file():
         source = str(Path(source).parent)
     elif Path(source).is_file() and Path(source).suffix != '.json':
-        raise ValueError(f'{source}: is a file of weights; name their model: export MODEL --checkpoint {source}')
+        raise ValueError(
+            f'{source}: is a weight file; name the model that it is for: export MODEL --checkpoint {source}')
     try:
         model = build(source, pretrained=True).eval()
     except URLError as error:
-        raise ValueError(f'{source}: the weights cannot be fetched: {error.reason}; --checkpoint reads them from a '
-                         'file') from None
+        raise ValueError(f'{source}: the weights cannot be downloaded: {error.reason}; pass a weight file with '
+                         '--checkpoint') from None
     return model, weight_file(source, model) or cached_weights(model)
 
 
@@ -92,7 +93,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
                                        config.softmax, config.with_preprocessing)
     for label in preprocessing.class_names:
         if label.splitlines() != [label]:
-            raise ValueError(f'class_names: {label!r} is not a line of text, which labels.txt needs')
+            raise ValueError(f'class_names: {label!r} is not a single line of text, as labels.txt needs')
     license = config.license or model.pretrained_cfg.get('license') or 'unknown'
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
     train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
@@ -149,10 +150,10 @@ def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, Ima
     """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
     train, test = load_data(data, preprocessing=preprocessing)
     if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
-        raise ValueError(f'{data}: its images are large; use them as --pictures')
+        raise ValueError(f'{data}: contains large images, which --data does not support; pass them with --pictures')
     for images in (train, test):
         if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
-            raise ValueError(f'{data}: its images or classes are not the model\'s')
+            raise ValueError(f'{data}: its images or classes differ from those of the model')
     return train, test
 
 

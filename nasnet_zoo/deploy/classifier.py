@@ -41,7 +41,7 @@ class Classifier:
         threads: Number of CPU threads; ONNX Runtime's default if None.
         preprocessing: How images are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
             single fields of it, which override those in the file's metadata. The key ``img_size`` (a side, or height
-            and width) overrules the size but not the number of channels.
+            and width) overrides the size but not the number of channels.
 
     Attributes:
         preprocessing: How images are prepared.
@@ -61,7 +61,7 @@ class Classifier:
             preprocessing: Union[Preprocessing, Mapping[str, Any]] = {},  # noqa: B006
     ) -> None:
         if provider not in ('auto', *PROVIDERS):
-            raise ValueError(f'provider: {provider!r} is none of auto, {", ".join(PROVIDERS)}')
+            raise ValueError(f'provider: unknown provider {provider!r}; known: auto, {", ".join(PROVIDERS)}')
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
         self.path = path
@@ -171,8 +171,8 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
     """
     text = metadata.get(METADATA_KEY)
     if text is None and not changes:
-        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is not known how to prepare images; '
-                         'give the preprocessing (--labels, --img-size, --mean, --std)')
+        raise ValueError(f'{path}: has no {METADATA_KEY} in its metadata, so it is unknown how to prepare images; '
+                         'pass the preprocessing (--labels, --img-size, --mean, --std)')
     try:
         fields = {**json.loads(text or '{}'), **changes}
         size = fields.pop('img_size', None)

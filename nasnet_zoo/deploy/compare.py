@@ -90,5 +90,7 @@ def check_differences(path: Any, differences: Dict[str, Dict[str, float]], preci
     tolerance = PRECISIONS[precision].tolerance
     for kind, found in differences.items():
         if tolerance is not None and not found['relative_difference'] <= tolerance:
-            raise ExportError(f"{path}: on {kind} images its results are {found['relative_difference']:.1e} from the "
-                              f"network's, more than {tolerance}; it is not written")
+            images = 'random images' if kind == 'random' else 'the given images'
+            raise ExportError(
+                f"{path}: on {images}, the relative difference from the network's outputs is "
+                f"{found['relative_difference']:.1e}, more than {tolerance}; the file is not written")

@@ -25,7 +25,7 @@ def parse_size(text: str) -> Tuple[int, int]:
     """Convert '180,320' to height and width, and '224' to a square."""
     sides = [int(side) for side in text.split(',')]
     if len(sides) > 2:
-        raise ValueError(f'{len(sides)} sides are given; give one, or height and width')
+        raise ValueError(f'{len(sides)} sides are given; give one for a square, or height and width')
     return sides[0], sides[-1]
 
 
@@ -33,7 +33,7 @@ def parse_count(text: str) -> int:
     """Convert text to a whole number of at least 1."""
     count = int(text)
     if count < 1:
-        raise ValueError(f'{count} is not 1 or more')
+        raise ValueError(f'must be 1 or more, not {count}')
     return count
 
 
@@ -134,7 +134,7 @@ class ExportConfig(Checked):
                 return f'layout {self.layout}: needs {name} to be {values[-1]}, not {getattr(self, name)}'
         if self.batch_size and self.fixed_batch_size is None:
             layouts = ', '.join(name for name, row in LAYOUTS.items() if row.forms_batches)
-            return f'--batch-size: goes with neither --dynamic-batch nor --layout {layouts}'
+            return f'--batch-size: cannot be combined with --dynamic-batch or --layout {layouts}'
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')

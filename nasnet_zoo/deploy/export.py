@@ -85,7 +85,7 @@ def export_onnx(
     if opset not in OPSETS:
         raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
     if calibration is not None and (half or dynamic_size):
-        raise ValueError('int8: goes with neither half nor dynamic_size')
+        raise ValueError('int8: cannot be combined with half or dynamic_size')
     graph = lower(model)
     _check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
     target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
@@ -194,7 +194,7 @@ def export_pt2(
     """
     preprocessing = preprocessing or make_preprocessing(model)
     if preprocessing.dtype == 'uint8' or preprocessing.output == 'probabilities':
-        raise ValueError('pt2: a program takes normalised images and gives logits; the caller has PyTorch for the rest')
+        raise ValueError('pt2: a program takes normalised images and returns logits; do the rest in PyTorch')
     height, width = preprocessing.input_size[1:]
     module = optimize_for_inference(model, None if dynamic_size else (height, width), passes)
     _check_fit(model, preprocessing, batch_size, pictures=pictures)
@@ -239,11 +239,12 @@ def _check_fit(
     if dtype != torch.float32:
         raise ValueError(f'model: is in {dtype}; call model.float() first')
     if not model.num_classes and not model.head.global_pool.pool_type:
-        raise ValueError("model: gives feature maps, but a file must give a vector for each image; use "
+        raise ValueError("model: returns feature maps, but a file must return a vector for each image; use "
                          "global_pool='avg'")
     given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, _width(model))
     if given != needed:
-        raise ValueError('preprocessing: {} channels and {} class names, for a network of {} and {}'.format(
+        raise ValueError(
+            'preprocessing: has {} channels and {} class names, but the network has {} channels and {} outputs'.format(
             *given, *needed))
     if (preprocessing.layout, preprocessing.dtype) not in (('NCHW', 'float32'), ('NHWC', 'uint8')) or (
             preprocessing.color_order == 'BGR'):
@@ -256,7 +257,7 @@ def _check_fit(
         if array is not None:
             preprocessing.check_images(name, array)
             if not len(array):
-                raise ValueError(f'{name}: there are none')
+                raise ValueError(f'{name}: contains no images')
 
 
 class Format(NamedTuple):

@@ -42,7 +42,7 @@ class Session:
         import onnxruntime
         full_name = PROVIDERS[provider]
         if full_name not in onnxruntime.get_available_providers():
-            raise ProviderError('this ONNX Runtime was built without it')
+            raise ProviderError('the installed ONNX Runtime was built without this provider')
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if threads:
@@ -53,7 +53,7 @@ class Session:
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ProviderError(one_line(error)) from None
         if self._session.get_providers()[0] != full_name:
-            raise ProviderError('its libraries cannot be loaded')
+            raise ProviderError('the libraries of this provider cannot be loaded')
         self.provider = provider
         self.metadata: Dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

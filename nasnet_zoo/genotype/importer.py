@@ -64,7 +64,7 @@ def _literal(node: ast.AST) -> Any:
                 return list(range(*bounds))
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
-        raise ImportedTextError(f'line {node.lineno}, column {node.col_offset + 1}: is no plain value') from None
+        raise ImportedTextError(f'line {node.lineno}, column {node.col_offset + 1}: is not a literal value') from None
 
 
 def _from_darts(parts: Dict[str, Any]) -> Dict[str, Tuple[List[Edge], List[int]]]:
@@ -97,7 +97,7 @@ def _cell(kind: str, edges: List[Edge], outputs: List[int]) -> Dict[str, Any]:
 
     def state(number: Any, where: str, known: int) -> str:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < known:
-            raise ImportedTextError(f'{where}: {shorten(repr(number))} is no state; there are 0 to {known - 1}')
+            raise ImportedTextError(f'{where}: {shorten(repr(number))} is not a state; the states are 0 to {known - 1}')
         return states[number]
 
     def edge(i: int) -> List[str]:

@@ -102,11 +102,11 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
     is_path = isinstance(source, os.PathLike) or isinstance(name, bytes) or name.endswith('.json') or os.sep in name
     if is_path and not allow_path:
         raise GenotypeError(shorten(name), [
-            ('', 'a path is not allowed here; pass a shipped name or load_genotype(path).to_dict()')])
+            ('', 'a path is not allowed here; pass the name of a built-in genotype or load_genotype(path).to_dict()')])
     if not is_path and name not in list_genotypes():
         hint = suggest(name[:100].lower(), list_genotypes())
         raise GenotypeError(shorten(name), [
-            ('', f'no genotype ships under this name (a path ends in .json); {hint}')])
+            ('', f'there is no built-in genotype of this name (a path must end in .json); {hint}')])
     path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
     label = path.name if not is_path else shorten(path, 200)
     try:
@@ -116,7 +116,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
             raise GenotypeError(label, [('', f'too large: over {MAX_BYTES} bytes; a genotype is a page of text')])
         return label, raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is wrong')]) from None
+        raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is invalid')]) from None
     except GenotypeError:
         raise
     except (OSError, ValueError) as error:

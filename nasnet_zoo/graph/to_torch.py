@@ -111,7 +111,7 @@ def check_size(x: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
     """The images [B, C, H, W] as they are; ValueError if they do not have this height and width."""
     if tuple(x.shape[2:]) != tuple(size):
         raise ValueError(f'this module was made for images of {size[0]} x {size[1]}, not {list(x.shape[2:])}; '
-                         'optimize_for_inference(model) without a size takes any')
+                         'call optimize_for_inference(model) without img_size to allow any size')
     return x
 
 

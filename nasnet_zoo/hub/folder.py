@@ -1,4 +1,4 @@
-"""A model as a folder in timm's hub layout.
+"""Model folders: models as folders with the files that timm expects in a repository on the Hugging Face Hub.
 
     model.safetensors  the weights; the file's metadata holds the accuracy that ``nasnet-zoo validate`` measured
     config.json        timm's configuration, with the genotype and everything else that is needed to build the network

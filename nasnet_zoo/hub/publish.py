@@ -211,7 +211,7 @@ def push(
             return dict(report, url=str(commit.commit_url), commit=commit.oid)
     except (HTTPError, RuntimeError, ValueError, OSError) as error:
         raise HubError(f'{repo_id}: {_explain(error)}') from None
-    raise HubError(f'{repo_id}: is already public; make it private on the Hub, or choose another name')
+    raise HubError(f'{repo_id}: the repository is public already; make it private on the Hub, or choose another name')
 
 
 def _explain(error: BaseException) -> str:
@@ -220,7 +220,7 @@ def _explain(error: BaseException) -> str:
         error = error.__cause__
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     if isinstance(error, RevisionNotFoundError):
-        return 'has no such revision'
+        return 'the repository has no such revision'
     if isinstance(error, (LocalTokenNotFoundError, RepositoryNotFoundError)) or status == 401:
         return ('does not exist, or you are not logged in to the Hub; run "hf auth login", or set HF_TOKEN to a token '
                 'with write access')

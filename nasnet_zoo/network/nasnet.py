@@ -319,8 +319,8 @@ def compile_genotype(
     structure = check(Skeleton, fields)
     check_model_size(genotype, structure, num_classes, aux_head)
     if output_stride not in (None, 32, structure.output_stride):
-        raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets are not dilated, this one has '
-                         f'output stride {structure.output_stride}')
+        raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets cannot be dilated; the output '
+                         f'stride of this one is {structure.output_stride}')
     return NASNet(genotype, structure, **args.model_dump(), device=device, dtype=dtype)
 
 
@@ -328,6 +328,6 @@ def _cell_filters(genotype: Genotype, fields: Mapping[str, Any], filters: int, c
     """Return the F that gives the width `filters`. Raises a ValueError if `cell_filters` contradicts it."""
     whole = first_filters(genotype, check(Skeleton, fields), filters)
     if cell_filters not in (None, whole):
-        raise ValueError(f'cell_filters, filters: {cell_filters} and {filters} are not the same width, which '
-                         f'filters={filters} has with cell_filters={whole}; pass one of them')
+        raise ValueError(f'cell_filters, filters: filters={filters} corresponds to cell_filters={whole}, not to '
+                         f'{cell_filters}; pass only one of them')
     return whole

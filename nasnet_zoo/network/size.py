@@ -26,7 +26,7 @@ def first_filters(genotype: Genotype, skeleton: Skeleton, filters: int) -> int:
     if filters % unit:
         near = [f for f in (filters // unit, filters // unit + 1) if f]
         raise ValueError(
-            f'filters: {genotype.name} ends {unit} F wide, so {filters} gives no whole F; the nearest that work are '
+            f'filters: must be a multiple of {unit} for {genotype.name}, not {filters}; the nearest are '
             + ' and '.join(f'{unit * f} (cell_filters={f})' for f in near))
     return filters // unit
 
@@ -43,7 +43,7 @@ def check_model_size(genotype: Genotype, skeleton: Skeleton, num_classes: int, a
     blocks = 3 * skeleton.num_cells * max(len(cell.blocks) for cell in genotype.cells.values())
     if blocks > MAX_CELL_BLOCKS:
         raise ValueError(f'num_cells: {genotype.name} with num_cells={skeleton.num_cells} has {blocks} blocks, over '
-                         f'{MAX_CELL_BLOCKS}; choose less')
+                         f'{MAX_CELL_BLOCKS}; choose a smaller value')
     in_squares = max(
         4 * len(cell.blocks) + genotype.inputs * max(map(cell.width, cell.outputs)) for cell in genotype.cells.values())
     widest = 4 * skeleton.cell_filters
@@ -57,4 +57,4 @@ def check_model_size(genotype: Genotype, skeleton: Skeleton, num_classes: int, a
     for name, estimate in estimates.items():
         if estimate > MAX_PARAMETERS:
             raise ValueError(f'{name}: {genotype.name} of this size may have {estimate:,} parameters, over '
-                             f'{MAX_PARAMETERS:,}; choose less')
+                             f'{MAX_PARAMETERS:,}; choose a smaller value')

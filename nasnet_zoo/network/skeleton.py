@@ -75,7 +75,7 @@ class Skeleton(Checked):
         stem = STEMS.get(info.data.get('stem', ''))  # missing if it was refused
         if stem and 0 in stem.feature_size((height, width), stem.stride):
             raise PydanticCustomError('too_small', '{text}', dict(
-                text=f'the stem leaves nothing of {height} x {width} pixels; use larger images'))
+                text=f'{height} x {width} pixels are too small for the stem; use larger images'))
         return img_size
 
     @property

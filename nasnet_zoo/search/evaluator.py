@@ -164,7 +164,7 @@ class DataSource(NamedTuple):
         """
         train, _ = load_data(self.source, self.root, download=download)
         if not isinstance(train, ImageSet):
-            raise SearchError(f'{self.source}: children are trained on small images, and these are large')
+            raise SearchError(f'{self.source}: contains large images, but children are trained on small images only')
         return train
 
 

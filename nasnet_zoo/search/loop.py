@@ -130,8 +130,8 @@ class Search:
             future = self.pool.submit(genotype, server.should_prune(trial.number) if server else None)
             running[future] = genotype.architecture_digest
         if not running:
-            raise SearchError(f'the last {repeats} trials were duplicates, and there are only {len(self._known)} '
-                              'different children: the space has no more, or the sampler does not find them')
+            raise SearchError(f'the last {repeats} trials were duplicates of the {len(self._known)} known children: '
+                              'the search space has no others, or the sampler does not find them')
 
     def _ask(self) -> Tuple[Optional[optuna.Trial], Genotype]:
         """Ask for a trial. If its architecture is known or being evaluated, there is no trial to evaluate."""

@@ -87,7 +87,7 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None  # not an error of the child
         except self._ray.exceptions.RayError as error:
-            raise WorkerDied('its worker was lost, and so was each worker that started it again: '
+            raise WorkerDied('its worker was lost, and so was each worker on which it was restarted: '
                              + str(error).splitlines()[0]) from None
         if isinstance(found, ChildError):
             raise found

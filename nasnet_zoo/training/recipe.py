@@ -19,7 +19,7 @@ def _parse_sizes(text: str) -> Tuple[Tuple[int, int], ...]:
     try:
         return tuple((int(epoch), int(side)) for epoch, side in (pair.split(':') for pair in text.split(',')))
     except ValueError:
-        raise ValueError(f'{text!r} is not of the form 0:16,10:32') from None
+        raise ValueError(f'{text!r} is not of the form EPOCH:SIZE,…, such as 0:16,10:32') from None
 
 
 class Recipe(Checked):

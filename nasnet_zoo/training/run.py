@@ -4,7 +4,7 @@
     checkpoint.safetensors  all that the next epoch needs; written after each epoch
     log.csv                 one row for each epoch; also tensorboard/ if TensorBoard is installed
     curve.png               a plot of the log
-    model.safetensors, config.json, report.json   the model in timm's hub layout, and its accuracy
+    model.safetensors, config.json, report.json   the trained model as a model folder, and its accuracy
 """
 import csv
 import json
@@ -111,7 +111,7 @@ class Run:
         try:
             return json.loads(path.read_text(encoding='utf-8'))['settings'] if path.exists() else None
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f'{path}: is not the JSON of a run: {error!r}') from None
+            raise RunError(f'{path}: does not contain the settings of a run: {error!r}') from None
 
     def _check_settings(self, known: Dict[str, Any], was_resized: bool) -> None:
         """Raise a RunError if the run in the folder has other settings."""
@@ -121,7 +121,7 @@ class Run:
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
             known = dict(known, preprocessing=self.settings['preprocessing'])
         if known != self.settings:
-            raise RunError(f'{self.folder}: is a run with other settings: {changes(known, self.settings)}')
+            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, self.settings)}')
 
     def _write_json(self, name: str, data: Any) -> None:
         with atomic_write(self.folder / name) as part:
@@ -172,7 +172,7 @@ class Run:
             self.rows = json.loads(facts['rows'])
             trainer.load_state(tensors, json.loads(facts['state']))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(f'{self.checkpoint}: cannot be resumed from: {error}') from None
+            raise RunError(f'{self.checkpoint}: the run cannot be resumed from this file: {error}') from None
         return True
 
     def _to_board(self, row: Dict[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Run:
         return self.folder / 'curve.png'
 
     def finish(self, model: NASNet, data: AnySet, report: Dict[str, Any]) -> None:
-        """Write the trained model in timm's hub layout, and the report.
+        """Write the trained model as a model folder, and the report.
 
         Raises:
             RunError: If they cannot be written. With --resume it is tried again.

@@ -177,7 +177,7 @@ class Trainer:
         loss.backward()
         if not nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad).isfinite():
             raise FloatingPointError(
-                f'the gradient is infinite at step {step}; a lower lr than {self.recipe.lr} may help')
+                f'the gradient is not finite at step {step}; a lower lr than {self.recipe.lr} may help')
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.model, step=step)
@@ -225,11 +225,12 @@ class Trainer:
 def _check_recipe(recipe: Recipe, data: AnySet, world: int) -> None:
     """Raise a ValueError if a recipe does not fit the images or the number of processes."""
     if recipe.batch_size % world:
-        raise ValueError(f'batch_size: {recipe.batch_size} cannot be shared evenly by {world} processes')
+        raise ValueError(f'batch_size: {recipe.batch_size} cannot be divided evenly among {world} processes')
     if isinstance(data, FileSet) and (recipe.cutout or recipe.sizes):
-        raise ValueError(f"cutout, sizes: are for small images; those of {data.name} are read by timm's loader")
+        raise ValueError(f'cutout, sizes: can only be used with small images, but {data.name} has large ones')
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size // world % 2:
-        raise ValueError(f'batch_size: mixup and cutmix need an even number for each process, not {recipe.batch_size}')
+        raise ValueError('batch_size: mixup and cutmix need an even number of images in each process, not '
+                         f'{recipe.batch_size // world}')
     if recipe.batch_size > data.size():
         raise ValueError(f'batch_size: {recipe.batch_size} is more than the {data.size()} images')
 

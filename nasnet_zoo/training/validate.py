@@ -82,8 +82,8 @@ def _own_weights(source: str, model: NASNet) -> Path:
 def _check_classes(source: str, model: NASNet, data: AnySet) -> None:
     """Raise a DataError if the data set has other classes than the model."""
     if model.num_classes != len(data.class_names):
-        raise DataError(f'{source}: has {model.num_classes} classes, {data.name} has {len(data.class_names)}')
+        raise DataError(f'{source}: has {model.num_classes} classes, but {data.name} has {len(data.class_names)}')
     known = label_names(model)
     if known and known != list(data.class_names):
-        raise DataError(f'{source}: its classes are {", ".join(known[:3])}, …, those of {data.name} are '
+        raise DataError(f'{source}: its classes are {", ".join(known[:3])}, …, but those of {data.name} are '
                         f'{", ".join(data.class_names[:3])}, …')

@@ -103,7 +103,7 @@ def test_other_network(timm_nasnet, args, match):
     (lambda d: {**d, 'extra.weight': torch.ones(2)}, r'1 unknown: extra.weight \(2,\)'),
     (lambda d: {k: v for k, v in d.items() if k != 'cell_3.conv_1x1.bn.weight'}, '1 missing: cells.5.fits.0.bn.wei'),
     (lambda d: {**d, 'conv_0.conv.weight': d['conv0.conv.weight']},
-     'several tensors stand for stem.conv.weight: conv0.conv.weight; conv_0.conv.weight'),
+     'several tensors map to stem.conv.weight: conv0.conv.weight; conv_0.conv.weight'),
     (lambda d: {**d, 'conv0.conv.weight': torch.tensor(1.)}, r'stem.conv.weight is \(\)'),
     (lambda d: {**d, 'last_linear.weight': torch.tensor(1.)}, r'head.fc.weight is \(\)'),
     (lambda d: {k: v for k, v in d.items() if k != 'last_linear.bias'}, '1 missing: head.fc.bias'),

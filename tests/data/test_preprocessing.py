@@ -68,7 +68,7 @@ def test_images_in_memory_are_resized_as_their_files(tmp_path):
     for image, expected in list(zip(data.images, resized.images))[:20]:
         Image.fromarray(image[0].numpy()).save(tmp_path / 'digit.png')
         assert np.array_equal(resized.preprocessing.read(tmp_path / 'digit.png'), expected)
-    with pytest.raises(DataError, match=r'takes images of \(3, 16, 16\), digits test has \(1, 8, 8\)'):
+    with pytest.raises(DataError, match=r'takes images of \(3, 16, 16\), but digits test has \(1, 8, 8\)'):
         data.prepared(preprocessing())
 
 

@@ -142,7 +142,7 @@ def test_weights_from_elsewhere(tmp_path):
     (dict(format='tflite'), "unknown format 'tflite'; known: onnx, pt2"),
     (dict(precision='float8'), "unknown precision 'float8'; did you mean 'float"),
     (dict(passes=['fold_norm']), "unknown pass 'fold_norm'; did you mean 'fold_norms'"),
-    (dict(layout='triton', batch_size=1), 'goes with neither --dynamic-batch nor --layout triton'),
+    (dict(layout='triton', batch_size=1), 'cannot be combined with --dynamic-batch or --layout triton'),
     (dict(layout='triton', format='pt2'), 'layout triton: needs format to be onnx, not pt2'),
     (dict(layout='photoprism', softmax=True), 'layout photoprism: needs softmax to be False, not True'),
     (dict(layout='photoprism', batch_size=2), 'layout photoprism: needs batch_size to be 1, not 2'),
@@ -150,9 +150,10 @@ def test_weights_from_elsewhere(tmp_path):
     (dict(format='pt2', data='digits'), 'format pt2: its accuracy cannot be measured'),
     (dict(precision='int8'), 'int8: needs images like those that the network will see'),
     (dict(name='../x', layout='photoprism'), "name: '../x' cannot be the name of a folder"),
-    (dict(data='digits'), r'the model takes images of \(3, 32, 32\), digits train has \(1, 8, 8\)'),
+    (dict(data='digits'), r'the model takes images of \(3, 32, 32\), but digits train has \(1, 8, 8\)'),
     (dict(class_names=['a'] * 9), 'class_names: 9 names for 10 classes'),
-    (dict(class_names=['a'] * 9 + ['b\x85c']), r"class_names: 'b\\x85c' is not a line of text, which labels.txt needs"),
+    (dict(class_names=['a'] * 9 + ['b\x85c']),
+     r"class_names: 'b\\x85c' is not a single line of text, as labels.txt needs"),
 ])
 def test_what_does_not_go_together(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -171,7 +172,8 @@ def test_the_command(tmp_path, pictures):
     assert 'relative difference from PyTorch' in export(MODEL, '--out', tmp_path, '--passes', 'none').stdout
     for args, message in (
             ((MODEL, '--half', '--int8'), 'choose one'),
-            ((MODEL, '--batch-size', 2, '--layout', 'triton'), 'goes with neither --dynamic-batch nor --layout triton'),
+            ((MODEL, '--batch-size', 2, '--layout', 'triton'),
+             'cannot be combined with --dynamic-batch or --layout triton'),
             ((MODEL, '--labels', pictures / 'none'), 'No such file'),
             (('pnasnet5_mobile',), 'pnasnet5_mobile'),
             ((MODEL, '--pictures', pictures / 'none'), 'there is no such file or folder'),

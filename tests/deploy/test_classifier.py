@@ -166,7 +166,7 @@ def test_no_file_no_provider(folder):
     with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: ') as caught:
         Classifier(folder / 'broken.onnx')
     assert str(caught.value).count('INVALID_PROTOBUF') == 1
-    with pytest.raises(ValueError, match="provider: 'gpu' is none of auto, tensorrt, cuda, cpu"):
+    with pytest.raises(ValueError, match="provider: unknown provider 'gpu'; known: auto, tensorrt, cuda, cpu"):
         Classifier(color_file(folder / 'm.onnx', preprocessing()), 'gpu')
 
 

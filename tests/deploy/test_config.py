@@ -33,7 +33,7 @@ def test_images_at_a_time(settings, batch_size):
 
 
 def test_an_error_is_one_line():
-    with pytest.raises(ValueError, match=r'^--batch-size: goes with neither --dynamic-batch nor --layout triton$'):
+    with pytest.raises(ValueError, match=r'^--batch-size: cannot be combined with --dynamic-batch or --layout triton$'):
         check(ExportConfig, dict(source=MODEL, out='x', batch_size=2, dynamic_batch=True))
     with pytest.raises(TypeError, match="unexpected argument 'optset'"):
         check(ExportConfig, dict(source=MODEL, out='x', optset=17))

@@ -175,7 +175,8 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
     with torch.no_grad():
         wrong.head.fc.bias += 0.1
     monkeypatch.setattr(export, 'lower', lambda _, lower=export.lower: lower(wrong))
-    with pytest.raises(ExportError, match="on random images its results are .* from the network's"):
+    with pytest.raises(ExportError, match=(
+        "on random images, the relative difference from the network's outputs is .*; the file is not written")):
         export_onnx(model, tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 
@@ -189,7 +190,8 @@ def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeyp
 
 @pytest.mark.parametrize('kwargs, message', [
     (dict(opset=14), 'opset: must be from 15 to 23, not 14'),
-    (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)), 'int8: goes with neither'),
+    (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)),
+     'int8: cannot be combined with half or dynamic_size'),
     (dict(passes=['fold']), "passes: unknown pass 'fold'; known: fold_norms"),
 ])
 def test_what_cannot_be_exported(kwargs, message, tmp_path):
@@ -205,12 +207,13 @@ def test_names_by_number():
 
 
 @pytest.mark.parametrize('changes, kwargs, message', [
-    (dict(class_names=['a'] * 9), {}, 'preprocessing: 1 channels and 9 class names, for a network of 1 and 10'),
+    (dict(class_names=['a'] * 9), {}, (
+        'preprocessing: has 1 channels and 9 class names, but the network has 1 channels and 10 outputs')),
     (dict(layout='NHWC'), {}, 'not NHWC, float32 and L'),
     (dict(color_order='BGR'), {}, 'not NCHW, float32 and BGR'),
     ({}, dict(batch_size=0), 'batch_size: must be 1 or more, or None for any number, not 0'),
     ({}, dict(pictures=np.zeros((2, 1, 8, 8), np.float32)), r'pictures: must be uint8 \[N, 1, 8, 8\], not float32'),
-    ({}, dict(calibration=np.zeros((0, 1, 8, 8), np.uint8)), 'calibration: there are none'),
+    ({}, dict(calibration=np.zeros((0, 1, 8, 8), np.uint8)), 'calibration: contains no images'),
 ])
 def test_what_does_not_fit_the_network(changes, kwargs, message, tmp_path):
     model = digit_network()
@@ -228,11 +231,11 @@ def test_what_is_no_contract(tmp_path):
         make_preprocessing(model, mean=[0., 0., 0.])
     with pytest.raises(ValueError, match='^input_size: input should be greater than or equal to 1, not 0'):
         make_preprocessing(model, img_size=0)
-    with pytest.raises(ValueError, match='the stem leaves nothing of 2 x 2 pixels'):
+    with pytest.raises(ValueError, match='2 x 2 pixels are too small for the stem'):
         make_preprocessing(small('nasnet_a', stem='imagenet'), img_size=2)
     with pytest.raises(ValueError, match=r'model: is in torch.float16; call model.float\(\) first'):
         export_onnx(digit_network().half(), tmp_path / 'm.onnx')
-    with pytest.raises(ValueError, match='model: gives feature maps'):
+    with pytest.raises(ValueError, match='model: returns feature maps'):
         export_onnx(small('nasnet_a', num_classes=0, global_pool=''), tmp_path / 'm.onnx')
     with pytest.raises(ValueError, match='training mode'):
         export_onnx(model.train(), tmp_path / 'm.onnx')

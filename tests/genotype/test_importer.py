@@ -39,11 +39,11 @@ def test_nnis_choices_are_read():
 
 @pytest.mark.parametrize('text, message', [
     ('__import__("os").system("touch hacked")', 'neither a Genotype'),
-    (V2.replace('0)', '__import__("os").system("touch hacked"))', 1), 'is no plain value'),
-    (V2.replace('range(2, 6)', 'range(10 ** 9)'), 'is no plain value'),
+    (V2.replace('0)', '__import__("os").system("touch hacked"))', 1), 'is not a literal value'),
+    (V2.replace('range(2, 6)', 'range(10 ** 9)'), 'is not a literal value'),
     (V2.replace("'sep_conv_3x3'", "'sep_conv_9x9'", 1), "node 2: unknown operation 'sep_conv_9x9'; known: skip"),
     (V2.replace("'skip_connect'", "'none'", 1), "node 4: unknown operation 'none'"),
-    (V2.replace('2)', '5)', 1), 'normal, node 5: 5 is no state; there are 0 to 4'),
+    (V2.replace('2)', '5)', 1), 'normal, node 5: 5 is not a state; the states are 0 to 4'),
     (V2.replace('normal_concat=[2, 3, 4, 5]', 'normal_concat=7'), 'normal_concat: must be a list'),
     ('Genotype(normal=[("sep_conv_3x3", 0)], normal_concat=[2], reduce=[], reduce_concat=[])', 'normal: has 1 edges'),
     ('Genotype(1)', 'neither a Genotype'), ('', 'neither a Genotype'), ('{}', 'normal: has 0 edges'),

@@ -225,7 +225,7 @@ def test_private(server, folder, monkeypatch):
 def test_a_public_repository_does_not_take_what_shall_be_private(server, folder):
     publish.push(folder, MINE)
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
-    with pytest.raises(HubError, match='is already public'):
+    with pytest.raises(HubError, match='the repository is public already'):
         publish.push(folder, MINE, private=True)
     assert len(commits(server)) == 2
 

@@ -101,7 +101,7 @@ def test_relu_is_computed_once_for_all_readers():
 def test_filters_are_the_penultimate_width(name, width):
     model = compile_genotype(name, num_cells=1, filters=3 * width, device='meta')
     assert model.num_features == 3 * width and model.skeleton.cell_filters == 3
-    nearest = rf'the nearest that work are {width} \(cell_filters=1\) and {2 * width} \(cell_filters=2\)'
+    nearest = rf'the nearest are {width} \(cell_filters=1\) and {2 * width} \(cell_filters=2\)'
     with pytest.raises(ValueError, match=nearest):
         compile_genotype(name, num_cells=1, filters=width + 1)
 
@@ -148,7 +148,7 @@ def test_batch_norm_constants_of_the_stems():
     (dict(num_cells=2.0), ValueError, 'num_cells'),
     (dict(num_cells=True), ValueError, 'num_cells'),
     (dict(cell_filters=10 ** 9), ValueError, 'cell_filters'),
-    (dict(cell_filters=5, filters=96), ValueError, 'are not the same width, which filters=96 has with cell_filters=4'),
+    (dict(cell_filters=5, filters=96), ValueError, 'filters=96 corresponds to cell_filters=4, not to 5'),
     (dict(cell_filters=None, filters='96'), ValueError, 'filters: must be a positive whole number'),
     (dict(cell_filters=None, filters=-24), ValueError, 'filters: must be a positive whole number'),
     (dict(stem='cfiar'), ValueError, "stem: unknown stem 'cfiar'; did you mean 'cifar'"),
@@ -167,7 +167,7 @@ def test_batch_norm_constants_of_the_stems():
     (dict(num_cells=32, cell_filters=2048), ValueError, 'cell_filters: nasnet_a of this size may have'),
     (dict(num_classes=1_000_000, cell_filters=900), ValueError, 'num_classes: nasnet_a of this size may have'),
     (dict(aux_head=True, img_size=4096, stem='cifar'), ValueError, 'img_size: nasnet_a of this size may have'),
-    (dict(img_size=2), ValueError, 'img_size: the stem leaves nothing'),
+    (dict(img_size=2), ValueError, 'img_size: 2 x 2 pixels are too small for the stem'),
     (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
 ])
 def test_arguments_are_checked(kwargs, error, message):

@@ -99,8 +99,8 @@ def test_a_skeleton_written_by_an_older_version_is_read():
 
 @pytest.mark.parametrize('fields, message', [
     (dict(stem='cfiar'), "stem: unknown stem 'cfiar'; did you mean 'cifar'"),
-    (dict(stem=['cifar']), 'stem: '), (dict(img_size=2), 'img_size: the stem leaves nothing of 2 x 2 pixels'),
-    (dict(img_size=(32, 2)), 'img_size: the stem leaves nothing of 32 x 2 pixels'),
+    (dict(stem=['cifar']), 'stem: '), (dict(img_size=2), 'img_size: 2 x 2 pixels are too small for the stem'),
+    (dict(img_size=(32, 2)), 'img_size: 32 x 2 pixels are too small for the stem'),
     (dict(stem='cfiar', img_size=2), 'stem: '), (dict(bn_eps='1'), 'bn_eps: '), (dict(num_cells=0), 'num_cells: ')])
 def test_what_a_skeleton_refuses(fields, message):
     with pytest.raises(ValueError, match=message):

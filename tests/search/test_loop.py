@@ -65,7 +65,7 @@ def test_a_space_that_is_exhausted(tmp_path):
     ops = ('sep_conv_3x3', 'max_pool_3x3')
     tiny = Space('tiny', [('op', ops)], build=lambda choices: dict(inputs=1, normal=(cell := dict(
         blocks=[dict(left=[choices['op'], 'h0'], right=['identity', 'h0'])], outputs=[['b0']])), reduction=cell))
-    with pytest.raises(SearchError, match='there are only 2 different children: the space has no more'):
+    with pytest.raises(SearchError, match='duplicates of the 2 known children: the search space has no others'):
         search(tmp_path, Noted(tmp_path / 'log'), 3, optuna.samplers.RandomSampler(0), space=tiny)
 
 

@@ -200,5 +200,5 @@ def test_several_objectives_need_one_reward():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="there is no 'slow'; known: paper, fast"):
+    with pytest.raises(ValueError, match="unknown preset 'slow'; known: paper, fast"):
         PPOSampler(SPACE, 'slow')

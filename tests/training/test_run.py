@@ -183,7 +183,7 @@ def test_large_pictures_from_a_folder(tmp_path):
     again = train(tmp_path / 'again', **options)
     assert again['log']['loss'] == report['log']['loss']
     assert validate(str(tmp_path / 'run'), str(tmp_path / 'data'))['count'] == 4
-    with pytest.raises(ValueError, match='cutout, sizes: are for small images'):
+    with pytest.raises(ValueError, match='cutout, sizes: can only be used with small images'):
         train(tmp_path / 'c', **dict(options, recipe=dict(recipe, cutout=8)))
 
 

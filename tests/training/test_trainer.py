@@ -131,7 +131,8 @@ def test_what_cannot_be_trained():
         recipe(opt='adamv')
     with pytest.raises(ValueError, match='lr'):
         Recipe(lr=-1.)
-    with pytest.raises(ValueError, match='batch_size: mixup and cutmix need an even number for each process, not 5'):
+    with pytest.raises(ValueError, match=(
+        'batch_size: mixup and cutmix need an even number of images in each process, not 5')):
         train(small(), TRAIN, recipe(batch_size=5, mixup=0.2))
 
 

@@ -97,9 +97,9 @@ def test_data_of_other_classes_is_refused(folder, tmp_path):
     config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     config['label_names'] = config['label_names'][::-1]
     (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
-    with pytest.raises(DataError, match='its classes are 9, 8, 7, …, those of digits test are 0, 1, 2'):
+    with pytest.raises(DataError, match='its classes are 9, 8, 7, …, but those of digits test are 0, 1, 2'):
         validate(str(folder), 'digits')
-    with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), digits train has \(1, 8, 8\)'):
+    with pytest.raises(DataError, match=r'takes images of \(3, 8, 8\), but digits train has \(1, 8, 8\)'):
         torch.manual_seed(0)
         other = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='cifar', img_size=8, num_classes=10)
         validate(str(hub.write_folder(other.eval(), tmp_path / 'rgb')), 'digits')

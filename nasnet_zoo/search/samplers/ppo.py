@@ -36,7 +36,7 @@ class PPOSampler(SpaceSampler):
     ) -> None:
         super().__init__(space, seed, reward)
         if isinstance(preset, str) and preset not in PRESETS:
-            raise ValueError(f'preset: there is no {preset!r}; known: {", ".join(PRESETS)}')
+            raise ValueError(f'preset: unknown preset {preset!r}; known: {", ".join(PRESETS)}')
         self.ppo = PRESETS[preset] if isinstance(preset, str) else preset
         self._learner: Optional[Learner] = None
         self._new_diagnostics: Dict[str, Any] = {}  # of the last update, to be stored with the next trial

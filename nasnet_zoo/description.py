@@ -19,9 +19,9 @@ def describe(
     """Describe a network as JSON data: its structure, its cost and the features that it offers.
 
     Args:
-        source: The name of a model or of a shipped genotype, the path of a genotype or of a model folder, JSON data, or
-            a genotype.
-        img_size: Height and width of the input in pixels; by default the network's usual size.
+        source: The name of a model or of a built-in genotype, the path of a genotype or of a model folder, JSON data,
+            or a genotype.
+        img_size: Height and width of the input in pixels; the default is the input size of the model.
         **kwargs: Arguments of ``compile_genotype``.
 
     Returns:

@@ -288,7 +288,7 @@ def draw(
     """Draw the normal and the reduction cell of a genotype side by side.
 
     Args:
-        genotype: The name of a shipped genotype, a path, JSON data or a genotype; see ``load_genotype``.
+        genotype: The name of a built-in genotype, a path, JSON data or a genotype; see ``load_genotype``.
         path: The file to write. Its suffix (.svg, .png or .pdf) determines the format. The same genotype always gives
             the same bytes.
         dpi: Dots per inch, for .png.

@@ -31,7 +31,7 @@ _AMOEBANET = {'paper_name': 'Regularized Evolution for Image Classifier Architec
               'paper_ids': 'arXiv:1802.01548'}
 
 
-# Of the images that our own weights were trained on, see MODEL_CARD.md.
+# The configuration of our own weights, with the statistics of the images that they were trained on; see MODEL_CARD.md.
 _CIFAR10_JPEG = dict(
     mean=(0.49125, 0.48209, 0.44652), std=(0.24523, 0.24278, 0.26063), license='apache-2.0', label_names=(
         'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck'))
@@ -43,11 +43,12 @@ class _Model(NamedTuple):
 
     Attributes:
         name: Its name in timm.
-        summary: What it is, for its docstring.
+        summary: One line that becomes the docstring of its function.
         args: Arguments of :func:`~nasnet_zoo.compile_genotype`.
-        paper: What timm's configuration says of the paper.
+        paper: The entries of timm's configuration that describe the paper.
         tag: timm's tag of the pretrained weights; empty if there are none.
-        cfg: What else timm's configuration says: where the weights are, and how their images differ from the stem's.
+        cfg: Further entries of timm's configuration: where the weights are, and where their images differ from the
+            defaults of the stem.
     """
     name: str
     summary: str
@@ -58,7 +59,7 @@ class _Model(NamedTuple):
 
 
 _MODELS = (
-    _Model('nasnet', 'Any genotype, a shipped name or a dict, at any size; see `compile_genotype` for the arguments.',
+    _Model('nasnet', 'Any genotype, given by name or as a dict, at any size; see `compile_genotype` for arguments.',
            dict(genotype='nasnet_a'), _NASNET),
     _Model('nasnet_a_mobile', 'NASNet-A (4 @ 1056) for 224x224 images.',
            dict(genotype='nasnet_a', num_cells=4, cell_filters=44), _NASNET, 'tf_in1k', dict(
@@ -112,7 +113,7 @@ _MODELS = (
 
 
 def _stem_cfg(args: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return what timm's configuration says of the images that a model with these arguments takes."""
+    """Return the entries of timm's configuration that describe the images for a model with these arguments."""
     return check(Skeleton, {name: args[name] for name in ('stem', 'img_size') if name in args}).data_cfg
 
 
@@ -150,7 +151,7 @@ def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[st
 
 
 class _Facts(Checked):
-    """The bounds of what an untrusted configuration may say of images and classes. timm does not check it."""
+    """The entries of an untrusted configuration that describe images and classes. timm does not check them."""
     model_config = ConfigDict(extra='ignore', strict=False)
     input_size: Tuple[Annotated[int, Field(ge=1, le=1024)], Side, Side] = (3, 224, 224)
     mean: Tuple[float, ...] = (0.5,)

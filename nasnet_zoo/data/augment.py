@@ -29,7 +29,7 @@ def augmented_batches(
     Args:
         data: The images, on the device on which batches are wanted.
         batch_size: Images in a batch, over all processes.
-        seed: Determines everything random.
+        seed: Seed of all random numbers.
         pad: Each image is shifted by up to this many pixels in each direction: a random crop of the padded image.
         pad_mode: What padding consists of: 'zero' (the mean colour, as in Google's code) or 'edge' (the nearest pixel).
         flip: Whether to mirror images at random, half of them on average.

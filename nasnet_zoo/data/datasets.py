@@ -24,8 +24,8 @@ from .preprocessing import Preprocessing
 __all__ = ['AnySet', 'DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'SMALL', 'TIMM_PREFIXES', 'data_name',
            'load_data', 'load_digits']
 
-SMALL = 64  # pixels: images up to this side are kept in memory
-TIMM_PREFIXES = ('hfds', 'hfids', 'tfds', 'wds', 'torch')  # of the data sets of timm's create_dataset
+SMALL = 64  # pixels: images of up to this height and width are kept in memory
+TIMM_PREFIXES = ('hfds', 'hfids', 'tfds', 'wds', 'torch')  # how the names of data sets of timm's create_dataset begin
 Batches = Iterator[Tuple[torch.Tensor, torch.Tensor]]
 Root = Optional[Union[str, os.PathLike]]
 
@@ -74,7 +74,7 @@ class ImageSet(NamedTuple):
         return self._replace(images=self.images.to(device), labels=self.labels.to(device))
 
     def split(self, share: float, seed: int = 0) -> Tuple['ImageSet', 'ImageSet']:
-        """Split the set at random into two. The second part gets `share` of each class, rounded down.
+        """Split the set at random into two. The second part gets the fraction `share` of each class.
 
         Raises:
             DataError: If `share` is not between 0 and 1, or so small that the second part would be empty.
@@ -256,7 +256,7 @@ def load_data(
 
 
 def data_name(source: Union[str, os.PathLike]) -> str:
-    """Return the public name of a data set. Of a path it is the last part, without suffixes."""
+    """Return the public name of a data set. For a path, this is its last part without suffixes."""
     path = Path(source)
     return path.resolve().name.split('.')[0] if path.exists() else os.fspath(source)
 

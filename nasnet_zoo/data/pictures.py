@@ -25,7 +25,7 @@ _SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}  # names 
 
 
 class DataError(ValueError):
-    """A data set cannot be used."""
+    """Raised if a data set cannot be used."""
 
 
 def cache_folder() -> Path:
@@ -249,7 +249,7 @@ def _open_rgb(source: Union[Path, IO[bytes]]) -> Image.Image:
 def as_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit RGB and rotate it upright if its EXIF data say so.
 
-    Of 16 bits the upper 8 are kept; PIL's own conversion would clip the values at 255.
+    Of 16-bit values, the upper 8 bits are kept, whereas PIL's own conversion would clip the values at 255.
 
     Raises:
         ValueError: If the range of the pixel values is unknown (PIL's modes I and F).

@@ -68,7 +68,7 @@ class Preprocessing(Checked):
         return json.dumps(self.model_dump(), sort_keys=True)
 
     def write_to(self, model: NASNet) -> None:
-        """Make this what the model's ``pretrained_cfg`` says of its images, and of its classes if it has as many."""
+        """Store this in the model's ``pretrained_cfg``, with the class names if there are as many as classes."""
         cfg = dict(
             model.pretrained_cfg, input_size=tuple(self.input_size), mean=tuple(self.mean), std=tuple(self.std),
             interpolation=self.interpolation, crop_pct=self.crop_pct, crop_mode=self.crop_mode)
@@ -94,7 +94,7 @@ class Preprocessing(Checked):
         return prepared
 
     def read(self, path: Union[str, os.PathLike]) -> np.ndarray:
-        """Read an image file and :meth:`prepare` it. Decoders raise errors of many types."""
+        """Read an image file and :meth:`prepare` it. It may raise errors of any type, as decoders do."""
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large images are allowed
             with Image.open(path) as image:

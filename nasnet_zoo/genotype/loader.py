@@ -31,7 +31,7 @@ MAX_DEPTH = 16
 
 
 def genotypes_dir() -> Path:
-    """Return the folder of the shipped genotypes: inside an installed package, beside the package in a checkout."""
+    """Return the folder of the built-in genotypes: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return next((d for d in (package / 'genotypes', package.parent / 'genotypes') if d.is_dir()), package / 'genotypes')
 
@@ -45,7 +45,7 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
     """Load a genotype and check it.
 
     Args:
-        source: The name of a shipped genotype (such as ``'nasnet_a'``), a path that ends in ``.json``, JSON data as a
+        source: The name of a built-in genotype (such as ``'nasnet_a'``), a path that ends in ``.json``, JSON data as a
             dict, or a genotype, which is returned as it is.
         allow_path: Whether `source` may be a path. Pass False for a `source` from an untrusted configuration.
 

@@ -33,7 +33,7 @@ class GenotypeError(ValueError):
     """Raised for a genotype that cannot be compiled. The message lists all problems that were found.
 
     Attributes:
-        source: What was read: a file name, the name of a shipped genotype, or ``<dict>``.
+        source: What was read: a file name, the name of a built-in genotype, or ``<dict>``.
         problems: The problems, as pairs ``(JSON path, message)``; the path is ``''`` for the whole document. At most
             fifty are kept, because a file with more is probably not a genotype at all.
     """

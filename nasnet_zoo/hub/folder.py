@@ -30,7 +30,7 @@ WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 
 
 class HubError(RuntimeError):
-    """A folder is not a model folder, or a model could not be published."""
+    """Raised if a folder is not a model folder, or if a model could not be published."""
 
 
 def write_folder(

@@ -1,4 +1,4 @@
-"""A model folder gets a model card and is uploaded to the Hugging Face Hub as one commit."""
+"""Writes the model card of a model folder, and uploads the folder to the Hugging Face Hub as one commit."""
 import os
 import re
 from pathlib import Path
@@ -32,8 +32,8 @@ _CARD = '''---
 # {name}
 
 An image classifier built from {genotype} cells (N = {num_cells}, F = {cell_filters}, {stem} stem). It takes images of \
-{input_size} (channels x height x width) and knows {num_classes} classes. The genotype is in config.json and, by \
-itself, in genotype.json.
+{input_size} (channels x height x width) and distinguishes {num_classes} \
+classes. The genotype is in config.json and, by itself, in genotype.json.
 {picture}
 ## Load
 

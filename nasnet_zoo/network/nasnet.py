@@ -285,7 +285,7 @@ def compile_genotype(
     """Compile a genotype to a network.
 
     Args:
-        genotype: The name of a shipped genotype, a path, JSON data or a genotype; see :func:`load_genotype`.
+        genotype: The name of a built-in genotype, a path, JSON data or a genotype; see :func:`load_genotype`.
         num_cells: Normal cells in each of the three stages, the paper's N.
         cell_filters: Filters F of the first stage's cells, 44 by default. Pass either this or `filters`.
         filters: Width of the penultimate layer, the F in the paper's "N @ F".

@@ -16,7 +16,7 @@ from .space import SPACES
 __all__ = ['ChildRecipe', 'ChildSettings', 'SearchConfig']
 
 _Limit = Annotated[Optional[int], Field(ge=1)]
-_Path = Annotated[Path, Field(strict=False)]  # a string will do
+_Path = Annotated[Path, Field(strict=False)]  # strings are accepted, too
 
 
 class ChildRecipe(Recipe):

@@ -1,4 +1,4 @@
-"""The reward of a genotype: a small network of its cells is trained and validated."""
+"""Evaluation of a genotype: a small network with its cells is trained and validated."""
 import statistics
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     """What was measured on a trained child.
 
     Attributes:
-        accuracy: Top-1 accuracy on the images held out, in [0, 1].
+        accuracy: Top-1 accuracy on the held-out images, in [0, 1].
         params: Number of parameters.
         macs: Mult-adds of one image.
         seconds: Duration of training and validation.

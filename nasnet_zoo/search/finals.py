@@ -1,4 +1,4 @@
-"""The final of a search: its best children are trained again, for longer."""
+"""The last stage of a search, in which its best children are trained again, for longer."""
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
@@ -30,7 +30,8 @@ def train_finalists(
     """Train the best children again, and keep the results in a file from which the training is resumed.
 
     Args:
-        path: ``finals.json`` of the search. A child that it has with the same number of epochs is not trained again.
+        path: ``finals.json`` of the search. Children that it lists with the same number of epochs are not
+            trained again.
         finalists: The children.
         pool: Workers that train for `epochs`. They are closed at the end.
         epochs: Number of epochs.
@@ -61,12 +62,12 @@ def train_finalists(
 def _row(
         finalist: Finalist, future: Future, pool: WorkerPool, epochs: int, log: Callable[[str], None],
 ) -> Dict[str, Any]:
-    """Return the row of a child that is done: what was measured, or the reason why it failed."""
+    """Return the row of a finished child: what was measured, or the reason why it failed."""
     row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,
                child_value=finalist.value)
     try:
         row.update(pool.result(future)._asdict())
-        log(f'child {finalist.number}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} now')
+        log(f'child {finalist.number}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} after longer training')
     except ChildError as error:
         row.update(reason=str(error))
         log(f'child {finalist.number}: {error}')

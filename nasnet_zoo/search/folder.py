@@ -17,7 +17,7 @@ __all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'stu
            'upgrade_settings', 'write_json']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
-               'top', 'final_epochs')  # these do not affect what a child is and what it is worth
+               'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
 
 def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
@@ -29,10 +29,11 @@ def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """Convert the settings of a search to today's form.
+    """Convert the settings of a search to the current format.
 
-    Folders that were written before there was a SearchConfig call ``objective`` ``cost``, and have a ``seed`` of the
-    sampler beside that of the children's recipe. If the two differ, the seed stays, and the search is not resumed.
+    Earlier versions stored ``objective`` as ``cost``, and a ``seed`` of the sampler in addition to that of the
+    children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with different random
+    numbers.
     """
     new = dict(settings)
     if 'cost' not in new:
@@ -45,7 +46,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
 
 @contextmanager
 def exclusive_lock(out: Path) -> Iterator[None]:
-    """Lock a search. A second process would take the trials of the first one for those of a killed process.
+    """Lock a search folder: a second process would mistake the running trials of the first for interrupted ones.
 
     Raises:
         SearchError: If another process holds the lock.
@@ -77,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_search(path: Path) -> Dict[str, Any]:
-    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in today's form.
+    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in the current format.
 
     Raises:
         SearchError: If the file is something else.

@@ -18,8 +18,8 @@ from .study import batched_writes
 
 __all__ = ['Progress', 'Search']
 
-MAX_REPEATS = 500  # trials in a row without a new architecture, after which no more are asked for
-MAX_DEATHS = 3  # workers that die in a row, after which the children are not to blame
+MAX_REPEATS = 500  # after so many trials in a row without a new architecture, no more are asked for
+MAX_DEATHS = 3  # after so many workers have died in a row, the search ends: it is unlikely to be due to the children
 
 
 class Progress(NamedTuple):
@@ -59,9 +59,9 @@ class Search:
         self._study_lock = threading.Lock()  # pruning questions are answered in threads
         self._known: Dict[str, FrozenTrial] = {}  # architecture: the trial that was evaluated
         self._waiting: Dict[str, List[optuna.Trial]] = {}  # architecture: its trials; the first one is being evaluated
-        self._evaluating: Dict[int, optuna.Trial] = {}  # those first trials by number
+        self._evaluating: Dict[int, optuna.Trial] = {}  # the first of these trials, by its number
         self._best: Optional[float] = None
-        self._failures: List[str] = []  # reasons
+        self._failures: List[str] = []  # the reasons why children failed
         self._deaths = 0  # workers that died since the last child was evaluated
         with batched_writes(study):
             self._requeue_interrupted()
@@ -152,7 +152,7 @@ class Search:
     def _should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
         with self._study_lock:
             trial = self._evaluating.get(number)
-            if trial is None:  # its worker was given up meanwhile
+            if trial is None:  # the search has given up the worker of this trial
                 return True
             trial.report(accuracy, epoch)
             return trial.should_prune()

@@ -1,4 +1,4 @@
-"""What a search can minimise besides maximising accuracy."""
+"""Second objectives, which a search minimises while it maximises the accuracy."""
 from typing import Dict, NamedTuple
 
 __all__ = ['OBJECTIVES', 'Objective', 'reward']
@@ -7,12 +7,12 @@ COST_EXPONENT = -0.07
 
 
 class Objective(NamedTuple):
-    """A second objective, named like the field of an evaluation that holds it. Lower is better.
+    """A second objective, which is minimised. Its name is that of a field of an evaluation.
 
     Attributes:
         description: One line for help texts.
         label: The label of the axis in plots, with the unit.
-        unit: What a value is divided by for plots.
+        unit: The number by which values are divided in plots.
     """
     description: str
     label: str

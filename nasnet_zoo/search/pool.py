@@ -1,4 +1,4 @@
-"""What a search needs of the workers that evaluate children, and what a worker's process runs."""
+"""The interface of worker pools, and the functions that run in a worker process."""
 from concurrent.futures import Future
 from typing import Callable, Optional, Protocol
 
@@ -26,10 +26,10 @@ class WorkerPool(Protocol):
     host: str
 
     def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
-        """Start to evaluate a child. At most `size` children may be submitted whose result was not taken."""
+        """Start to evaluate a child. At most `size` children may be waiting for :meth:`result` at the same time."""
 
     def result(self, future: Future) -> Evaluation:
-        """Return the result of a child that is done. To be called once for each future.
+        """Return the result of a child whose evaluation has ended. It must be called once for each future.
 
         Raises:
             ChildError: If the child has no accuracy.
@@ -39,11 +39,11 @@ class WorkerPool(Protocol):
         """Stop all evaluations and release the workers."""
 
 
-_evaluate: Evaluate  # of this process, if it is a worker's
+_evaluate: Evaluate  # the evaluator of this process, if it is a worker process
 
 
 def prepare_worker(make: MakeEvaluate, threads: int) -> None:
-    """Make the evaluator of a worker's process."""
+    """Create the evaluator of this worker process."""
     global _evaluate
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -51,5 +51,5 @@ def prepare_worker(make: MakeEvaluate, threads: int) -> None:
 
 
 def evaluate_in_worker(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
-    """Evaluate a child in a worker's process."""
+    """Evaluate a child in this worker process."""
     return _evaluate(genotype, should_prune)

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""Workers that are processes on this machine."""
 import multiprocessing
 import os
 import threading
@@ -18,10 +18,10 @@ __all__ = ['LocalPool']
 
 
 class LocalPool:
-    """Processes that share the CPU cores of this machine. A process that dies is replaced.
+    """A pool of processes that share the CPU cores of this machine. A process that dies is replaced.
 
     Args:
-        make: Makes the evaluator of a process. It must be picklable.
+        make: Creates the evaluator of a process. It must be picklable.
         size: Number of processes.
     """
     host = '127.0.0.1'

@@ -31,16 +31,16 @@ class StoredImages(NamedTuple):
 
 
 class RayPool:
-    """Tasks on a Ray cluster. If the node or the process of a task is lost, the task is started again elsewhere.
+    """A pool that evaluates each child in a task on a Ray cluster. Tasks whose node or process is lost are restarted.
 
     Args:
-        make: Makes the evaluator of a process. The nodes must have the same version of this package.
+        make: Creates the evaluator of a process. All nodes must have the same version of this package.
         address: What ``ray.init`` takes: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``, or ``local`` for a new cluster
             on this machine.
-        size: Number of children at the same time; as many as fit into the cluster by default.
-        cpus: Number of CPUs that a child takes; it may be a fraction.
-        gpus: Number of GPUs that a child takes; it may be a fraction.
-        retries: How many times a lost task is started again.
+        size: Number of children to evaluate at the same time. The default is as many as fit into the cluster.
+        cpus: Number of CPUs that a child needs; it may be a fraction.
+        gpus: Number of GPUs that a child needs; it may be a fraction.
+        retries: How often a lost task is restarted.
 
     Raises:
         SearchError: If Ray is not installed, the cluster does not answer, or a child does not fit into it.
@@ -121,7 +121,7 @@ def connect_ray(address: str) -> Any:
     return ray
 
 
-_prepared_for: Optional[str] = None  # the search for which this process of Ray's has an evaluator
+_prepared_for: Optional[str] = None  # the search for which this Ray process has created an evaluator
 
 
 def _evaluate_on_ray(

@@ -27,7 +27,7 @@ PRUNERS: Dict[str, Entry] = {
 }
 TIMEOUT = 60.  # seconds that a question may take, on either side
 MAX_MESSAGE = 1000  # bytes
-MAX_CONNECTIONS = 256  # at the same time; more are closed at once
+MAX_CONNECTIONS = 256  # at the same time; further ones are closed immediately
 
 ShouldPrune = Callable[[int, float], bool]
 """Decides, given an epoch (from 1) and the accuracy after it, whether to stop the training of a child."""
@@ -115,7 +115,7 @@ class PruningServer:
                 connection.send_bytes(json.dumps(self._answer(number, epoch, accuracy)).encode())
         except (OSError, EOFError, AuthenticationError, ValueError, TypeError, LookupError, AssertionError,
                 RecursionError):
-            pass  # a worker that was killed while it asked, or a stranger
+            pass  # a worker that was killed while it asked, or a client that is not a worker
         finally:
             self._slots.release()
 
@@ -131,7 +131,7 @@ class PruningServer:
 
 @contextmanager
 def _deadline(connection: Connection, seconds: float) -> Iterator[None]:
-    """End a connection after `seconds`: what waits for it then gets an error, which closing it would not cause."""
+    """Shut down a connection after `seconds`. Unlike closing it, this raises an error in a thread that waits for it."""
     with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as duplicate:
         timer = threading.Timer(seconds, _shut_down, (duplicate,))
         timer.daemon = True
@@ -147,7 +147,7 @@ def _shut_down(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # the other side was faster
+        pass  # the other side has closed it already
 
 
 def ask_server(

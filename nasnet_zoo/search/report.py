@@ -74,15 +74,16 @@ td, th {{ padding: .2rem .8rem; text-align: right }} svg {{ max-width: 100%; hei
 pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
 </style>
 <h1>{name}</h1>
-<p>{settings}. {children} children were trained; {failed} more have no accuracy.</p>
+<p>{settings}. {children} children were trained; {failed} others failed or were pruned.</p>
 <h2>The winner</h2>
 {cells}
-<p>The winner has the highest accuracy on the images held out after the best {finalists} children were trained
-again, for longer. To build it at ImageNet size:</p>
+<p>The best {finalists} children were trained again, for longer. The winner is the best of them on the held-out images.
+To build it at ImageNet size:</p>
 <pre>import nasnet_zoo
 model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)</pre>
 <h2>The best children, trained again</h2>
-<table><tr><th>child<th>in the search<th>now<th>parameters<th>mult-adds<th>training<th>architecture{finals}</table>
+<table><tr><th>child<th>accuracy in the search<th>accuracy after longer training
+<th>parameters<th>mult-adds<th>training time<th>architecture{finals}</table>
 <h2>Accuracy over the search</h2>
 {accuracy_plot}
 <h2>Accuracy and cost</h2>
@@ -110,7 +111,7 @@ def _failure_list(failures: 'Counter[str]') -> str:
     if not failures:
         return ''
     reasons = ''.join(f'<li>{count} × {escape(reason)}' for reason, count in failures.most_common(10))
-    return f'<h2>Children without an accuracy</h2><ul>{reasons}</ul>'
+    return f'<h2>Failed and pruned children</h2><ul>{reasons}</ul>'
 
 
 def _figure() -> Tuple[Any, Any]:
@@ -170,6 +171,6 @@ def _plot_operations(children: Sequence[Dict[str, Any]], genotypes: Dict[int, Ge
     axes.barh([i + 0.2 for i in range(len(ops))], [best.get(op, 0.) for op in ops], 0.4, label='best fifth')
     axes.barh([i - 0.2 for i in range(len(ops))], [every[op] for op in ops], 0.4, label='all', color='tab:gray')
     axes.set_yticks(range(len(ops)), ops)
-    axes.set_xlabel('share of the edges, %')
+    axes.set_xlabel('fraction of the operations, %')
     axes.legend()
     return _svg(figure)

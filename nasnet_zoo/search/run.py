@@ -1,4 +1,4 @@
-"""A search from its settings to the winner, in a folder.
+"""Runs a search in a folder, from its settings to the winner.
 
     search.json              the settings, and the versions of the packages
     study.log                every trial (Optuna's journal), unless another storage is used
@@ -33,7 +33,7 @@ __all__ = ['run_search', 'search_status']
 
 
 class _Prepared(NamedTuple):
-    """A search before anything is written.
+    """The inputs of a search, loaded and checked before anything is written.
 
     Attributes:
         config: The settings, with defaults that depend on the data or the space filled in.
@@ -49,7 +49,7 @@ class _Prepared(NamedTuple):
     baseline: Optional[List[Dict[str, Any]]]
 
     def value(self, accuracy: float, costs: Mapping[str, Any]) -> float:
-        """Return what children are compared by: the accuracy, or the reward if there is a second objective."""
+        """Return the number by which children are compared: the accuracy, or the reward for two objectives."""
         config = self.config
         return reward(accuracy, costs[config.objective], config.cost_target) if config.objective else accuracy
 
@@ -76,7 +76,8 @@ def run_search(
     """
     prepared = _prepare(config)
     config, space = prepared.config, prepared.space
-    pool = _make_pool(prepared, config.child, config.workers)  # reports a cluster without room before writing anything
+    # This fails, before anything is written, if a child does not fit into the cluster.
+    pool = _make_pool(prepared, config.child, config.workers)
     if config.storage is not None:
         check_storage(config.storage)
     if config.resume and not (config.out / 'search.json').exists():
@@ -127,7 +128,10 @@ def _prepare(config: SearchConfig) -> _Prepared:
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
-    """Return the given target, that of the search to resume (a latency is not measured twice alike), or NASNet-A's."""
+    """Return the cost target: the given one, that of the resumed search, or the cost of a child with NASNet-A's cells.
+
+    The target of a resumed search is kept because a latency would not be measured as exactly the same value again.
+    """
     path = config.out / 'search.json'
     if config.cost_target is not None or config.objective is None:
         return config.cost_target
@@ -184,14 +188,14 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
-    """Return the settings of the final: those of the children, with more epochs and without a time limit."""
+    """Return the settings of the longer training: those of the children, with more epochs and no time limit."""
     recipe = config.child.recipe
     longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
     return config.child.model_copy(update=dict(time_limit=None, recipe=longer))
 
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
-    """Write the first row of the final as ``cell.json``, and the report. Return the result of the search."""
+    """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
     config, space = prepared.config, prepared.space
     if not finals:
         raise SearchError(f'{config.out}: none of the best children could be trained again')

@@ -15,11 +15,11 @@ __all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_childre
 
 
 class StudySettings(NamedTuple):
-    """What a study is created with, and must be resumed with.
+    """The settings with which a study is created and must be resumed.
 
     Attributes:
-        sampler: Makes the sampler, given the number of trials that the study has already.
-        settings: What all children of the study have in common, as JSON data.
+        sampler: Creates the sampler, given the number of trials that the study already has.
+        settings: The settings that all children of the study have in common, as JSON data.
         directions: The direction of each objective.
         pruner: Optuna's pruner; None to prune nothing.
     """

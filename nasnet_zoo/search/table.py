@@ -1,4 +1,4 @@
-"""Tables of what a search can use, cheap to import: an entry names its function, which is imported when needed."""
+"""Rows of tables such as the table of samplers. A row names its function, which is only imported when needed."""
 import importlib
 from typing import Any, Callable, NamedTuple
 

@@ -13,11 +13,11 @@ __all__ = ['TrainConfig']
 
 _Count = Annotated[int, Field(ge=1)]
 _NETWORK = ('num_cells', 'cell_filters', 'filters', 'stem', 'drop_path_rate', 'aux_head')
-_LOCAL_PATH = Field(strict=False)  # a string will do
+_LOCAL_PATH = Field(strict=False)  # strings are accepted, too
 
 
 class TrainConfig(Checked):
-    """A training run: what is trained on what, how, and in which folder.
+    """The settings of a training run: what to train, on which data, how, and in which folder.
 
     Raises:
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.

@@ -1,7 +1,7 @@
-"""A training run in a folder: checkpoints to resume from, logs, a curve, and the trained model at the end.
+"""Training runs and their folders: checkpoints to resume from, logs, a plot, and the trained model at the end.
 
-    run.json                the settings: what determines the result, and the command's; versions of the packages
-    checkpoint.safetensors  all that the next epoch needs; written after each epoch
+    run.json                the settings that determine the result, those of the command, and versions
+    checkpoint.safetensors  everything that the next epoch needs; written after each epoch
     log.csv                 one row for each epoch; also tensorboard/ if TensorBoard is installed
     curve.png               a plot of the log
     model.safetensors, config.json, report.json   the trained model as a model folder, and its accuracy
@@ -40,7 +40,7 @@ _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_secon
 
 
 class RunError(ValueError):
-    """A run cannot begin or continue."""
+    """Raised if a training run cannot be started or continued."""
 
 
 def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
@@ -68,12 +68,12 @@ def versions() -> Dict[str, str]:
 
 
 class Run:
-    """The folder of a run.
+    """A run folder.
 
     Args:
-        config: What the command was given. The folder, ``config.out``, is created if necessary. With ``config.resume``
+        config: The settings of the command. The folder, ``config.out``, is created if necessary. With ``config.resume``
             the run in it is continued, which must have the same settings.
-        settings: What determines the result, as JSON data.
+        settings: The settings that determine the result, as JSON data.
         was_resized: Whether images in memory were resized, see :class:`~nasnet_zoo.data.datasets.ImageSet`.
         writes: False in all processes but one, if several share the run.
 
@@ -115,7 +115,7 @@ class Run:
 
     def _check_settings(self, known: Dict[str, Any], was_resized: bool) -> None:
         """Raise a RunError if the run in the folder has other settings."""
-        if 'preprocessing' not in known:  # the run was begun before settings had it
+        if 'preprocessing' not in known:  # the run was started by a version that did not store it
             if was_resized:
                 raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small images '
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
@@ -129,14 +129,14 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The file with all that the next epoch needs."""
+        """The file with everything that the next epoch needs."""
         return self.folder / 'checkpoint.safetensors'
 
     def save(self, trainer: Trainer, row: Dict[str, Any]) -> None:
         """Write the checkpoint, which includes all rows of the log, and the logs.
 
         Args:
-            trainer: After an epoch.
+            trainer: The trainer, after an epoch.
             row: The epoch's row of the log.
 
         Raises:
@@ -248,7 +248,7 @@ def run_training(
     Under torchrun each process calls it, and the first one writes.
 
     Args:
-        config: What is trained on what, how, and in which folder.
+        config: What to train, on which data, how, and in which folder.
         say: Called with each line of output.
         on_step: Called after each step, see :func:`~nasnet_zoo.training.trainer.train`.
 
@@ -336,4 +336,4 @@ def _train_epochs(
         row.update(val_accuracy=val, seconds=time.perf_counter() - begun)
         run.save(trainer, row)
         say(f'epoch {row["epoch"]}: loss {row["loss"]:.3f}, accuracy {row["accuracy"]:.2%}'
-            + (f', on images held out {val:.2%}' if val is not None else ''))
+            + (f', validation accuracy {val:.2%}' if val is not None else ''))

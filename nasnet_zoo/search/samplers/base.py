@@ -152,7 +152,7 @@ class SpaceSampler(BaseSampler):
                 try:
                     tokens = self.space.tokens(trial.params)
                 except SpaceError:
-                    continue  # a trial of something else
+                    continue  # its parameters do not belong to the space
                 finished.append(
                     FinishedTrial(trial.datetime_complete, number, tokens, self._reward(study, trial), notes))
         self._seen_trials = len(trials)

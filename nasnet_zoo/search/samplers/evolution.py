@@ -18,8 +18,8 @@ class EvolutionSampler(SpaceSampler):
     Args:
         space: The search space.
         seed: The seed; a random one by default.
-        population: Size of the population, which consists of the trials that finished last. Before there are as many,
-            children are random.
+        population: Size of the population, which consists of the trials that finished last. Until there are so many,
+            children are drawn at random.
         tournament: Size of the random sample.
         reward: See :class:`~nasnet_zoo.search.samplers.base.SpaceSampler`.
     """

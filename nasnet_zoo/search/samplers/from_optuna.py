@@ -1,4 +1,4 @@
-"""Samplers that Optuna has."""
+"""Optuna's own samplers."""
 from typing import Any
 
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler

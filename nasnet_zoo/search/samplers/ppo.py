@@ -21,8 +21,8 @@ class PPOSampler(SpaceSampler):
 
     Args:
         space: The search space.
-        preset: A name in :data:`~nasnet_zoo.search.ppo_settings.PRESETS`, ``paper`` or ``fast``, or settings of one's
-            own.
+        preset: A name in :data:`~nasnet_zoo.search.ppo_settings.PRESETS`, ``paper`` or ``fast``, or other
+            settings.
         seed: The seed; a random one by default.
         reward: See :class:`~nasnet_zoo.search.samplers.base.SpaceSampler`.
     """

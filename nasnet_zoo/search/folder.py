@@ -32,7 +32,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     """Convert the settings of a search to the current format.
 
     Earlier versions stored ``objective`` as ``cost``, and a ``seed`` of the sampler in addition to that of the
-    children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with different random
+    children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers.
     """
     new = dict(settings)

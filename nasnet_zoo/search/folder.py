@@ -65,7 +65,7 @@ def exclusive_lock(out: Path) -> Iterator[None]:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(data, indent=2) + '\n')
+        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
 
 def read_json(path: Path) -> Any:
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
         SearchError: If it is not valid JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise SearchError(f'{path}: is not valid JSON: {error}') from None
 

@@ -35,12 +35,16 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     sampler beside that of the children's recipe. If the two differ, the seed stays, and the search is not resumed.
     """
     new = dict(settings)
-    if 'cost' not in new:
+    if not _is_old(settings):
         return new
     new['objective'] = new.pop('cost')
     if new['seed'] == new['child']['recipe']['seed']:
         del new['seed']
     return new
+
+
+def _is_old(settings: Mapping[str, Any]) -> bool:
+    return 'cost' in settings
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def exclusive_lock(out: Path) -> Iterator[None]:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(data, indent=2) + '\n')
+        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
 
 def read_json(path: Path) -> Any:
@@ -71,13 +75,14 @@ def read_json(path: Path) -> Any:
         SearchError: If it is not valid JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise SearchError(f'{path}: is not valid JSON: {error}') from None
 
 
 def read_search(path: Path) -> Dict[str, Any]:
-    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in today's form.
+    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in today's form;
+    ``is_old`` says whether the file has another one.
 
     Raises:
         SearchError: If the file is something else.
@@ -86,7 +91,7 @@ def read_search(path: Path) -> Dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
         raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')
     try:
-        return dict(content, settings=upgrade_settings(content['settings']))
+        return dict(content, settings=upgrade_settings(content['settings']), is_old=_is_old(content['settings']))
     except (KeyError, TypeError, ValueError) as error:
         raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
 
@@ -109,6 +114,9 @@ def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
         changed = changes(content['settings'], settings)
         if changed:
             raise SearchError(f'{config.out}: the search was started with other settings: {changed}')
+        if content['is_old'] and config.child.img_size is not None:
+            raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
+                              'differently; choose another --out')
     else:
         left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
         if left:

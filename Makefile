@@ -18,7 +18,7 @@ test-all: lint
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict --follow-imports=silent tests/typed/examples.py
+	$(BIN)/mypy --strict --follow-imports=silent tests/typed
 
 $(VENV)/%.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,22 +1,25 @@
-"""Correctness and speed on one CUDA GPU, within a time budget:
+"""Measure correctness and speed on one CUDA GPU within a time budget:
 
     python tools/benchmark.py gpu --out gpu.json --minutes 6
 
-Correctness: for every model of the zoo, built narrow, logits on the GPU against the CPU, optimize_for_inference against
-eager mode, and the gradients of a training step on the GPU against the CPU, all in float32 without TF32.
+Correctness: every model of the zoo is built narrow. Its logits and the gradients of a training step are compared
+between GPU and CPU, and optimize_for_inference is compared with eager mode, in float32 without TF32. If ONNX Runtime
+can use the GPU, an exported file is run there too (with TF32, ONNX Runtime's default).
 
-Inference: NASNet-A large and mobile in bfloat16 at batch 1 and 256. timm has the large network, with the same weights
-as ours; the peer of the mobile one is our own network in eager mode. A call ends when the device has finished. Variants
-take turns in blocks of calls, and ratios are those of medians.
+Inference: NASNet-A large and mobile in bfloat16 at batch sizes 256 and 1. The peer of the large network is timm's, with
+the same weights; that of the mobile network is our own in eager mode, because timm has none. The time of a call ends
+when the GPU has finished. Variants take turns in blocks of calls, and ratios are those of medians.
 
-Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, eager, as a CUDA graph, and compiled.
+Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, in eager mode, as a CUDA graph, and compiled.
 
-What matters most comes first, and the file of results is written after every row, so a run that is cut off loses
-nothing. torch.compile comes last, as it takes minutes (docs/gpu.md); it is ended when the time is over.
+The most important parts come first, and the results are written to the file after every row, so nothing is lost if the
+benchmark is interrupted. torch.compile comes last because it takes minutes (docs/gpu.md). What is running when the time
+is over is stopped.
 """
 import argparse
 import copy
 import json
+import os
 import signal
 import time
 from contextlib import contextmanager
@@ -37,14 +40,18 @@ from torch.nn import functional as F
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import optimize_for_inference
+from nasnet_zoo.checked import check
 from nasnet_zoo.checkpoints.load import load_foreign_weights
-from nasnet_zoo.data import ImageSet
+from nasnet_zoo.data.datasets import ImageSet
+from nasnet_zoo.data.preprocessing import make_preprocessing
+from nasnet_zoo.deploy.export import export_onnx
+from nasnet_zoo.deploy.session import ProviderError, Session
 from nasnet_zoo.files import atomic_write
 from nasnet_zoo.training.run import versions
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 
-# model: the peer in timm, arguments of ours that make it the same network, side of the images
+# For each model: the peer in timm, the arguments with which ours is the same network, and the side of the images
 MODELS = {
     'nasnet_a_large': ('nasnetalarge', dict(pool_padding='timm'), 331),
     'nasnet_a_mobile': (None, {}, 224),
@@ -53,42 +60,69 @@ BATCHES = (256, 1)
 PARTS = ('correctness', 'inference', 'training')
 
 
+class OutOfTime(BaseException):
+    """The time is over. Handlers of Exception, which let the benchmark continue after an error, do not catch it."""
+
+
 class Results:
-    """Rows of results, written to a file after each one."""
+    """Rows of results, written to a file after each one.
+
+    Args:
+        args: The options of the command line.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.rows, self.notes = args, [], []
+        self.args, self.begun = args, time.perf_counter()
+        self.rows: List[Dict[str, Any]] = []
+        self.notes: List[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.begun
 
     def add(self, **row: Any) -> None:
-        row['at_second'] = round(time.perf_counter() - self.args.begun, 1)
-        self.rows.append(row)
+        """Add a row, print it and write the file."""
+        self.rows.append(dict(row, at_second=round(self.seconds, 1)))
         self.write()
-        print(json.dumps(row), flush=True)
+        print(json.dumps(self.rows[-1]), flush=True)
 
     def note(self, text: str) -> None:
-        """Something that was left out or went wrong."""
+        """Add a sentence on something that was left out or failed, print it and write the file."""
         self.notes.append(text)
         self.write()
         print(text, flush=True)
 
     def write(self) -> None:
+        """Write all rows and notes, and what the figures depend on."""
         device = train_zoo.device_name(self.args.device)
         known = dict(versions(), onnxruntime=onnxruntime.__version__, cuda=torch.version.cuda,
                      cudnn=torch.backends.cudnn.version())
         with atomic_write(self.args.out) as part:
             part.write_text(json.dumps(dict(
                 device=device, versions=known, minutes=self.args.minutes, tiny=self.args.tiny,
-                seconds=round(time.perf_counter() - self.args.begun, 1), notes=self.notes, rows=self.rows),
-                indent=2) + '\n')
+                seconds=round(self.seconds, 1), notes=self.notes, rows=self.rows), indent=2) + '\n', encoding='utf-8')
 
 
-def left(args: argparse.Namespace) -> float:
-    """Seconds that are left."""
-    return 60 * args.minutes - (time.perf_counter() - args.begun)
+@contextmanager
+def stop_when_out_of_time(results: Results) -> Iterator[None]:
+    """Stop the block when the time is over, and add a note that says so."""
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_REAL, max(60 * results.args.minutes - results.seconds, 0.1))
+    try:
+        yield
+    except OutOfTime:
+        results.note('the time is over; what would have come next is left out')
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def randomize_statistics(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics such as training leaves them."""
+    """Give batch norms random statistics, like those after a training. Return the model."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -97,19 +131,19 @@ def randomize_statistics(model: nn.Module) -> nn.Module:
 
 
 def difference(x: torch.Tensor, reference: torch.Tensor) -> float:
-    """Norm of the difference over norm."""
+    """Return the norm of the difference, divided by the norm of the reference."""
     x, reference = x.detach().double().cpu(), reference.detach().double().cpu()
     return ((x - reference).norm() / reference.norm()).item()
 
 
 def gradients(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """All gradients of a training step, as one vector."""
+    """Return all gradients of a training step as one vector."""
     loss = F.cross_entropy(model.train()(images), labels)
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
 
 
 def check_correctness(results: Results) -> None:
-    """Compare the device with the CPU for every model of the zoo, built narrow."""
+    """Compare the device with the CPU for every model of the zoo, built narrow (``--tiny``: only for the last one)."""
     device = results.args.device
     names = timm.list_models(module='zoo')
     for name in names[-1:] if results.args.tiny else names:
@@ -130,29 +164,27 @@ def check_correctness(results: Results) -> None:
             gradients_float64=difference(on_device, gradient64), gradients_cpu_float64=difference(gradient, gradient64))
 
 
-def check_providers(results: Results) -> None:
-    """ONNX Runtime on the GPU, where its build has that provider."""
-    providers = onnxruntime.get_available_providers()
-    results.add(kind='onnxruntime', providers=providers)
-    if 'CUDAExecutionProvider' not in providers or results.args.device != 'cuda':
-        results.note('ONNX Runtime has no CUDA provider here, so files were not run with it')
-        return
-    from nasnet_zoo.deploy.export import export_onnx
+def check_onnxruntime(results: Results) -> None:
+    """Run an exported file in ONNX Runtime on the device, and compare its logits with PyTorch's on the CPU."""
+    provider = results.args.device
     torch.manual_seed(0)
     model = randomize_statistics(timm.create_model('nasnet_a_mobile', num_cells=1, cell_filters=8)).eval()
     images, path = torch.randn(2, 3, 64, 64), results.args.out.with_suffix('.onnx')
-    export_onnx(model, path, img_size=64, dynamic_batch=True)
-    session = onnxruntime.InferenceSession(str(path), providers=['CUDAExecutionProvider'])
-    name = session.get_inputs()[0].name
     with torch.no_grad():
         expected = model(images)
-    results.add(kind='onnxruntime', used=session.get_providers()[0], logits_cpu=difference(
-        torch.from_numpy(session.run(None, {name: images.numpy()})[0]), expected))
-    path.unlink()
+    try:
+        export_onnx(model, path, make_preprocessing(model, img_size=64), batch_size=None)
+        logits = Session(os.fspath(path), provider).run(images.numpy())
+    except ProviderError as error:
+        results.note(f'ONNX Runtime cannot use {provider}, so no exported file was run there: {error}')
+        return
+    finally:
+        path.unlink(missing_ok=True)
+    results.add(kind='onnxruntime', provider=provider, logits_cpu=difference(torch.from_numpy(logits), expected))
 
 
-def build(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
-    """The peer (timm's network or our own in eager mode), ours, ours optimised, and the side of the images."""
+def build_models(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
+    """Return the peer, our network, our network optimised for inference, and the side of the images in pixels."""
     theirs, same, side = MODELS[name]
     narrow = dict(num_cells=1, cell_filters=8) if args.tiny else {}
     if args.tiny:
@@ -169,14 +201,17 @@ def build(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn
     return (*models, optimize_for_inference(models[1], side).to(memory_format=torch.channels_last), side)
 
 
-def pictures(batch: int, side: int, args: argparse.Namespace) -> torch.Tensor:
-    """Random images, bfloat16, channels-last."""
+def random_images(batch: int, side: int, args: argparse.Namespace) -> torch.Tensor:
+    """Return random images, bfloat16 [B, 3, H, W], channels-last."""
     return torch.randn(batch, 3, side, side, device=args.device).bfloat16().contiguous(
         memory_format=torch.channels_last)
 
 
 def as_graph(call: Call, images: torch.Tensor) -> Call:
-    """A call captured as a CUDA graph. The images are copied to where the graph reads them, its output is its own."""
+    """Return a function that replays `call`, captured as a CUDA graph. On a CPU it is `call` itself.
+
+    It copies its images to where the graph reads them. The next replay overwrites its output.
+    """
     if not images.is_cuda:
         return call
     given = images.clone()
@@ -197,21 +232,20 @@ def as_graph(call: Call, images: torch.Tensor) -> Call:
     return replay
 
 
-def in_layout(call: Call, layout: torch.memory_format) -> Call:
-    return lambda x: call(x.contiguous(memory_format=layout))
-
-
-def wait(args: argparse.Namespace) -> None:
+def synchronize(args: argparse.Namespace) -> None:
+    """Wait until the device has finished."""
     if args.device == 'cuda':
         torch.cuda.synchronize()
 
 
 def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace) -> Dict[str, List[float]]:
-    """Seconds of calls, each until the device has finished, in three turns of 20 calls; a turn ends early after 0.7
-    seconds, but not before 3 calls."""
+    """Return the seconds of calls by variant; each call ends when the device has finished.
+
+    There are three turns of 20 calls after a warm-up. A turn ends early after 0.7 seconds, but not before 3 calls.
+    """
     seconds: Dict[str, List[float]] = {who: [] for who in calls}
     limit = 2 if args.tiny else 20
-    for block in range(-1, 3):  # the first warms up
+    for block in range(-1, 3):  # the first turn is a warm-up
         for who, call in calls.items():
             begun = time.perf_counter()
             for i in range(3 if block < 0 else limit):
@@ -219,20 +253,20 @@ def measure(calls: Dict[str, Callable[[], Any]], args: argparse.Namespace) -> Di
                     break
                 start = time.perf_counter()
                 call()
-                wait(args)
+                synchronize(args)
                 if block >= 0:
                     seconds[who].append(time.perf_counter() - start)
     return seconds
 
 
 def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Results) -> Dict[str, Call]:
-    """What is compared, by name; what cannot be built is noted."""
+    """Return what is compared, by name: what is compiled, or everything else. A note says what fails."""
     peer, ours, optimized, _ = models
     makers: Dict[str, Callable[[], Call]] = {'peer, eager': lambda: peer}
     if compiled:
         for label, model in (('peer', peer), ('ours, optimised', optimized)):
             run = torch.compile(model, dynamic=False)
-            makers[f'{label}, compiled'] = partial(lambda run: run, run)
+            makers[f'{label}, compiled'] = lambda run=run: run
             makers[f'{label}, compiled, CUDA graph'] = partial(as_graph, run, images)
     else:
         makers.update({
@@ -247,10 +281,8 @@ def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Resul
         try:
             calls[label] = make()
             calls[label](images)
-            wait(results.args)
-        except OutOfTime:
-            raise
-        except Exception as error:  # one variant must not end the others
+            synchronize(results.args)
+        except Exception as error:  # the other variants are measured all the same
             calls.pop(label, None)
             results.note(f'batch {len(images)}, {label}: {type(error).__name__}: {str(error)[:300]}')
         if label.endswith('compiled') and label in calls:
@@ -260,12 +292,12 @@ def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Resul
 
 @torch.inference_mode()
 def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, results: Results) -> None:
-    """Time the variants of a network at one batch size: those that are compiled, or all others."""
+    """Time the variants of a network at one batch size: those that are compiled and the peer, or all others."""
     args, side = results.args, models[-1]
-    images = pictures(batch, side, args)
+    images = random_images(batch, side, args)
     calls = variants(models, images, compiled, results)
     expected = calls['peer, eager'](images).float().clone()
-    apart = {who: difference(call(images).float(), expected) for who, call in calls.items()}
+    differences = {who: difference(call(images).float(), expected) for who, call in calls.items()}
     seconds = measure({who: partial(call, images) for who, call in calls.items()}, args)
     medians = {who: median(values) for who, values in seconds.items()}
     for who, value in medians.items():
@@ -274,35 +306,33 @@ def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, resu
             milliseconds=1000 * value, images_per_second=batch / value, calls=len(seconds[who]),
             ratio_to_peer_eager=medians['peer, eager'] / value,
             ratio_to_peer_compiled=medians['peer, compiled'] / value if 'peer, compiled' in medians else None,
-            logits_differ_from_peer=apart[who])
+            logits_differ_from_peer=differences[who])
 
 
 def fake_images(args: argparse.Namespace) -> ImageSet:
-    """Random images of CIFAR's size: the time of a step does not depend on them."""
+    """Return random images of CIFAR's size; the time of a step does not depend on what they show."""
     count = 256 if args.tiny else 4096
     return ImageSet(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (count,)),
                     (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
 
 
 def compare_all_inference(models: Dict[str, Tuple], compiled: bool, results: Results) -> None:
-    """Time all networks at all batch sizes."""
+    """Time all networks at all batch sizes, either the compiled variants or the others."""
     for name, batch in product(models, (2, 1) if results.args.tiny else BATCHES):
         compare_inference(name, batch, models[name], compiled, results)
 
 
 def compare_training(modes: Tuple[str, ...], results: Results) -> None:
-    """Steps of training of the smallest NASNet-A."""
-    args, name = results.args, train_zoo.NAMES[0]
+    """Time a training step of the smallest NASNet-A in each mode."""
+    args, name, images = results.args, train_zoo.NAMES[0], fake_images(results.args)
+    recipe = check(train_zoo.GpuRecipe, dict(batch_size=args.train_batch, bf16=args.device == 'cuda'))
     for mode in modes:
         begun = time.perf_counter()
         try:
-            trainer = train_zoo.GpuTrainer(
-                name, fake_images(args), train_zoo.Recipe(batch_size=args.train_batch), args.device, mode,
-                **train_zoo.TINY_MODEL if args.tiny else {})
+            model = train_zoo.build_network(name, images, **train_zoo.TINY_NETWORK if args.tiny else {})
+            trainer = train_zoo.GpuTrainer(model, images, recipe, args.device, mode)
             seconds = trainer.prepare()
-        except OutOfTime:
-            raise
-        except Exception as error:  # one mode must not end the others
+        except Exception as error:  # the other modes are measured all the same
             results.note(f'{name}, training, {mode}: {type(error).__name__}: {str(error)[:300]}')
             continue
         eager = [row['milliseconds'] for row in results.rows if row['kind'] == 'training' and row['mode'] == 'eager']
@@ -313,7 +343,7 @@ def compare_training(modes: Tuple[str, ...], results: Results) -> None:
 
 
 def print_tables(rows: List[Dict]) -> None:
-    """The rows as tables, one for each kind."""
+    """Print the rows as tables, one for each kind."""
     console = Console(width=150)
     for kind in ('correctness', 'inference', 'training'):
         chosen = [row for row in rows if row['kind'] == kind]
@@ -327,42 +357,20 @@ def print_tables(rows: List[Dict]) -> None:
             console.print(table)
 
 
-class OutOfTime(Exception):
-    """The time is over."""
-
-
-@contextmanager
-def until_out_of_time(results: Results) -> Iterator[None]:
-    """End what runs inside when the time is over, and note that."""
-    def stop(*_: Any) -> None:
-        raise OutOfTime
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(left(results.args), 0.1))
-    try:
-        yield
-    except OutOfTime:
-        results.note('the time is over; what would have come next is left out')
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
 def run(args: argparse.Namespace) -> None:
-    """Do all parts in the order of their value."""
-    args.begun = time.perf_counter()
+    """Measure everything, the most important parts first."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.train_batch = 32 if args.tiny else args.train_batch
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = Results(args)
-    with until_out_of_time(results):
+    with stop_when_out_of_time(results):
         if 'correctness' in args.parts:
             check_correctness(results)
-            check_providers(results)
+            check_onnxruntime(results)
         if 'inference' in args.parts:
             with torch.inference_mode():
-                models = {name: build(name, args) for name in MODELS}
+                models = {name: build_models(name, args) for name in MODELS}
             compare_all_inference(models, False, results)
         if 'training' in args.parts:
             compare_training(('eager', 'graph'), results)
@@ -371,19 +379,25 @@ def run(args: argparse.Namespace) -> None:
         if 'training' in args.parts and not args.tiny:
             compare_training(('compiled',), results)
     print_tables(results.rows)
-    print(f'{time.perf_counter() - args.begun:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
+    print(f'{results.seconds:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
 
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument('--out', type=Path, required=True, help='JSON file of all results')
-    parser.add_argument('--minutes', type=float, default=6., help='for everything')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
-    parser.add_argument('--train-batch', type=int, default=256, help='images of a training step')
-    parser.add_argument('--tiny', action='store_true', help='narrow networks and few calls: a test of the tool')
+    """Add the options of this benchmark. Return the parser."""
+    parser.add_argument('--out', type=Path, required=True, help='JSON file to which all results are written')
+    parser.add_argument('--minutes', type=float, default=6., help='time for everything')
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='default: all')
+    parser.add_argument('--train-batch', type=int, default=256, help='number of images in a training step')
+    parser.add_argument('--tiny', action='store_true', help='try the tool: narrow networks, few calls')
     return parser
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of this file's own command line."""
+    return add_options(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+
+
 if __name__ == '__main__':
-    run(add_options(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)).parse_args())
+    run(make_parser().parse_args())

@@ -81,7 +81,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
         *others, last = [name for table in NAME_TABLES for name in table.code_bases]
         raise ValueError(f'these are not weights of a NASNet or PNASNet from {", ".join(others)} or {last}: '
                          + (f'the tensors are {_shorten(list(state_dict))}' if state_dict else 'there are no tensors'))
-    names = rename(table, list(state_dict), our_names)
+    names = rename(table, list(state_dict), our_names, model.plan.cells)
     converted: Dict[str, Any] = {}
     for name, ours in names.items():
         if ours in converted:

@@ -8,9 +8,7 @@ __all__ = ['KERAS']
 KERAS = NameTable(
     code_bases=('Keras',),
     cell=re.compile(r'(?P<before>[^.]+?)_(?:(?P<kind>stem|reduce)_)?(?P<number>\d{1,4})(?P<after>\.\w+)'),
-    # The first reduction cell's number is one more than that of the normal cell before it, the second one's is the
-    # same: sorting by the number plus one half is right for both.
-    cell_order={'stem': (1, -10), '': (1, 0), 'reduce': (1, 0.5)},
+    cell_groups={'stem': 'stem', '': 'normal', 'reduce': 'reduction'},
     rules=(
         (r'^stem_(conv|bn)1\.', r'stem.\1.'),
         (r'^predictions\.', 'head.fc.'),

@@ -8,9 +8,7 @@ __all__ = ['TORCH']
 TORCH = NameTable(
     code_bases=('timm', 'pretrainedmodels'),
     cell=re.compile(r'(?P<before>)(?P<kind>cell_stem|cell|reduction_cell)_(?P<number>\d{1,4})\.(?P<after>.+)'),
-    # Reduction cell r follows normal cell 6 r + 5: NASNet-A large has six normal cells a stage, and Cadene's mobile
-    # network numbers its four as if there were six. PNASNet-5 counts its reduction cells among the others.
-    cell_order={'cell_stem': (1, -10), 'cell': (1, 0), 'reduction_cell': (6, 5.5)},
+    cell_groups={'cell_stem': 'stem', 'cell': 'normal', 'reduction_cell': 'reduction'},
     rules=(
         (r'^conv_?0\.', 'stem.'),
         (r'^last_linear\.', 'head.fc.'),

@@ -1,6 +1,8 @@
 """Translates another code base's tensor names to ours by a table."""
 import re
-from typing import Collection, Dict, Iterable, List, Mapping, NamedTuple, Tuple
+from typing import Collection, Dict, Iterable, Mapping, NamedTuple, Sequence, Set, Tuple
+
+from ..network.plan import CellPlan
 
 __all__ = ['NameTable', 'rename']
 
@@ -14,8 +16,8 @@ class NameTable(NamedTuple):
         code_bases: Who uses these names, for error messages.
         cell: A regular expression for the names of tensors in cells, with the groups ``before`` (which may be empty),
             ``kind``, ``number`` and ``after``.
-        cell_order: For each kind of cell (a, b): sorting cells by a · number + b puts them in the order from the stem
-            to the classifier.
+        cell_groups: For each ``kind``, the cells that it stands for: ``stem``, ``normal`` or ``reduction``. Within a
+            group, numbers grow from the stem to the classifier.
         rules: Substitutions, applied in this order. Tensors in cells enter as ``cells.POSITION.BEFORE AFTER`` (without
             a space), others by their full name.
         alternatives: Substitutions that are tried on a translated name that the network does not have. They are for
@@ -23,7 +25,7 @@ class NameTable(NamedTuple):
     """
     code_bases: Tuple[str, ...]
     cell: 're.Pattern[str]'
-    cell_order: Mapping[str, Tuple[float, float]]
+    cell_groups: Mapping[str, str]
     rules: Tuple[Rule, ...]
     alternatives: Tuple[Rule, ...] = ()
 
@@ -32,18 +34,21 @@ class NameTable(NamedTuple):
         return any(self.cell.fullmatch(name) for name in names)
 
 
-def rename(table: NameTable, names: Collection[str], our_names: Collection[str]) -> Dict[str, str]:
+def rename(
+        table: NameTable, names: Collection[str], our_names: Collection[str], cells: Sequence[CellPlan],
+) -> Dict[str, str]:
     """Translate names.
 
     Args:
         table: The table of the code base that the names are from.
         names: The names to translate.
         our_names: The tensor names of the network that the tensors are for.
+        cells: The planned cells of that network.
 
     Returns:
         Our name for each of `names`. A name that no rule knows stays as it is.
     """
-    positions = find_cell_positions(table, names)
+    positions = find_cell_positions(table, names, cells)
     renamed = {}
     for name in names:
         ours = name
@@ -57,18 +62,33 @@ def rename(table: NameTable, names: Collection[str], our_names: Collection[str])
     return renamed
 
 
-def find_cell_positions(table: NameTable, names: Iterable[str]) -> Dict[str, int]:
+def find_cell_positions(table: NameTable, names: Iterable[str], cells: Sequence[CellPlan]) -> Dict[str, int]:
     """For each name of a tensor in a cell, the index of that cell in our network.
 
-    It is the rank of the cell among those that the names mention: our networks and all known code bases leave out the
-    same cells, those whose outputs nothing reads.
+    The numbers of a group need not be consecutive: Cadene's mobile network counts its four normal cells in a stage as
+    if there were six. A code base that has no name for reduction cells counts them among the normal ones, as for
+    PNASNet-5.
+
+    Raises:
+        ValueError: If the network has another number of cells of a group.
     """
-    sort_keys: Dict[str, float] = {}
+    found: Dict[str, Tuple[str, int]] = {}
     for name in names:
         match = table.cell.fullmatch(name)
         if match:
-            a, b = table.cell_order[match['kind'] or '']
-            sort_keys[name] = a * int(match['number']) + b
-    ranks: List[float] = sorted(set(sort_keys.values()))
-    positions = {key: rank for rank, key in enumerate(ranks)}
-    return {name: positions[key] for name, key in sort_keys.items()}
+            found[name] = table.cell_groups[match['kind'] or ''], int(match['number'])
+    groups = {group for group, _ in found.values()}
+    indices: Dict[Tuple[str, int], int] = {}
+    for group in sorted(groups):
+        ours = [i for i, cell in enumerate(cells) if _group(cell, groups) == group]
+        theirs = sorted({number for other, number in found.values() if other == group})
+        if len(theirs) != len(ours):
+            raise ValueError(f'these are not the weights of this model\n  they have {len(theirs)} {group} cells, the '
+                             f'model has {len(ours)}: create the model with the same stem and number of cells')
+        indices.update(((group, number), index) for number, index in zip(theirs, ours))
+    return {name: indices[key] for name, key in found.items()}
+
+
+def _group(cell: CellPlan, groups: Set[str]) -> str:
+    group = 'stem' if cell.in_stem else cell.kind
+    return group if group in groups else 'normal'

@@ -36,12 +36,16 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     numbers.
     """
     new = dict(settings)
-    if 'cost' not in new:
+    if not _is_old(settings):
         return new
     new['objective'] = new.pop('cost')
     if new['seed'] == new['child']['recipe']['seed']:
         del new['seed']
     return new
+
+
+def _is_old(settings: Mapping[str, Any]) -> bool:
+    return 'cost' in settings
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def exclusive_lock(out: Path) -> Iterator[None]:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(data, indent=2) + '\n')
+        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
 
 def read_json(path: Path) -> Any:
@@ -72,13 +76,14 @@ def read_json(path: Path) -> Any:
         SearchError: If it is not valid JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise SearchError(f'{path}: is not valid JSON: {error}') from None
 
 
 def read_search(path: Path) -> Dict[str, Any]:
-    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in the current format.
+    """Read ``search.json``: ``study`` is the name of the study and ``settings`` are in the current format;
+    ``is_old`` says whether the file has another one.
 
     Raises:
         SearchError: If the file is something else.
@@ -87,7 +92,7 @@ def read_search(path: Path) -> Dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
         raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')
     try:
-        return dict(content, settings=upgrade_settings(content['settings']))
+        return dict(content, settings=upgrade_settings(content['settings']), is_old=_is_old(content['settings']))
     except (KeyError, TypeError, ValueError) as error:
         raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
 
@@ -110,6 +115,9 @@ def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
         changed = changes(content['settings'], settings)
         if changed:
             raise SearchError(f'{config.out}: the search was started with other settings: {changed}')
+        if content['is_old'] and config.child.img_size is not None:
+            raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
+                              'differently; choose another --out')
     else:
         left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
         if left:

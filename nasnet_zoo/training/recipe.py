@@ -7,7 +7,7 @@ from timm.optim import list_optimizers
 
 from ..checked import Checked, CliOption, shorten, suggest
 
-__all__ = ['CHILDREN', 'Recipe']
+__all__ = ['Recipe']
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -89,6 +89,3 @@ class Recipe(Checked):
     def size_at(self, epoch: int) -> int:
         """Return the size in pixels to which small images are resized in an epoch, counted from 0; 0 for none."""
         return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
-
-
-CHILDREN = Recipe(epochs=20)  # how the paper trains the children of a search (appendix A.1)

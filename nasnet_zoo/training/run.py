@@ -34,7 +34,7 @@ from .config import TrainConfig
 from .metrics import evaluate
 from .trainer import OnStep, Trainer, keep_freed_memory
 
-__all__ = ['Run', 'RunError', 'changes', 'run_training', 'versions']
+__all__ = ['Run', 'RunError', 'changes', 'run_settings', 'run_training', 'train_epochs', 'versions']
 
 _COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
 
@@ -263,14 +263,14 @@ def run_training(
     is_first = os.environ.get('RANK', '0') == '0'
     device = _set_up_process(config.device)
     train_set, val_set, model = _prepare(config)
-    settings = _settings(config, model, train_set)
+    settings = run_settings(config, model, train_set)
     trainer = Trainer(model, train_set, config.recipe, device)
     run = Run(config, settings, getattr(train_set, 'was_resized', False), writes=is_first)
     if config.resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {config.recipe.epochs}')
         if trainer.epoch == config.recipe.epochs and run.report:
             return run.report if is_first else None
-    _train_epochs(trainer, val_set, run if is_first else None, say, on_step)
+    train_epochs(trainer, val_set, run if is_first else None, say, on_step)
     if not is_first:
         return None
     report = dict(settings, versions=versions(), log=run.rows[-1])
@@ -313,7 +313,7 @@ def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:
     return train_set, val_set, model
 
 
-def _settings(config: TrainConfig, model: NASNet, train_set: AnySet) -> Dict[str, Any]:
+def run_settings(config: TrainConfig, model: NASNet, train_set: AnySet) -> Dict[str, Any]:
     """Return what determines the result of a run, as JSON data without local paths."""
     return dict(
         source=Path(config.source).name, model=model.config, pretrained=config.pretrained,
@@ -323,7 +323,7 @@ def _settings(config: TrainConfig, model: NASNet, train_set: AnySet) -> Dict[str
         recipe=config.recipe.model_dump(mode='json'))
 
 
-def _train_epochs(
+def train_epochs(
         trainer: Trainer, val_set: Optional[AnySet], run: Optional[Run], say: Callable[[str], None], on_step: OnStep,
 ) -> None:
     """Train to the end. If there is a run to write, validate and save after each epoch."""

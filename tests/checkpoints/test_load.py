@@ -81,13 +81,13 @@ def test_create_model_features_only(timm_nasnet, out_indices):
 @pytest.mark.parametrize('args, match', [
     (dict(cell_filters=16), r'cells\.0\.fits\.0\.conv\.weight is \(2, 16, 1, 1\), the model needs \(4, 16, 1, 1\)'),
     (dict(stem_filters=32), r'stem\.conv\.weight is \(16, 3, 3, 3\), the model needs \(32, 3, 3, 3\)'),
-    (dict(num_cells=4), r'unknown: cells\.6\.'),
-    (dict(num_cells=7), r'cells\.8\.fits\.1\.conv\.weight is \(16, 48, 1, 1\), the model needs \(8, 48, 1, 1\)'),
+    (dict(num_cells=4), 'they have 18 normal cells, the model has 12: create the model with the same'),
+    (dict(num_cells=7), 'they have 18 normal cells, the model has 21'),
     (dict(genotype='nasnet_b'), 'missing: '),
-    (dict(genotype='pnasnet5', reductions='replace'), 'missing: '),
+    (dict(genotype='pnasnet5', reductions='replace'), 'they have 18 normal cells, the model has 1'),
     (dict(in_chans=1), 'are for images of 3 channels: create the model with in_chans=3'),
     (dict(aux_head=True), r'missing: aux_head\.(.|\n)*create the model with aux_head=False'),
-    (dict(stem='cifar'), 'of the wrong shape'),
+    (dict(stem='cifar'), 'they have 2 stem cells, the model has 0'),
 ])
 def test_other_network(timm_nasnet, args, match):
     model = compile_genotype(**{'genotype': 'nasnet_a', **LARGE, **args})

@@ -86,8 +86,8 @@ def test_flat_features():
 
 
 @pytest.mark.parametrize('make, error, message', [
-    (lambda: Node('swish', (source(),)), ValueError, "no operation 'swish'; the kinds of operation are input, "),
-    (lambda: Node('max_pol', (source(),)), ValueError, r"no operation 'max_pol' \(did you mean max_pool\?\)"),
+    (lambda: Node('swish', (source(),)), ValueError, "unknown operation 'swish'; known: input, "),
+    (lambda: Node('max_pol', (source(),)), ValueError, r"unknown operation 'max_pol'; did you mean 'max_pool'\?"),
     (lambda: Node('add', (source(), 1.)), TypeError, 'add: its inputs must be nodes of the graph, not a float'),
     (lambda: Node('add', (source(),)), ValueError, 'add: takes 2 inputs, not 1'),
     (lambda: Node('concat'), ValueError, 'concat: takes at least 1 inputs, not 0'),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helpers.networks import difference, small
 from helpers.strategies import genotypes
-from nasnet_zoo.genotype.schema import COMBINE_NAMES, OP_NAMES
+from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES
 from nasnet_zoo.graph.ir import NO_PADDING, SAME, Node, ordered
 from nasnet_zoo.graph.lower import lower
 from nasnet_zoo.graph.passes import PASSES, apply_passes

@@ -52,6 +52,15 @@ def test_an_old_search_of_other_settings_is_refused(old):
     assert result.exit_code == 1 and 'seed was 6 and is None' in result.stderr
 
 
+def test_an_old_search_of_resized_images_is_refused(old):
+    content = json.loads((old / 'search.json').read_text())
+    content['settings']['child']['img_size'] = 12
+    (old / 'search.json').write_text(json.dumps(content))
+    result = resume(old, '--img-size', '12')
+    assert result.exit_code == 1 and 'resized images differently' in result.stderr
+    assert len(search_status(old)) == 4
+
+
 def test_settings_are_upgraded_once():
     settings = json.loads((OLD / 'search.json').read_text())['settings']
     new = upgrade_settings(settings)

@@ -1,0 +1,13 @@
+"""Imports the scripts in tools/, so that tests can call their functions."""
+import importlib
+import sys
+
+from .paths import ROOT
+
+
+def import_tool(name):
+    """Return the module tools/NAME.py, which may import its neighbours."""
+    folder = str(ROOT / 'tools')
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)

@@ -1,0 +1,70 @@
+"""The benchmark of a GPU, run on the CPU with narrow networks. CUDA graphs and compilation need the GPU."""
+import json
+
+import pytest
+
+from helpers.tools import import_tool
+
+benchmark_gpu = import_tool('benchmark_gpu')
+
+
+def measure(folder, *options):
+    """Run the benchmark. Return what it wrote, and its rows by kind."""
+    out = folder / 'results' / 'gpu.json'
+    benchmark_gpu.run(benchmark_gpu.make_parser().parse_args(
+        ['--tiny', '--device', 'cpu', '--out', str(out), *options]))
+    assert [path.name for path in out.parent.iterdir()] == ['gpu.json']
+    results = json.loads(out.read_text())
+    rows = {}
+    for row in results['rows']:
+        rows.setdefault(row['kind'], []).append(row)
+    return results, rows
+
+
+def test_everything(tmp_path, capsys):
+    results, rows = measure(tmp_path)
+    (correct,), (exported,) = rows['correctness'], rows['onnxruntime']
+    assert correct['logits_cpu'] == correct['gradients_cpu'] == 0  # it is the same device
+    assert 0 < correct['optimized_eager'] < 1e-5 and 0 < correct['gradients_float64'] < 1e-4
+    assert exported['provider'] == 'cpu' and 0 < exported['logits_cpu'] < 1e-5
+    assert {(row['model'], row['batch']) for row in rows['inference']} == {
+        (name, batch) for name in ('nasnet_a_large', 'nasnet_a_mobile') for batch in (1, 2)}
+    assert len(rows['inference']) == 20 and all(row['logits_differ_from_peer'] < 0.05 for row in rows['inference'])
+    assert [row['mode'] for row in rows['training']] == ['eager', 'graph']
+    assert results['notes'] == []
+    said = capsys.readouterr().out
+    assert 'correctness' in said and 'inference' in said and 'ours, eager' in said
+
+
+def test_stops_when_the_time_is_over(tmp_path):
+    results, rows = measure(tmp_path, '--minutes', '0.01')
+    assert results['notes'][-1].startswith('the time is over')
+    assert 'training' not in rows
+
+
+def test_what_fails_is_noted_and_the_others_are_measured(tmp_path, monkeypatch):
+    trainer = benchmark_gpu.train_zoo.GpuTrainer
+
+    def fail(self):
+        raise RuntimeError('no graph')
+    monkeypatch.setattr(trainer, 'prepare', lambda self, prepare=trainer.prepare: (
+        fail(self) if self.mode == 'eager' else prepare(self)))
+    results, rows = measure(tmp_path, '--parts', 'training')
+    assert results['notes'] == ['nasnet_a_cifar_small, training, eager: RuntimeError: no graph']
+    assert [row['mode'] for row in rows['training']] == ['graph'] and rows['training'][0]['ratio_to_eager'] is None
+
+
+def test_onnxruntime_without_the_gpu_is_noted(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise benchmark_gpu.ProviderError('its libraries cannot be loaded')
+    monkeypatch.setattr(benchmark_gpu, 'Session', refuse)
+    results, rows = measure(tmp_path, '--parts', 'correctness')
+    assert results['notes'] == [
+        'ONNX Runtime cannot use cpu, so no exported file was run there: its libraries cannot be loaded']
+    assert 'onnxruntime' not in rows
+
+
+def test_devices(capsys):
+    with pytest.raises(SystemExit):
+        benchmark_gpu.make_parser().parse_args(['--out', 'x', '--device', 'tpu'])
+    assert "invalid choice: 'tpu'" in capsys.readouterr().err

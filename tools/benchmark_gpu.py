@@ -111,10 +111,12 @@ def stop_when_out_of_time(results: Results) -> Iterator[None]:
         raise OutOfTime
 
     previous = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, max(60 * results.args.minutes - results.seconds, 0.1))
+    # It rings again and again, because an exception that is raised in a callback of C code may be lost.
+    timer = signal.setitimer(signal.ITIMER_REAL, max(60 * results.args.minutes - results.seconds, 0.1), 1.)
     try:
         yield
     except OutOfTime:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         results.note('the time is over; what would have come next is left out')
     finally:
         signal.signal(signal.SIGALRM, previous)

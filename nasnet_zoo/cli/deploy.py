@@ -68,8 +68,7 @@ def _override(field: str, help: str, *flags: str) -> Any:
 
 
 def classify(
-        model: Path = typer.Argument(metavar='MODEL.onnx', help=(
-            'An ONNX file, written by "export" or by other software.')),
+        model: Path = typer.Argument(metavar='MODEL.onnx', help='An ONNX file, written by "export" or by others.'),
         paths: List[Path] = typer.Argument(metavar='PATH…', help='Image files and folders of images.'),
         top: int = typer.Option(5, min=1, help='Number of most likely classes to print for each image.'),
         batch_size: int = typer.Option(16, min=1, help=(
@@ -80,8 +79,7 @@ def classify(
         threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
         labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
         mean: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help=(
-                'Mean of each channel, for pixel values between 0 and 1.')),
+            None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, for pixel values from 0 to 1.'),
         std: Optional[Any] = typer.Option(
             None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.'),
         img_size: Optional[Any] = typer.Option(

@@ -6,6 +6,7 @@
     curve.png               a plot of the log
     model.safetensors, config.json, report.json   the trained model as a model folder, and its accuracy
 """
+import atexit
 import csv
 import json
 import os
@@ -289,7 +290,13 @@ def _set_up_process(device: Optional[str]) -> str:
     keep_freed_memory()
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
         distributed.init_process_group('gloo' if device == 'cpu' else 'nccl')
+        atexit.register(_leave_process_group)  # its threads may otherwise crash the process when it exits
     return device
+
+
+def _leave_process_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:

@@ -163,7 +163,7 @@ def test_batch_norm_constants_of_the_stems():
     (dict(drop_rate=-0.1), ValueError, 'drop_rate'),
     (dict(aux_head='yes'), ValueError, 'aux_head'),
     (dict(output_stride=16), ValueError, 'output_stride: 16 is not available'),
-    (dict(output_stride=8, stem='cifar'), ValueError, 'output stride 4'),
+    (dict(output_stride=8, stem='cifar'), ValueError, 'the output stride of this one is 4'),
     (dict(num_cells=32, cell_filters=2048), ValueError, 'cell_filters: nasnet_a of this size may have'),
     (dict(num_classes=1_000_000, cell_filters=900), ValueError, 'num_classes: nasnet_a of this size may have'),
     (dict(aux_head=True, img_size=4096, stem='cifar'), ValueError, 'img_size: nasnet_a of this size may have'),

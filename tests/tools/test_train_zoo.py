@@ -57,7 +57,7 @@ def test_finished_run_is_not_repeated(tmp_path, capsys):
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / NAME).iterdir()}
     assert train(tmp_path, capsys, '--max-epochs', '7') == accuracy  # the planned number of epochs is kept
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / NAME).iterdir()} == files
-    with pytest.raises(SystemExit, match='is a run with other settings: recipe.batch_size was 64 and is 32'):
+    with pytest.raises(SystemExit, match='the run was started with other settings: recipe.batch_size was 64 and is 32'):
         train(tmp_path, capsys, '--batch-size', '32')
     (tmp_path / NAME / 'run.json').write_text('[]')
     with pytest.raises(SystemExit, match='run.json: is not the JSON of a run'):

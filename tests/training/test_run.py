@@ -290,6 +290,8 @@ losses = [trainer.run_epoch()['loss'] for _ in range(2)]
 if trainer.rank == 0:
     tensors = {{name: tensor.contiguous() for name, tensor in trainer.result.state_dict().items()}}
     save_file(dict(tensors, losses=torch.tensor(losses)), sys.argv[1])
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 ''')
     finished(python(str(script), str(tmp_path / 'one')))
     finished(torchrun(script, str(tmp_path / 'two')))

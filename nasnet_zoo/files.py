@@ -1,14 +1,15 @@
 """Files that are written completely or not at all, and reading of safetensors files."""
+import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Tuple, Union
+from typing import Any, Dict, Iterator, Tuple, Union
 
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_write', 'read_safetensors']
+__all__ = ['atomic_write', 'read_safetensors', 'write_json']
 
 
 @contextmanager
@@ -45,3 +46,9 @@ def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Ten
     """
     with safe_open(path, 'pt') as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def write_json(path: Union[str, os.PathLike], data: Any) -> None:
+    """Write JSON data to a file, completely or not at all."""
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')

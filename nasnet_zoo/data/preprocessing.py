@@ -14,16 +14,15 @@ from timm.layers import to_2tuple
 
 from ..checked import Checked, check
 from ..network.nasnet import NASNet
-from ..network.skeleton import Skeleton
+from ..network.skeleton import Side, Skeleton
 from ..zoo import label_names
 from .pictures import as_rgb
 
-__all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing']
+__all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing', 'output_width']
 
 METADATA_KEY = 'nasnet_zoo.preprocessing'  # the entry of an ONNX file's metadata that holds it as JSON
 _MAX_ASPECT_RATIO = 64  # resizing the short side of a longer image would take gigabytes
 
-Side = Annotated[int, Field(ge=1, le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -125,6 +124,11 @@ class Preprocessing(Checked):
         return np.ascontiguousarray(images if self.layout == 'NCHW' else images.transpose(0, 2, 3, 1))
 
 
+def output_width(model: NASNet) -> int:
+    """Return the number of outputs for an image: that of the classes, or of the features if there is no classifier."""
+    return model.num_classes or model.head_hidden_size
+
+
 def make_preprocessing(
         model: NASNet,
         class_names: Optional[Sequence[str]] = None,
@@ -148,7 +152,7 @@ def make_preprocessing(
         ValueError: If class names or statistics do not match the network, or if images are too small for it.
     """
     cfg = model.pretrained_cfg
-    width = model.num_classes or model.head_hidden_size
+    width = output_width(model)
     known = label_names(model) or ()
     size = cfg['input_size'][1:] if img_size is None else to_2tuple(img_size)
     preprocessing = check(Preprocessing, dict(

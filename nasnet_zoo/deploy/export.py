@@ -8,7 +8,7 @@ from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, O
 import numpy as np
 import torch
 
-from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
+from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing, output_width
 from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
@@ -33,10 +33,6 @@ class Exported(NamedTuple):
     preprocessing: Preprocessing
     shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
-
-
-def _width(model: NASNet) -> int:
-    return model.num_classes or model.head_hidden_size
 
 
 def export_onnx(
@@ -241,7 +237,7 @@ def _check_fit(
     if not model.num_classes and not model.head.global_pool.pool_type:
         raise ValueError("model: returns feature maps, but a file must return a vector for each image; use "
                          "global_pool='avg'")
-    given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, _width(model))
+    given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, output_width(model))
     if given != needed:
         raise ValueError(
             'preprocessing: has {} channels and {} class names, but the network has {} channels and {} outputs'.format(

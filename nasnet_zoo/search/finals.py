@@ -3,9 +3,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
+from ..files import write_json
 from ..genotype.schema import Genotype
 from .errors import ChildError
-from .folder import read_json, write_json
+from .folder import read_json
 from .pool import WorkerPool
 
 __all__ = ['Finalist', 'train_finalists']

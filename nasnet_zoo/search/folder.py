@@ -7,14 +7,14 @@ from typing import Any, Dict, Iterator, Mapping
 
 from filelock import FileLock, Timeout
 
-from ..files import atomic_write
+from ..files import write_json
 from ..training.run import changes, versions
 from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
 __all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'study_settings',
-           'upgrade_settings', 'write_json']
+           'upgrade_settings']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
@@ -61,12 +61,6 @@ def exclusive_lock(out: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise SearchError(f'{out}: another process is running this search; --status shows its progress') from None
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file atomically."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
 
 def read_json(path: Path) -> Any:

@@ -27,7 +27,7 @@ from torch import distributed
 
 from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
-from ..files import atomic_write, read_safetensors
+from ..files import atomic_write, read_safetensors, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..network.nasnet import NASNet
 from ..zoo import build
@@ -103,7 +103,7 @@ class Run:
         for part in self.folder.glob('.checkpoint.safetensors.*'):  # left by a process that was killed while writing
             part.unlink()
         if not existing:
-            self._write_json('run.json', dict(
+            write_json(self.folder / 'run.json', dict(
                 settings=self.settings, config=config.model_dump(mode='json'), versions=versions()))
 
     def _read_settings(self) -> Optional[Dict[str, Any]]:
@@ -123,10 +123,6 @@ class Run:
             known = dict(known, preprocessing=self.settings['preprocessing'])
         if known != self.settings:
             raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, self.settings)}')
-
-    def _write_json(self, name: str, data: Any) -> None:
-        with atomic_write(self.folder / name) as part:
-            part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
     @property
     def checkpoint(self) -> Path:
@@ -224,7 +220,7 @@ class Run:
         """
         try:
             write_folder(model, self.folder, data.class_names, data.mean, data.std)
-            self._write_json('report.json', report)
+            write_json(self.folder / 'report.json', report)
             self.draw_curve()
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: the model cannot be written: {error}; free some space and continue with '

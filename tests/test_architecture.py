@@ -10,6 +10,7 @@ import pytest
 from helpers.paths import ROOT, TESTS
 from helpers.structure import (
     Function,
+    encoding_problems,
     find_cycle,
     functions,
     imports,
@@ -79,6 +80,12 @@ def test_functions_of_tools_are_short(path):
 
 
 # The tests
+
+def test_every_text_file_is_opened_with_an_encoding():
+    paths = [path for folder in (PACKAGE, 'tools', 'tests') for path in (ROOT / folder).rglob('*.py')]
+    report([problem for path in paths
+            for problem in encoding_problems(path.relative_to(ROOT), path.read_text(encoding='utf-8'))])
+
 
 def imported_names(path):
     """The names of all modules that a file imports, and of what it takes from them; relative ones without dots."""
@@ -189,6 +196,15 @@ def test_made_up_layers():
         read_layers('# A\n```\nnot this\n```\n')
 
 
+@pytest.mark.parametrize('call, is_problem', [
+    ('path.read_text()', True), ("path.read_text(encoding='utf-8')", False), ("(a / b).write_text('x')", True),
+    ("path.open('a')", True), ("path.open('rb')", False), ("path.open('a', encoding='utf-8')", False),
+    ('path.open()', True), ('Image.open(path)', False), ("tarfile.open(path, 'w')", False), ('f.open(**how)', False)])
+def test_made_up_text_files(call, is_problem):
+    assert encoding_problems('file.py', call) == (
+        [f'file.py, line 1: {call.split("(")[-2].split(".")[-1]} names no encoding'] if is_problem else [])
+
+
 def test_made_up_functions():
     source = '''
 class A(Model):
@@ -226,6 +242,7 @@ def test_made_up_tests(tmp_path):
     places = {'tests/test_cell.py': True, 'tests/network/test_ops.py': True, 'tests/tools/test_run.py': True,
               'tests/test_ops.py': False, 'tests/network/test_cell.py': False, 'tests/test_run.py': False}
     assert {place: has_counterpart(Path(tmp_path / place), tmp_path) for place in places} == places
-    (tmp_path / 'file.py').write_text('from .test_a import x\nfrom network import test_b\nimport helpers.paths')
+    (tmp_path / 'file.py').write_text(
+        'from .test_a import x\nfrom network import test_b\nimport helpers.paths', encoding='utf-8')
     assert list(map(is_test_module, imported_names(tmp_path / 'file.py'))) == [True, True, False]
     assert is_test_module('tests.helpers')

@@ -49,7 +49,7 @@ def test_json_and_picture(tmp_path):
     report = json.loads(result.output)
     assert report['skeleton']['cell_filters'] == 12 and report['num_classes'] == 7
     assert report['params'] > 0 and report['macs'] > 0 and report['input_size'] == [3, 48, 48]
-    assert (tmp_path / 'cell.svg').read_text().lstrip().startswith('<?xml')
+    assert (tmp_path / 'cell.svg').read_text(encoding='utf-8').lstrip().startswith('<?xml')
 
 
 def test_table():

@@ -48,7 +48,7 @@ def test_wheel(tmp_path):
     python = env / 'bin' / 'python'
     site = next(env.glob('lib/python*/site-packages'))
     # The dependencies weigh gigabytes, so they are borrowed; a path in a .pth file brings no editable install along.
-    (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n', encoding='utf-8')
     subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', wheel], check=True)
     variables = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     output = subprocess.check_output([python, '-c', SMOKE], cwd=tmp_path, text=True, env=variables)

@@ -292,7 +292,7 @@ def test_a_folder_rebuilds_a_searched_model(tmp_path):
     data = nasnet_zoo.load_genotype('nasnet_b').to_dict() | {'name': 'found', 'search': {'seed': 3}}
     model = timm.create_model('nasnet', genotype=data, num_cells=1, cell_filters=4, stem='cifar', in_chans=1).eval()
     save_for_hf(model, tmp_path, safe_serialization=True)
-    assert json.loads((tmp_path / 'config.json').read_text())['model_args']['genotype'] == data
+    assert json.loads((tmp_path / 'config.json').read_text(encoding='utf-8'))['model_args']['genotype'] == data
     x = torch.randn(2, 1, 32, 32)
     rebuilt = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     assert torch.equal(rebuilt(x), model(x)) and rebuilt.genotype == model.genotype

@@ -240,7 +240,7 @@ def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
         device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
         known = dict(versions(), onnxruntime=onnxruntime.__version__)
         args.json.write_text(json.dumps(
-            dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n')
+            dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n', encoding='utf-8')
 
 
 def run_infer(args: argparse.Namespace) -> List[Dict]:

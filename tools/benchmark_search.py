@@ -45,7 +45,7 @@ class Surrogate:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
             str(folder / 'model_v2.onnx'), options, providers=['CPUExecutionProvider'])
-        self._codes = json.loads((folder / 'encoding_v2.json').read_text())
+        self._codes = json.loads((folder / 'encoding_v2.json').read_text(encoding='utf-8'))
         self._names = [
             *(f'{_PREFIX}edge_{kind}_{i}' for kind in ('normal', 'reduce') for i in range(14)),
             *(f'{_PREFIX}inputs_node_{kind}_{k}' for kind in ('normal', 'reduce') for k in (3, 4, 5))]
@@ -122,7 +122,7 @@ def main() -> None:
     budgets = sorted({budget for budget in CHECKPOINTS if budget <= args.trials} | {args.trials})
     best = {name: {str(budget): [float(curve[min(budget, len(curve)) - 1]) for curve in curves[name]]
                    for budget in budgets} for name in names}
-    args.out.write_text(json.dumps(best, indent=2) + '\n')
+    args.out.write_text(json.dumps(best, indent=2) + '\n', encoding='utf-8')
     show(best, budgets)
     if args.plot:
         plot(curves, args.plot)

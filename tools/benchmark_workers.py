@@ -128,7 +128,7 @@ def main() -> None:
                       f's, replayed to the sampler in {row["replay_seconds"]:.1f} s')
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + '\n')
+        args.json.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -155,7 +155,7 @@ def main() -> None:
     files['report.json'].write_text(json.dumps(dict(
         data='scikit-learn digits, 1,347 to train and 450 to test', epochs=args.epochs, seed=args.seed,
         search=dict(children=found['children'], accuracy_held_out=found['accuracy']), winner=ours, nasnet_a=theirs,
-        **onnx_results), indent=2) + '\n')
+        **onnx_results), indent=2) + '\n', encoding='utf-8')
     print_tables([ours, theirs], files)
     if min(ours['accuracy'], onnx_results['onnx_accuracy']) < 0.9 or onnx_results['onnx_relative_difference'] > 1e-4:
         raise SystemExit('Something is broken: the winner did not reach 90 %, or ONNX Runtime differs from PyTorch.')

@@ -20,11 +20,11 @@ with tempfile.TemporaryDirectory() as folder:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter='data')
     tests = Path(folder, archive.name.removesuffix('.tar.gz'), 'tests')
-    source = (tests / 'test_models.py').read_text()
+    source = (tests / 'test_models.py').read_text(encoding='utf-8')
     for old, new in (('\nimport timm\n', '\nimport timm, nasnet_zoo\n'), ("'pnasnet', ", "'pnasnet', 'zoo', ")):
         assert source.count(old) == 1, f'this test_models.py is another than this tool knows: {old!r}'
         source = source.replace(old, new)
-    (tests / 'test_models.py').write_text(source)
+    (tests / 'test_models.py').write_text(source, encoding='utf-8')
     names = ' or '.join(  # as in [1-nasnet_a_large], [1-nasnet_a_large.tf_in1k] and [nasnet_a_large]
         f'{before}{name}{after}' for name in timm.list_models(module='zoo') for before in '-[' for after in '].')
     raise SystemExit(subprocess.call([

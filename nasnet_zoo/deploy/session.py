@@ -101,7 +101,7 @@ _stderr_lock = threading.Lock()
 @contextlib.contextmanager
 def silence_stderr() -> Iterator[None]:
     """Discard everything written to standard error, by C libraries too, which report a missing GPU there."""
-    with _stderr_lock, open(os.devnull, 'w') as nowhere:
+    with _stderr_lock, open(os.devnull, 'w', encoding='utf-8') as nowhere:
         try:
             kept = os.dup(2)
         except OSError:  # the process has no standard error

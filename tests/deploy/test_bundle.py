@@ -88,7 +88,8 @@ def test_triton(tmp_path):
     assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # not those that fill a batch up
     assert set(tree(tmp_path)) == {f'cells/{name}' for name in (
         '1/model.onnx', 'labels.txt', 'config.pbtxt', 'genotype.json', 'manifest.json')}
-    config = text_format.Parse((tmp_path / 'cells' / 'config.pbtxt').read_text(), model_config.ModelConfig())
+    text = (tmp_path / 'cells' / 'config.pbtxt').read_text(encoding='utf-8')
+    config = text_format.Parse(text, model_config.ModelConfig())
     assert (config.name, config.backend) == ('cells', 'onnxruntime') and config.max_batch_size > 1
     assert config.HasField('dynamic_batching')
     graph = onnx.load(tmp_path / 'cells' / '1' / 'model.onnx').graph
@@ -190,7 +191,7 @@ def test_a_program_of_pytorch(tmp_path):
     assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # by default
 
 
-GUIDE = (ROOT / 'docs' / 'deployment.md').read_text()
+GUIDE = (ROOT / 'docs' / 'deployment.md').read_text(encoding='utf-8')
 CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
 
 
@@ -213,7 +214,7 @@ def test_the_commands_and_the_code_of_the_guide(tmp_path, pictures, monkeypatch)
     for name in ('one_more.jpg', 'a.jpg', 'b.png'):
         Image.open(pictures / '00.png').save(name)
     prepare(MODEL, tmp_path / 'runs' / 'mine', 'me/mine')
-    (tmp_path / 'labels.txt').write_text(''.join(f'{i}\n' for i in range(10)))
+    (tmp_path / 'labels.txt').write_text(''.join(f'{i}\n' for i in range(10)), encoding='utf-8')
     proto = onnx.load(export_to(tmp_path, img_size=224) and 'model.onnx')
     del proto.metadata_props[:]
     onnx.save(proto, 'other.onnx')

@@ -70,11 +70,11 @@ def folder(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(good / 'red-top.jpg', exif=exif, quality=95)
-    (good / 'notes.txt').write_text('no picture')
+    (good / 'notes.txt').write_text('no picture', encoding='utf-8')
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, 'png')
     (bad / 'truncated.png').write_bytes(whole.getvalue()[:900])
-    (bad / 'text.jpg').write_text('no picture')
+    (bad / 'text.jpg').write_text('no picture', encoding='utf-8')
     (bad / 'empty.png').write_bytes(b'')
     plain('red', (1, 5000)).save(bad / 'narrow.png')
     return tmp_path
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused(folder, metadata, outputs, message):
 def test_no_file_no_provider(folder):
     with pytest.raises(ValueError, match='nothing.onnx: there is no such file'):
         Classifier(folder / 'nothing.onnx')
-    (folder / 'broken.onnx').write_text('no model')
+    (folder / 'broken.onnx').write_text('no model', encoding='utf-8')
     with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: ') as caught:
         Classifier(folder / 'broken.onnx')
     assert str(caught.value).count('INVALID_PROTOBUF') == 1
@@ -227,7 +227,7 @@ def test_the_command(folder):
 
 def test_the_command_on_a_file_from_elsewhere(folder):
     path = color_file(folder / 'm.onnx')
-    (folder / 'labels.txt').write_text('\n'.join(NAMES) + '\n')
+    (folder / 'labels.txt').write_text('\n'.join(NAMES) + '\n', encoding='utf-8')
     options = ['--labels', folder / 'labels.txt', '--mean', '0.5,0.5,0.5', '--std', '0.25,0.25,0.25', '--img-size', 16]
     report = json.loads(classify(path, folder / 'good' / 'red.png', *options, '--json').stdout)
     assert report['results'][0]['top'][0]['label'] == 'red'

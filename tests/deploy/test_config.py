@@ -67,7 +67,7 @@ def test_a_bad_option_is_named(options, exit_code, message, tmp_path):
 
 
 def test_the_options_reach_the_manifest(tmp_path):
-    (tmp_path / 'labels.txt').write_text(''.join(f'class {i}\n' for i in range(10)))
+    (tmp_path / 'labels.txt').write_text(''.join(f'class {i}\n' for i in range(10)), encoding='utf-8')
     done = CliRunner().invoke(app, [
         'export', MODEL, '--out', str(tmp_path / 'out'), '--labels', str(tmp_path / 'labels.txt'), '--half',
         '--mean', '0.4,0.5,0.6', '--img-size', '40', '--passes', 'none', '--dynamic-batch', '--opset', '18', '--json'])

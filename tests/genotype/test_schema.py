@@ -167,7 +167,7 @@ def test_all_problems_at_once():
     ('{"inputs": 1e999}', 'inputs: inf is not a JSON number'),
 ])
 def test_bad_text(tmp_path, text, message):
-    (tmp_path / 'cell.json').write_text(text)
+    (tmp_path / 'cell.json').write_text(text, encoding='utf-8')
     answer = problems(tmp_path / 'cell.json')
     assert message in answer and 'cell.json' in answer
 
@@ -192,10 +192,10 @@ def test_shared_lists_are_not_written_out():
 
 
 def test_absurd_sizes_are_refused_fast(tmp_path):
-    (tmp_path / 'long.json').write_text(' ' * 10_000_000)
+    (tmp_path / 'long.json').write_text(' ' * 10_000_000, encoding='utf-8')
     many = edited(normal__blocks=[NASNET_A['normal']['blocks'][0]] * 10_000)
-    (tmp_path / 'many.json').write_text(json.dumps(many))
-    (tmp_path / 'keys.json').write_text(json.dumps({f'k{i}': 0 for i in range(60_000)}))
+    (tmp_path / 'many.json').write_text(json.dumps(many), encoding='utf-8')
+    (tmp_path / 'keys.json').write_text(json.dumps({f'k{i}': 0 for i in range(60_000)}), encoding='utf-8')
     start = time.perf_counter()
     assert 'too large' in problems(tmp_path / 'long.json')
     assert f'normal.blocks: must have at most {MAX_BLOCKS} entries' in problems(tmp_path / 'many.json')

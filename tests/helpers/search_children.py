@@ -27,7 +27,7 @@ class Noted:
 
     def evaluate(self, genotype, should_prune=None):
         architecture = genotype.architecture_digest
-        with self.log.with_suffix('.begun').open('a') as file:
+        with self.log.with_suffix('.begun').open('a', encoding='utf-8') as file:
             file.write(f'{architecture} {os.getppid()}\n')
         time.sleep(self.seconds)
         if architecture[0] in self.dies:
@@ -38,16 +38,16 @@ class Noted:
         for epoch in range(1, self.epochs):
             if should_prune and should_prune(epoch, accuracy * epoch / self.epochs):
                 raise Pruned(f'pruned after epoch {epoch}')
-        with self.log.open('a') as file:
+        with self.log.open('a', encoding='utf-8') as file:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:
             raise ChildError('was not good')
         return Evaluation(accuracy, 10, 20, self.seconds)
 
     def noted(self):
-        return self.log.read_text().split() if self.log.exists() else []
+        return self.log.read_text(encoding='utf-8').split() if self.log.exists() else []
 
     def begun(self):
         """Architecture of each child that was begun, and the parent of its process, which on Ray is the node."""
         path = self.log.with_suffix('.begun')
-        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [line.split() for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []

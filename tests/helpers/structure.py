@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-__all__ = ['Function', 'Import', 'find_cycle', 'functions', 'imports', 'layer_of', 'layer_problems', 'modules',
-           'read_layers', 'size_problems']
+__all__ = ['Function', 'Import', 'encoding_problems', 'find_cycle', 'functions', 'imports', 'layer_of',
+           'layer_problems', 'modules', 'read_layers', 'size_problems']
 
 LAYERS_HEADING = '## Layers'
 
@@ -185,4 +185,27 @@ def size_problems(label: str, source: str, limits: Tuple[Optional[int], int, Opt
             problems.append(f'{place} has {function.length} lines, at most {max_function_lines} are allowed')
         if max_arguments is not None and function.arguments > max_arguments:
             problems.append(f'{place} takes {function.arguments} arguments, at most {max_arguments} are allowed')
+    return problems
+
+
+def encoding_problems(place: str, source: str) -> List[str]:
+    """The calls that read or write text without naming an encoding, so that it would be the platform's.
+
+    It goes by the names of methods, whereas ruff's rule PLW1514 finds only calls on objects whose type it can infer.
+    """
+    problems = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(keyword.arg in ('encoding', None) for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
+        if name in ('read_text', 'write_text'):
+            is_text = True
+        elif name == 'open' and isinstance(node.func, ast.Attribute):  # ruff finds the builtin function
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            is_module = getattr(node.func.value, 'id', '') in ('gzip', 'tarfile')
+            is_text = not is_module and (not node.args or any(set(str(mode)) <= set('rwaxt+') for mode in modes))
+        else:
+            is_text = False
+        if is_text:
+            problems.append(f'{place}, line {node.lineno}: {name} names no encoding')
     return problems

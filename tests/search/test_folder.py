@@ -12,7 +12,8 @@ from nasnet_zoo.search.folder import upgrade_settings
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 OLD = TESTS / 'data' / 'old_search'  # four children of a search that 6b46199 was asked for with OPTIONS
-EXPECTED = json.loads((OLD / 'expected.json').read_text())  # what it made of them when it was resumed up to thirteen
+# What it made of them when it was resumed up to thirteen
+EXPECTED = json.loads((OLD / 'expected.json').read_text(encoding='utf-8'))
 OPTIONS = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad',
            '1', '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2', '--sampler',
            'ppo', '--seed', '5', '--final-epochs', '2', '--resume']
@@ -37,7 +38,7 @@ def test_an_old_search_is_resumed(old):
     children = search_status(old)
     assert [child['architecture'][:8] for child in children] == [architecture for _, architecture in EXPECTED]
     assert [child['value'] for child in children] == pytest.approx([value for value, _ in EXPECTED], abs=0.02)
-    content = json.loads((old / 'search.json').read_text())
+    content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     assert content['config']['trials'] == 13 and content['settings']['objective'] is None
     assert resume(old, '--trials', '13').exit_code == 0, 'the upgraded folder can be resumed, too'
 
@@ -45,24 +46,24 @@ def test_an_old_search_is_resumed(old):
 def test_an_old_search_of_other_settings_is_refused(old):
     result = resume(old, '--lr', '0.2')
     assert result.exit_code == 1 and 'child.recipe.lr was 0.1 and is 0.2' in result.stderr
-    content = json.loads((old / 'search.json').read_text())
+    content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     content['settings']['seed'] = 6  # was possible from Python only
-    (old / 'search.json').write_text(json.dumps(content))
+    (old / 'search.json').write_text(json.dumps(content), encoding='utf-8')
     result = resume(old)
     assert result.exit_code == 1 and 'seed was 6 and is None' in result.stderr
 
 
 def test_an_old_search_of_resized_images_is_refused(old):
-    content = json.loads((old / 'search.json').read_text())
+    content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     content['settings']['child']['img_size'] = 12
-    (old / 'search.json').write_text(json.dumps(content))
+    (old / 'search.json').write_text(json.dumps(content), encoding='utf-8')
     result = resume(old, '--img-size', '12')
     assert result.exit_code == 1 and 'resized images differently' in result.stderr
     assert len(search_status(old)) == 4
 
 
 def test_settings_are_upgraded_once():
-    settings = json.loads((OLD / 'search.json').read_text())['settings']
+    settings = json.loads((OLD / 'search.json').read_text(encoding='utf-8'))['settings']
     new = upgrade_settings(settings)
     assert 'cost' in settings and 'cost' not in new and 'seed' not in new and upgrade_settings(new) == new
 
@@ -72,6 +73,6 @@ def test_settings_are_upgraded_once():
     ('{"settings": {}}', 'does not describe a search'),
     ('{"settings": {"cost": null}, "study": "s"}', 'its settings cannot be read')])
 def test_files_that_are_something_else(old, content, message):
-    (old / 'search.json').write_text(content)
+    (old / 'search.json').write_text(content, encoding='utf-8')
     result = resume(old)
     assert result.exit_code == 1 and message in result.stderr and 'search.json' in result.stderr

@@ -94,7 +94,7 @@ def test_killed_and_gone_on_with(tmp_path):
     """SIGKILL: the workers end too, and every child is evaluated exactly once, but for those that were under way."""
     log = tmp_path / 'log'
     script = tmp_path / 'run.py'
-    script.write_text(CODE.format(tests=str(TESTS), folder=str(tmp_path), log=str(log)))
+    script.write_text(CODE.format(tests=str(TESTS), folder=str(tmp_path), log=str(log)), encoding='utf-8')
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
     while len(Noted(log).noted()) < 12 and process.poll() is None:
         time.sleep(0.05)
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
     whole = (tmp_path / 'study.log').read_bytes()
 
     def full(self, logs):
-        with open(self._file_path, 'a') as file:
+        with open(self._file_path, 'a', encoding='utf-8') as file:
             file.write('{"half of')
         raise OSError(28, 'No space left on device')
     with monkeypatch.context() as patch:
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_for_a_moment(tmp_path, monkeypatch):
 def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path):
     make = Noted(tmp_path / 'log')
     search(tmp_path, make, 3)
-    with (tmp_path / 'study.log').open('a') as file:
+    with (tmp_path / 'study.log').open('a', encoding='utf-8') as file:
         file.write('{"op_code": 4, "wor')
     search(tmp_path, make, 4)
     assert len(finished_children(open_study(tmp_path, 'test'))) == 4

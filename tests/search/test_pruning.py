@@ -78,7 +78,7 @@ def test_malformed_questions(server, question):
 
 def test_nothing_is_unpickled():
     source = PruningServer.__module__
-    text = open(sys.modules[source].__file__).read()
+    text = open(sys.modules[source].__file__, encoding='utf-8').read()
     assert '.recv(' not in text and '.send(' not in text
 
 

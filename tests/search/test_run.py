@@ -31,7 +31,7 @@ def command(out, *options):
 
 
 def study_in(out):
-    return open_study(out, json.loads((out / 'search.json').read_text())['study'])
+    return open_study(out, json.loads((out / 'search.json').read_text(encoding='utf-8'))['study'])
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ def test_what_the_best_have_learnt_is_not_learnt_again(searched):
 
 def test_the_report_needs_nothing_else(searched):
     out = searched[0]
-    page = (out / 'report.html').read_text()
+    page = (out / 'report.html').read_text(encoding='utf-8')
     assert page.count('<svg') == 4
     assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
     assert load_genotype(out / 'cell.json').name in page
@@ -130,7 +130,7 @@ CODE = [block.split('```')[0] for block in GUIDE.split('```python\n')[1:]]
 @pytest.mark.parametrize('number', range(len(CODE)))
 def test_the_code_in_the_guide_runs(tmp_path, number):
     path = tmp_path / 'example.py'
-    path.write_text(CODE[number])
+    path.write_text(CODE[number], encoding='utf-8')
     (tmp_path / 'searches').mkdir()
     subprocess.run([sys.executable, path], cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
 
@@ -150,11 +150,11 @@ def test_warm_start_is_the_first_child(tmp_path):
         blocks=[dict(left=['sep_conv_3x3', 'h1'], right=['max_pool_3x3', 'h0']),
                 dict(left=['sep_conv_3x3', 'h0'], right=['sep_conv_3x3', 'b0'])], outputs=[['b0', 'b1']])),
         reduction=cell)
-    (tmp_path / 'given.json').write_text(json.dumps(given))
+    (tmp_path / 'given.json').write_text(json.dumps(given), encoding='utf-8')
     result = command(tmp_path / 'new', '--trials', '1', '--warm-start', str(tmp_path / 'given.json'), '--sampler',
                      'evolution', '--max-params', '1')
     assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
-    journal = (tmp_path / 'new' / 'study.log').read_text()
+    journal = (tmp_path / 'new' / 'study.log').read_text(encoding='utf-8')
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
 
 
@@ -164,10 +164,10 @@ def test_a_second_objective(searched, tmp_path):
     out = tmp_path / 'new'
     result = command(out, *options)
     assert result.exit_code == 0, result.output
-    target = json.loads((out / 'search.json').read_text())['settings']['cost_target']
+    target = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']['cost_target']
     rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-    assert 'best so far of the baseline' in (out / 'report.html').read_text()
+    assert 'best so far of the baseline' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
@@ -179,7 +179,7 @@ def test_children_are_pruned(tmp_path):
     assert result.exit_code == 0, result.output
     states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
-    assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text())
+    assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8'))
 
 
 def test_pareto_front():

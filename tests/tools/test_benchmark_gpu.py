@@ -14,7 +14,7 @@ def measure(folder, *options):
     benchmark_gpu.run(benchmark_gpu.make_parser().parse_args(
         ['--tiny', '--device', 'cpu', '--out', str(out), *options]))
     assert [path.name for path in out.parent.iterdir()] == ['gpu.json']
-    results = json.loads(out.read_text())
+    results = json.loads(out.read_text(encoding='utf-8'))
     rows = {}
     for row in results['rows']:
         rows.setdefault(row['kind'], []).append(row)

@@ -35,7 +35,7 @@ def test_what_is_written(tmp_path):
     out = tmp_path / 'best.json'
     subprocess.run([*TOOL, '--samplers', 'ppo,random,evolution,tpe', '--trials', '30', '--seeds', '2', '--first-seed',
                     '100', '--out', out, '--plot', tmp_path / 'best.png'], check=True, capture_output=True)
-    best = json.loads(out.read_text())
+    best = json.loads(out.read_text(encoding='utf-8'))
     assert list(best) == ['ppo', 'random', 'evolution', 'tpe']
     assert all(set(row) == {'30'} and len(row['30']) == 2 for row in best.values())
     assert all(0.92 < value < 0.95 for row in best.values() for value in row['30'])

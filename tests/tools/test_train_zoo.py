@@ -39,11 +39,11 @@ def make_trainer(data, **recipe):
 def test_run_folder(tmp_path, capsys):
     accuracy = train(tmp_path, capsys)
     folder = tmp_path / NAME
-    report, run = (json.loads((folder / name).read_text()) for name in ('report.json', 'run.json'))
+    report, run = (json.loads((folder / name).read_text(encoding='utf-8')) for name in ('report.json', 'run.json'))
     assert report['accuracy'] == accuracy and accuracy['count'] == 50 and report['mode'] == 'graph'
     assert report['recipe'] == run['settings']['recipe'] and run['settings']['recipe']['opt'] == 'muon, adamw'
     assert report['recipe']['epochs'] == report['log']['epoch'] == 2
-    with (folder / 'log.csv').open() as file:
+    with (folder / 'log.csv').open(encoding='utf-8') as file:
         assert [row['epoch'] for row in csv.DictReader(file)] == ['1', '2']
     again = validate(str(folder), 'digits')  # prepares the images as the configuration says
     assert again['count'] == 450 and again['dataset'] == 'digits'
@@ -59,7 +59,7 @@ def test_finished_run_is_not_repeated(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / NAME).iterdir()} == files
     with pytest.raises(SystemExit, match='the run was started with other settings: recipe.batch_size was 64 and is 32'):
         train(tmp_path, capsys, '--batch-size', '32')
-    (tmp_path / NAME / 'run.json').write_text('[]')
+    (tmp_path / NAME / 'run.json').write_text('[]', encoding='utf-8')
     with pytest.raises(SystemExit, match='run.json: is not the JSON of a run'):
         train(tmp_path, capsys)
 

@@ -13,7 +13,7 @@ from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import StudySettings, open_study
 
-RECORDED = json.loads((TESTS / 'data' / 'search_children.json').read_text())
+RECORDED = json.loads((TESTS / 'data' / 'search_children.json').read_text(encoding='utf-8'))
 ANY = pytest.mark.parametrize('space, sampler', [key.split() for key in RECORDED if len(key.split()) == 2])
 
 

@@ -48,7 +48,8 @@ def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:
         path.append(str(part))
         model = model.model_fields[path[-1]].annotation if path[-1] in model.model_fields else None
     text = f'{".".join(path)}: {error["msg"][0].lower()}{error["msg"][1:]}'
-    if 'text' in error.get('ctx', {}):  # a whole sentence of ours, which names the value where that helps
+    # A missing field has no value, and a whole sentence of ours names the value where that helps.
+    if error['type'] == 'missing' or 'text' in error.get('ctx', {}):
         return text
     return f'{text}, not {reprlib.repr(error["input"])} of type {type(error["input"]).__name__}'
 

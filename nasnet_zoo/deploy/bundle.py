@@ -23,13 +23,15 @@ from rich.progress import track
 
 from ..checkpoints.load import load_foreign_weights
 from ..data.datasets import ImageSet, data_name, load_data
+from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
+from ..data.tree import describe_left_out, warn_of_left_out
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
 from ..training.run import versions
 from ..zoo import build
-from .classifier import Classifier, find_pictures
+from .classifier import Classifier
 from .config import ExportConfig
 from .export import FORMATS, Exported
 from .layouts import LAYOUTS, ModelFacts
@@ -166,7 +168,9 @@ def _sample_photos() -> List[Path]:
 def _read_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Optional[np.ndarray]:
     """Return prepared images, uint8 [N, C, H, W], None if there are none."""
     images = []
-    for path in track(find_pictures(paths), 'pictures', transient=True, console=Console(stderr=True)):
+    files, left_out = find_pictures(paths)
+    warn_of_left_out(describe_left_out(left_out))
+    for path in track(files, 'pictures', transient=True, console=Console(stderr=True)):
         try:
             images.append(preprocessing.read(path))
         except Exception as error:  # image decoders raise exceptions of many kinds

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.data.pictures import find_pictures
 from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
-from nasnet_zoo.deploy.classifier import Classifier, find_pictures
+from nasnet_zoo.deploy.classifier import Classifier
 from nasnet_zoo.deploy.export import export_onnx
 
 NAMES = ['red', 'green', 'blue']
@@ -82,7 +83,7 @@ def folder(tmp_path):
 
 def test_pictures_of_all_kinds(folder):
     classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
-    found = list(classifier.predict(find_pictures([folder / 'good']), top=1, batch_size=3))
+    found = list(classifier.predict(find_pictures([folder / 'good'])[0], top=1, batch_size=3))
     assert len(found) == 7
     for prediction in found[:-1]:
         if prediction.path.stem != 'red-top':
@@ -106,7 +107,7 @@ def test_a_hundred_megapixels(folder):
 
 def test_what_cannot_be_read_is_refused_by_name(folder):
     classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
-    paths = find_pictures([folder / 'bad', folder / 'good' / 'notes.txt', folder / 'good' / 'red.png'])
+    paths = find_pictures([folder / 'bad', folder / 'good' / 'notes.txt', folder / 'good' / 'red.png'])[0]
     found = {p.path.name: p for p in classifier.predict(paths, batch_size=2)}
     assert found.pop('red.png').top[0][0] == 0
     assert set(found) == {'truncated.png', 'text.jpg', 'empty.png', 'narrow.png', 'notes.txt'}
@@ -132,7 +133,7 @@ def test_a_fixed_batch(folder):
     fixed = Classifier(color_file(folder / 'fixed.onnx', preprocessing(), batch=4))
     assert fixed.batch_size == 4 and free.batch_size is None
     assert np.allclose(free.logits(images), fixed.logits(images))
-    assert len(list(fixed.predict(find_pictures([folder / 'good'])))) == 7
+    assert len(list(fixed.predict(find_pictures([folder / 'good'])[0]))) == 7
 
 
 def test_files_from_elsewhere(folder):

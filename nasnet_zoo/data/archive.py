@@ -154,8 +154,9 @@ class ArchiveTree:
     def entries(self, folder: str) -> List[Entry]:
         real, entries = self._follow(folder), []
         for child in self._children[real]:
+            name = posixpath.join(real, child)
             try:
-                name = self._follow(posixpath.join(real, child))
+                name = self._follow(name) if self._nodes[name].kind == 'link' else name
                 entries.append(Entry(child, self._nodes[name].kind, name))
             except _LinkError as error:
                 entries.append(Entry(child, str(error), None))

@@ -160,7 +160,7 @@ class FolderTree:
     @staticmethod
     def _entry(entry: os.DirEntry) -> Entry:
         try:
-            status = entry.stat()
+            status = os.stat(entry.path)  # entry.stat() would have no inode on Windows
         except OSError as error:
             is_broken = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
             return Entry(entry.name, 'broken link' if is_broken else 'that cannot be opened', None)

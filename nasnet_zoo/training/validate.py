@@ -65,7 +65,8 @@ def validate(
     accuracy = evaluate(model, chosen, batch_size, device, count)
     folder = model_folder(source)
     name = folder.resolve().name if folder else source
-    result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict(), left_out=dict(chosen.left_out))
+    result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict(),
+                  left_out=dict(chosen.left_out))
     if weights:
         record_accuracy(weights, result)
     return result

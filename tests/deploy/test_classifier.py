@@ -15,13 +15,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from timm.data import create_transform
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data.pictures import find_pictures
 from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
-from nasnet_zoo.deploy.classifier import Classifier
+from nasnet_zoo.deploy.classifier import OPTIONS, Classifier
 from nasnet_zoo.deploy.export import export_onnx
 
 NAMES = ['red', 'green', 'blue']
@@ -224,6 +225,54 @@ def test_the_command(folder):
     assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
         'there is no such file or folder', 'there are no images']
     assert classify(path, folder / 'nothing').exit_code == 1
+
+
+def test_the_command_says_what_it_leaves_out(folder):
+    path = color_file(folder / 'm.onnx', preprocessing())
+    photos = folder / 'photos'
+    photos.mkdir()
+    plain('red').save(photos / os.fsdecode(b'K\xe4fer.png'))
+    plain('red').save(photos / '.hidden.png')
+    (photos / 'linked').symlink_to('../good')
+    (photos / 'loop').symlink_to('.')
+    done = classify(path, photos, '--json')
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(report['results']) == 8 and report['refused'] == []
+    assert report['left_out'] == {
+        'hidden': [f'{photos}/.hidden.png'], 'not an image': [f'{photos}/linked/notes.txt'],
+        'link to a folder that contains it': [f'{photos}/loop/']}
+    text = ' '.join(classify(path, photos).stdout.split())
+    assert f'3 files and folders left out: 1 hidden ({photos}/.hidden.png), 1 not an image (' in text
+    (folder / 'photos.zip').write_bytes(b'PK')
+    done = classify(path, folder / 'photos.zip', folder / 'good')
+    assert done.exit_code == 0 and 'photos.zip: is an archive; unpack it and pass the folder' in done.stderr
+
+
+def test_errors_name_the_options_that_solve_them(folder):
+    options = {option for param in get_command(app).commands['classify'].params for option in param.opts}
+    assert set(OPTIONS.values()) <= options and set(OPTIONS) <= set(Preprocessing.model_fields)
+    path = color_file(folder / 'm.onnx')
+    (folder / 'labels.txt').write_text('\n'.join(NAMES) + '\n', encoding='utf-8')
+    (folder / 'two.txt').write_text('a\nb\n', encoding='utf-8')
+    (folder / 'none.txt').write_text('', encoding='utf-8')
+    right = {'--labels': folder / 'labels.txt', '--mean': '0.5,0.5,0.5', '--std': '0.25,0.25,0.25', '--img-size': 16}
+
+    def error(**changes):
+        given = {**right, **{f'--{name.replace("_", "-")}': value for name, value in changes.items()}}
+        done = classify(path, folder / 'good' / 'red.png', *(
+            text for option, value in given.items() if value is not None for text in (option, value)))
+        assert done.exit_code == 1 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
+        return done.stderr
+    for name, field in (('labels', 'class_names'), ('mean', 'mean'), ('std', 'std'), ('img_size', 'input_size')):
+        assert error(**{name: None}).endswith(f'{field}: field required; pass --{name.replace("_", "-")}\n')
+    assert error(mean=None, labels=None).endswith(
+        'mean: field required; class_names: field required; pass --labels, --mean\n')
+    for name, value in (('std', '0,0,0'), ('mean', '0.5'), ('crop_pct', 2), ('layout', 'HWC'),
+                        ('labels', folder / 'none.txt'), ('labels', folder / 'two.txt')):
+        assert error(**{name: value}).endswith(f'; pass --{name.replace("_", "-")}\n')
+    for changes in (dict(img_size=20), dict(layout='NHWC'), dict(dtype='uint8'),
+                    dict(color_order='L', mean='0.5', std='0.5')):
+        assert error(**changes).endswith('; pass --img-size, --layout, --color-order, --dtype\n')
 
 
 def test_the_command_on_a_file_from_elsewhere(folder):

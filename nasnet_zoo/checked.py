@@ -3,13 +3,14 @@ import difflib
 import inspect
 import re
 import reprlib
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Callable, Collection, Mapping, Optional, Type, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'shorten', 'suggest']
+__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'printable', 'shorten', 'suggest']
 
 
 class Checked(BaseModel):
@@ -57,6 +58,12 @@ def shorten(text: Any, limit: int = 60) -> str:
     """Return `text` for use in a message, cut off after `limit` characters."""
     text = str(text)
     return text if len(text) <= limit else text[:limit] + '…'
+
+
+def printable(text: Any) -> str:
+    """Return `text` without terminal escape sequences and control characters, except line breaks and tabs."""
+    text = re.sub(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)', '', str(text))
+    return ''.join(char for char in text if char in '\n\t' or unicodedata.category(char) not in ('Cc', 'Cf', 'Cs'))
 
 
 def suggest(word: str, known: Collection[str]) -> str:

@@ -52,7 +52,10 @@ def _walk(path: str, depth: int, value: Any, is_tensor: Callable[[Any], bool], s
         yield path, value
     elif id(value) not in seen and depth < _MAX_DEPTH:
         seen.add(id(value))
-        for key, entry in _entries(value):
+        entries = list(_entries(value))
+        if isinstance(value, Foreign) and not entries:  # an array of NumPy, for example
+            yield path, value
+        for key, entry in entries:
             name = f'{path}.{key}' if path else key
             is_plain = isinstance(value, (list, tuple)) and isinstance(entry, (str, bytes, float, int, type(None)))
             if len(name) <= _MAX_NAME and not is_plain:

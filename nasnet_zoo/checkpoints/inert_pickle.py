@@ -107,5 +107,5 @@ def _check_operations(file: BinaryIO) -> None:
     for count, (operation, argument, _) in enumerate(pickletools.genops(file), 1):
         if count > _MAX_OPERATIONS:
             raise ValueError(f'its pickle has more than {_MAX_OPERATIONS:,} operations')
-        if operation.name.startswith('EXT') or 'PUT' in operation.name and argument > 2 * count + 1_000:
+        if operation.name.startswith('EXT') or 'PUT' in operation.name and int(argument or 0) > 2 * count + 1_000:
             raise ValueError(f'its pickle has an operation {operation.name} {argument}, which no checkpoint needs')

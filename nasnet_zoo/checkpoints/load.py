@@ -148,6 +148,9 @@ def _check_tensors(values: Mapping[str, Any]) -> None:
         if not (is_dense and (value.is_floating_point() or name.endswith('num_batches_tracked'))):
             raise ValueError(f'{name} must be a dense floating-point tensor, not {value.dtype} with layout '
                              f'{value.layout} on device {value.device}')
+        if value.untyped_storage().nbytes() < value.nbytes:
+            raise ValueError(f'{name} of shape {tuple(value.shape)} is an expanded view of fewer numbers; save '
+                             'tensor.contiguous() instead')
 
 
 def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:

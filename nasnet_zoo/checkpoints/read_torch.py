@@ -9,7 +9,7 @@ import struct
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -24,7 +24,8 @@ _DTYPES = {
     'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
     'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool,
     'ComplexFloatStorage': torch.complex64, 'ComplexDoubleStorage': torch.complex128,
-    'UntypedStorage': torch.uint8,
+    'UntypedStorage': torch.uint8,  # tensors of newer types say their type
+    'QInt8Storage': torch.int8, 'QUInt8Storage': torch.uint8, 'QInt32Storage': torch.int32,
 }
 
 
@@ -32,7 +33,7 @@ class _Storage(NamedTuple):
     """Numbers in a file, of which tensors are made."""
     dtype: torch.dtype
     begin: int  # of a view, in numbers
-    count: int
+    length: int
     read: Callable[[], bytearray]
 
 
@@ -124,9 +125,8 @@ def _tensor(storage: _Storage, begin: int, size: Tuple[int, ...], stride: Tuple[
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f'it has a tensor of unknown type {dtype!r}')
     numbers = storage.read()
-    if not numbers:
-        return torch.empty(tuple(size), dtype=dtype)
-    whole = torch.frombuffer(numbers, dtype=dtype)[storage.begin:storage.begin + storage.count]
+    whole = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
+    whole = whole[storage.begin:storage.begin + storage.length]
     return whole.as_strided(tuple(size), tuple(stride), whole.storage_offset() + begin)
 
 

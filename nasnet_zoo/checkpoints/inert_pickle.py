@@ -4,12 +4,15 @@ A pickle is a program that names classes and functions and calls them. Here each
 only records what it was called with. What a tensor is made of can be read from such a record later; see
 :mod:`.read_torch`.
 """
+import io
+import mmap
 import pickle
 import pickletools
-from typing import Any, BinaryIO, Callable, Dict, Iterable, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterable, Optional, Tuple, Union, cast
 
 __all__ = ['Foreign', 'load_inert']
 
+File = Union[io.BytesIO, mmap.mmap]
 _MAX_OPERATIONS = 2_000_000  # of a pickle; a checkpoint has about forty for each tensor
 _MAX_NAME = 200  # characters of the name of a class
 
@@ -62,7 +65,7 @@ class Foreign(dict):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, find_storage: Optional[Callable[[Any], Any]]) -> None:
+    def __init__(self, file: File, find_storage: Optional[Callable[[Any], Any]]) -> None:
         super().__init__(file, encoding='latin1')  # Python 2's text; never fails
         self._find_storage = find_storage
         self._classes: Dict[str, Any] = {}
@@ -79,11 +82,11 @@ class _Unpickler(pickle.Unpickler):
         return self._find_storage(pid)
 
 
-def load_inert(file: BinaryIO, find_storage: Optional[Callable[[Any], Any]] = None) -> Any:
+def load_inert(file: File, find_storage: Optional[Callable[[Any], Any]] = None) -> Any:
     """Read the pickle at the position of `file`, and move to its end.
 
     Args:
-        file: A seekable file.
+        file: A file in memory. Other files would allocate memory for as many bytes as a damaged pickle asks for.
         find_storage: Returns what a persistent identifier stands for.
 
     Returns:
@@ -102,9 +105,9 @@ def load_inert(file: BinaryIO, find_storage: Optional[Callable[[Any], Any]] = No
     return value
 
 
-def _check_operations(file: BinaryIO) -> None:
+def _check_operations(file: File) -> None:
     """Refuse a pickle that would need far more memory than its size."""
-    for count, (operation, argument, _) in enumerate(pickletools.genops(file), 1):
+    for count, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file)), 1):
         if count > _MAX_OPERATIONS:
             raise ValueError(f'its pickle has more than {_MAX_OPERATIONS:,} operations')
         if operation.name.startswith('EXT') or 'PUT' in operation.name and int(argument or 0) > 2 * count + 1_000:

@@ -5,6 +5,7 @@ any class beside its tensors. Tensors are built here from the numbers in the fil
 torch/serialization.py.
 """
 import io
+import mmap
 import struct
 import sys
 import zipfile
@@ -72,7 +73,7 @@ def read_pickle(path: Path) -> Dict[str, Any]:
         dtypes[key] = _dtype(kind)
         begin, count = (view[1], view[2]) if view else (0, count)
         return _Storage(dtypes[key], begin, count, lambda: numbers[key])
-    with open(path, 'rb') as file:
+    with open(path, 'rb') as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         if load_inert(file) != _MAGIC:
             raise ValueError('it is a pickle, but not one that torch.save wrote; save the state dict with '
                              'torch.save(model.state_dict(), FILE)')
@@ -81,7 +82,7 @@ def read_pickle(path: Path) -> Dict[str, Any]:
         data = load_inert(file, find_storage)
         for key in load_inert(file):
             count, = struct.unpack('<q', file.read(8))
-            if not 0 <= count * dtypes[key].itemsize <= path.stat().st_size - file.tell():
+            if not 0 <= count * dtypes[key].itemsize <= len(file) - file.tell():
                 raise ValueError('it ends before its last tensor')
             numbers[key] = _to_native(file.read(count * dtypes[key].itemsize), dtypes[key], order)
     return _with_tensors(data)

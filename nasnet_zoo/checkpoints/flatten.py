@@ -36,7 +36,7 @@ def flatten(data: Any, is_tensor: Callable[[Any], bool] = _is_tensor) -> Dict[st
         ValueError: If two tensors have the same name.
     """
     leaves: Dict[str, Any] = {}
-    for path, value in _walk('', 0, data, is_tensor, set()):
+    for path, value in _walk('', 0, data, is_tensor, {}):
         name = '.'.join(part for part in path.split('.') if part not in _TRANSPARENT)
         if name in leaves and is_tensor(leaves[name]):
             if is_tensor(value):
@@ -46,12 +46,12 @@ def flatten(data: Any, is_tensor: Callable[[Any], bool] = _is_tensor) -> Dict[st
     return leaves
 
 
-def _walk(path: str, depth: int, value: Any, is_tensor: Callable[[Any], bool], seen: Set[int]) -> Iterator[Any]:
-    """Yield pairs of a dotted name and a value."""
+def _walk(path: str, depth: int, value: Any, is_tensor: Callable[[Any], bool], seen: Dict[int, Any]) -> Iterator[Any]:
+    """Yield pairs of a dotted name and a value. `seen` keeps containers alive, so that no identity is used twice."""
     if is_tensor(value) or not isinstance(value, (Mapping, list, tuple)):
         yield path, value
     elif id(value) not in seen and depth < _MAX_DEPTH:
-        seen.add(id(value))
+        seen[id(value)] = value
         entries = list(_entries(value))
         if isinstance(value, Foreign) and not entries:  # an array of NumPy, for example
             yield path, value

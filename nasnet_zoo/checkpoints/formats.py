@@ -1,6 +1,5 @@
 """The file formats of weights, told apart by content, never by the file's suffix."""
 import re
-import textwrap
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple
 
@@ -81,5 +80,5 @@ def _read(path: Path, formats: Sequence[Format]) -> Dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Return the message of a library's exception on one line, cut off between words if it is very long."""
-    text = re.sub(r'\s+', ' ', printable(error)).strip()
-    return textwrap.shorten(text, _MAX_REASON, placeholder=' …') or type(error).__name__
+    text = re.sub(r'\s+', ' ', printable(error)).strip() or type(error).__name__
+    return text if len(text) <= _MAX_REASON else f'{text[:_MAX_REASON].rsplit(" ", 1)[0]} …'

@@ -98,6 +98,8 @@ def _dtype(kind: Any) -> torch.dtype:
 
 def _to_native(numbers: bytes, dtype: torch.dtype, order: str) -> bytearray:
     """Return a copy of numbers in this machine's order of bytes."""
+    if order not in ('little', 'big'):
+        raise ValueError(f'it has an unknown order of bytes, {order[:20]!r}')
     copy = bytearray(numbers)
     if order != sys.byteorder and numbers:
         size = dtype.itemsize // (2 if dtype.is_complex else 1)

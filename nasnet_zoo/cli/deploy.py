@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checked import check
+from ..checked import check, printable
+from ..checkpoints.entries import Entry
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing
-from ..data.tree import LeftOut, describe_left_out, printable
+from ..data.tree import LeftOut, describe_left_out
 from ..deploy.classifier import Classifier, Prediction
 from ..deploy.config import ExportConfig, parse_numbers, parse_size
 from ..deploy.session import PROVIDERS
@@ -53,6 +54,10 @@ def export(
 def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
     print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
+    weights = manifest['weights'] or {}
+    if weights.get('entry') or weights.get('ignored'):
+        described = Entry(weights['entry'], {}, tuple(weights['others']), tuple(weights['ignored'])).describe()
+        print(f'{weights["file"]}: {printable(described)}')
     for kind, found in manifest['compared_with_pytorch'].items():
         images = 'random images' if kind == 'random' else 'given images'
         print(f'{images}: relative difference from PyTorch {found["relative_difference"]:.1e}, same class for '

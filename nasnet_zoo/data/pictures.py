@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from safetensors.torch import save_file
 
+from ..checked import printable
 from ..files import atomic_write
 from .archive import ArchiveTree
 from .tree import (
@@ -25,7 +26,6 @@ from .tree import (
     describe_left_out,
     image_endings,
     list_images,
-    printable,
 )
 
 __all__ = ['DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder', 'find_pictures']

@@ -11,8 +11,10 @@ from typing import IO, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTupl
 
 from PIL import Image, ImageFile
 
+from ..checked import printable
+
 __all__ = ['ARCHIVE_ENDINGS', 'DataError', 'Entry', 'FolderTree', 'LeftOut', 'Listing', 'Tree', 'describe_left_out',
-           'ending', 'image_endings', 'is_image', 'list_images', 'printable', 'warn_of_left_out']
+           'ending', 'image_endings', 'is_image', 'list_images', 'warn_of_left_out']
 
 ARCHIVE_ENDINGS = ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zip', '.7z', '.rar')
 LeftOut = Dict[str, List[str]]  # the names of the entries that are not used, by reason
@@ -47,12 +49,6 @@ _NO_IMAGES = ('EPS', 'MPEG')
 
 class DataError(ValueError):
     """Raised if a data set cannot be used."""
-
-
-def printable(text: Any) -> str:
-    r"""Return text such as a file name in a form that every terminal shows on one line: a byte that is not UTF-8
-    becomes ``\udcNN``, a line break ``\n``."""
-    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 def describe_left_out(left_out: LeftOut) -> str:

@@ -192,7 +192,7 @@ def export_pt2(
     if preprocessing.dtype == 'uint8' or preprocessing.output == 'probabilities':
         raise ValueError('pt2: a program takes normalised images and returns logits; do the rest in PyTorch')
     height, width = preprocessing.input_size[1:]
-    module = optimize_for_inference(model, None if dynamic_size else (height, width), passes)
+    module = optimize_for_inference(model, None if dynamic_size else (height, width), passes, check=False)
     _check_fit(model, preprocessing, batch_size, pictures=pictures)
     content, run = _build_program(module, next(model.parameters()).device, preprocessing, batch_size, dynamic_size)
     sizes = [[height, width], *([[height + 1, width + 3]] if dynamic_size else [])]

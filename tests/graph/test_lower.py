@@ -38,7 +38,7 @@ class Twice(nn.Module):
 def same_as_the_network(model):
     x = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        return difference(optimize_for_inference(model)(x), model(x)) < 1e-5
+        return difference(optimize_for_inference(model, check=False)(x), model(x)) < 1e-5
 
 
 def with_module(module):
@@ -76,8 +76,8 @@ class Join(nn.Module):
     (nn.InstanceNorm2d(18), r'model\.stem\.bn\.1: InstanceNorm2d is a layer without a lowering rule; give the class'),
     (Scaled(18), r'model\.stem\.bn\.1: calls getitem, which has no lowering rule; .*LOWERINGS'),
     (nn.Sequential(nn.ReLU(), nn.PReLU()), r'model\.stem\.bn\.1\.1: PReLU is a layer'),
-    (FrozenBatchNormAct2d(18, act_layer=nn.ReLU), r'model\.stem\.bn\.1: calls \w+, which has no lowering rule'),
-    (Shape(), r'model: its forward cannot be traced .*; give the class'),
+    (FrozenBatchNormAct2d(18, act_layer=nn.SiLU), r'model\.stem\.bn\.1: SiLU is a layer without a lowering rule'),
+    (Shape(), r'model\.stem\.bn\.1: its forward cannot be traced .*; give the class'),
     (Join(), r'model\.stem\.bn\.1: torch\.cat has a lowering rule for channels only, dim=1, not for dim=2'),
     (nn.Conv2d(18, 18, 3, padding='same'), r"model\.stem\.bn\.1: Conv2d has padding='same'"),
     (nn.BatchNorm2d(18, track_running_stats=False), r'model\.stem\.bn\.1: BatchNorm2d without running statistics'),

@@ -1,6 +1,6 @@
 """Comparison of what was made of a network with the network itself."""
 import copy
-from typing import Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import torch

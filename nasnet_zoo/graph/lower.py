@@ -65,7 +65,7 @@ def lower(model: NASNet) -> Node:
         try:
             args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)
             if node.op == 'output':
-                return _as_node(args[0], 'returns')
+                return _as_node(args[0])
             if node.op == 'call_module':
                 check_layer(plain.get_submodule(node.target), parameter)
             values[node] = _lower_node(plain, node, args, kwargs)
@@ -93,10 +93,15 @@ def _lower_node(model: NASNet, node: fx.Node, args: Tuple, kwargs: Dict[str, Any
         return operator.attrgetter(node.target)(model)
     if node.op == 'call_module':
         return _lower_module(model.get_submodule(node.target), *args, **kwargs)
-    if node.op == 'call_function' and node.target in _FUNCTIONS:
-        return _FUNCTIONS[node.target](*args, **kwargs)
     name = getattr(node.target, '__name__', node.target)
-    raise TypeError(f'calls {name}, which has no lowering rule; {_ADVICE}')
+    if node.op != 'call_function' or node.target not in _FUNCTIONS:
+        raise TypeError(f'calls {name}, which has no lowering rule; {_ADVICE}')
+    rule = _FUNCTIONS[node.target]
+    try:
+        bound = inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f'calls {name} with arguments that have no lowering rule ({error}); {_ADVICE}') from None
+    return rule(*bound.args, **bound.kwargs)
 
 
 def _lower_module(module: nn.Module, *args: Any, **kwargs: Any) -> Node:
@@ -104,18 +109,18 @@ def _lower_module(module: nn.Module, *args: Any, **kwargs: Any) -> Node:
     rule = LOWERINGS.get(type(module))
     if rule is not None:
         bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
-        return _as_node(rule(*bound.args[1:], *bound.kwargs.values(), module), 'has a lowering rule that returns')
+        return _as_node(rule(*bound.args[1:], *bound.kwargs.values(), module))
     if _has_method(module):
-        return _as_node(module.lower(*args, **kwargs), 'has a method `lower` that returns')
+        return _as_node(module.lower(*args, **kwargs))
     raise TypeError(f'{type(module).__name__} is a layer without a lowering rule; {_ADVICE}')
 
 
 _ADVICE = 'give the class of the module a method `lower`, or add it to nasnet_zoo.graph.lower.LOWERINGS'
 
 
-def _as_node(value: Any, what: str) -> Node:
+def _as_node(value: Any) -> Node:
     if not isinstance(value, Node):
-        raise TypeError(f'{what} a {type(value).__name__}, which is not a node of the graph')
+        raise TypeError(f'its result is a {type(value).__name__}, which is not a node of the graph')
     return value
 
 
@@ -146,7 +151,7 @@ def _is_in_place(model: nn.Module, node: fx.Node) -> bool:
         return bool(getattr(model.get_submodule(node.target), 'inplace', False))
     if node.target is F.relu:
         return bool(inspect.signature(F.relu).bind(*node.args, **node.kwargs).arguments.get('inplace'))
-    return False
+    return node.target is operator.iadd
 
 
 def _module_path(node: fx.Node) -> str:
@@ -157,8 +162,18 @@ def _module_path(node: fx.Node) -> str:
     return '.'.join(['model', *([stack[-1][0]] if stack and stack[-1][0] else [])])
 
 
+class _Proxy(fx.Proxy):
+    """Records ``x += y`` as such, and not as ``x = x + y``, after which other names of x would not see the sum."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy('call_function', operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Traces a network down to modules that have a lowering rule."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) in LOWERINGS or _has_method(m) or super().is_leaf_module(m, module_qualified_name)
@@ -356,6 +371,7 @@ _FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
     F.relu: lambda input, inplace=False: input.then('relu'),
     torch.relu: lambda input: input.then('relu'),
     operator.add: _add,
+    operator.iadd: _add,
     torch.add: _add,
     torch.cat: _concat,
     torch.flatten: lambda input, start_dim=0, end_dim=-1: _flatten(input, start_dim, end_dim),

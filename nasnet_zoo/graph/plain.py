@@ -5,7 +5,7 @@ only sets a weight (pruning, weight norm, spectral norm, parametrizations) is ap
 is refused.
 """
 import inspect
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import torch
 from timm.layers import SelectAdaptivePool2d
@@ -48,18 +48,17 @@ def plain_copy(model: nn.Module) -> Any:
         copies = {module: _copy(module) for module in originals}
     for copy in copies.values():
         copy.__dict__['_modules'] = {
-            name: copies.get(child) for name, child in copy._modules.items() if name != 'parametrizations'}
+            name: child and copies.get(child) for name, child in copy._modules.items() if name != 'parametrizations'}
     return copies[model]
 
 
 def submodules(model: nn.Module) -> Iterator[Tuple[nn.Module, str]]:
     """Each module once, with its path from ``model`` on. Modules that only compute another's weight are left out."""
-    inside_parametrizations = set()
+    inside_parametrizations: Set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in inside_parametrizations:
             continue
-        if parametrize.is_parametrized(module):
-            inside_parametrizations.update(module.parametrizations.modules())
+        inside_parametrizations.update(_parametrizations(module))
         yield module, f'model.{name}' if name else 'model'
 
 
@@ -68,7 +67,7 @@ def _check_is_plain(module: nn.Module, path: str) -> None:
     kind = _class(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(f'{path}: is compiled by TorchScript; use the module from which it was compiled')
-    if any(is_lazy(p) for p in module._parameters.values()):
+    if any(is_lazy(p) for p in module.parameters(recurse=False)):
         raise TypeError(f'{path}: {kind.__name__} has no weights yet; run the model once on images')
     for name in ('forward', '_call_impl'):
         if name in vars(module):
@@ -88,9 +87,14 @@ def _depends_on_training(module: nn.Module) -> bool:
     """Whether a module may compute something else because it, or a parametrization of it, is in training mode."""
     if module.training and _class(module) not in _SAME_IN_TRAINING:
         return True
-    # What `parametrize` itself adds, a list for each tensor, may be in training mode.
-    lists = module.parametrizations.values() if parametrize.is_parametrized(module) else ()
-    return any(m.training for parametrizations in lists for child in parametrizations for m in child.modules())
+    # The lists that `parametrize` itself adds may be in training mode.
+    return any(m.training for m in _parametrizations(module) if not isinstance(
+        m, (nn.ModuleDict, parametrize.ParametrizationList)))
+
+
+def _parametrizations(module: Any) -> List[nn.Module]:
+    """All modules that compute tensors of a module, or none."""
+    return list(module.parametrizations.modules()) if parametrize.is_parametrized(module) else []
 
 
 def _class(module: nn.Module) -> type:
@@ -98,7 +102,7 @@ def _class(module: nn.Module) -> type:
     return parametrize.type_before_parametrizations(module)
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def _copy(module: Any) -> nn.Module:
     """A module of the same tensors, with those weights that hooks and parametrizations make as they are made now."""
     copy: Any = object.__new__(_class(module))
     tables: Dict[str, Dict] = {name: {} for name in (

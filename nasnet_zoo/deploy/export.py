@@ -73,7 +73,9 @@ def export_onnx(
         The path, the preprocessing, the shapes of input and output, and the differences from the network.
 
     Raises:
-        ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode.
+        TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
+        ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode or
+            returns NaN.
         ExportError: If ONNX Runtime refuses the file, or if its results are not the network's.
     """
     from ..graph.to_onnx import OPSETS
@@ -184,8 +186,9 @@ def export_pt2(
         The path, the preprocessing, the shapes of input and output, and the differences from the network.
 
     Raises:
+        TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
         ValueError: If the preprocessing asks for uint8 input or probabilities, if arguments do not fit the network, or
-            if the network is in training mode.
+            if the network is in training mode or returns NaN.
         ExportError: If the program's results are not the network's.
     """
     preprocessing = preprocessing or make_preprocessing(model)

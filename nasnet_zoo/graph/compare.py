@@ -14,7 +14,7 @@ __all__ = ['TOLERANCE', 'DifferenceError', 'check_finite', 'check_module', 'rela
 
 TOLERANCE = 1e-5  # largest relative difference of results in float32
 _NUM_IMAGES = 2  # two images show a mistake that mixes up the images of a batch; all else is seen in one
-_ROUNDING = 4  # by this factor, a module may be further from exact results than the network is
+_ROUNDING = 4  # a module's distance from exact results may be this many times the network's
 
 
 class DifferenceError(RuntimeError):

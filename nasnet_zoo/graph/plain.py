@@ -21,8 +21,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 __all__ = ['check_layer', 'plain_copy', 'submodules']
 
-# Forward pre-hooks that set a weight of their module and do nothing else
-_WEIGHT_HOOKS = BasePruningMethod, WeightNorm, SpectralNorm
+# What is called as a forward pre-hook that sets a weight of its module and does nothing else
+_WEIGHT_HOOKS = BasePruningMethod.__call__, WeightNorm.__call__, SpectralNorm.__call__
 # Modules that people add to a network in evaluation mode, and that are the same in both modes
 _SAME_IN_TRAINING = frozenset({
     nn.Sequential, nn.Identity, nn.Flatten, nn.ReLU, nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d,
@@ -72,7 +72,7 @@ def _check_is_plain(module: nn.Module, path: str) -> None:
     for name in ('forward', '_call_impl'):
         if name in vars(module):
             raise TypeError(f'{path}: its {name} was replaced; restore that of {kind.__name__} by `del {path}.{name}`')
-    hooks = [*(hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, _WEIGHT_HOOKS)),
+    hooks = [*(hook for hook in module._forward_pre_hooks.values() if type(hook).__call__ not in _WEIGHT_HOOKS),
              *module._forward_hooks.values()]
     if hooks:
         names = ', '.join(getattr(hook, '__qualname__', type(hook).__qualname__) for hook in hooks)
@@ -85,8 +85,8 @@ def _check_is_plain(module: nn.Module, path: str) -> None:
 
 def _depends_on_training(module: nn.Module) -> bool:
     """Whether a module may compute something else because it, or a parametrization of it, is in training mode."""
-    if module.training and _class(module) not in _SAME_IN_TRAINING:
-        return True
+    if module.training and (_class(module) not in _SAME_IN_TRAINING or module._forward_pre_hooks):
+        return True  # in training mode, a spectral norm changes its estimate
     # The lists that `parametrize` itself adds may be in training mode.
     return any(m.training for m in _parametrizations(module) if not isinstance(
         m, (nn.ModuleDict, parametrize.ParametrizationList)))

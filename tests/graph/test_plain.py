@@ -190,6 +190,29 @@ def test_layers_that_are_the_same_in_training_mode():
     assert relative_difference(model) < 1e-5
 
 
+class PrunesInputs(prune.Identity):
+    def __call__(self, module, inputs):
+        return tuple(x.abs() for x in inputs)
+
+
+def test_pruning_that_does_more_than_set_a_weight():
+    model = small('nasnet_a')
+    PrunesInputs.apply(model.head.fc, 'weight')
+    with pytest.raises(TypeError, match=r'model\.head\.fc: has a forward hook \(PrunesInputs\)'):
+        lower(model)
+
+
+@pytest.mark.filterwarnings('ignore:`torch.nn.utils.spectral_norm` is deprecated')
+def test_a_spectral_norm_in_training_mode():
+    model = small('nasnet_a')
+    model.head.fc = spectral_norm(nn.Linear(model.head.fc.in_features, 7))
+    estimate = model.head.fc.weight_u.clone()
+    with pytest.raises(ValueError, match=r'model\.head\.fc: Linear is in training mode'):
+        lower(model)
+    lower(model.eval())
+    assert torch.equal(model.head.fc.weight_u, estimate)
+
+
 def test_a_parametrization_in_training_mode():
     model = small('nasnet_a')
     parametrize.register_parametrization(model.head.fc, 'weight', Doubled())

@@ -193,4 +193,5 @@ class SpaceSampler(BaseSampler):
 
 def _common(words: Sequence[str], distribution: BaseDistribution) -> List[str]:
     """Return which of the words a distribution can give."""
-    return [word for word in words if isinstance(distribution, CategoricalDistribution) and word in distribution.choices]
+    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    return [word for word in words if word in choices]

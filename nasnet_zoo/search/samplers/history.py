@@ -78,8 +78,8 @@ class History:
         self._read = len(trials)
 
         def order(child: FinishedTrial) -> Tuple[float, float, int]:
-            completed = 0. if self._keeps_order else trials[child.number].datetime_complete.timestamp()
-            return places.get(child.number, math.inf), completed, child.number
+            completed = None if self._keeps_order else trials[child.number].datetime_complete
+            return places.get(child.number, math.inf), completed.timestamp() if completed else 0., child.number
         finished.sort(key=order)
         self._unplaced += [child.number for child in finished if child.number not in places]
         self.proposed.update(child.tokens for child in finished)

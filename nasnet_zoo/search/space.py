@@ -68,7 +68,7 @@ class Space:
             build: Callable[[Choices], Mapping[str, Any]],
             parse: Optional[Callable[[Genotype], Choices]] = None,
     ) -> None:
-        self.name, self.decisions = name, tuple(Decision(*decision) for decision in decisions)
+        self.name, self.decisions = name, tuple(Decision(n, tuple(options)) for n, options in decisions)
         self._build, self._parse = build, parse
         names = Counter(decision.name for decision in self.decisions)
         wrong = [d.name for d in self.decisions if names[d.name] > 1 or len(set(d.options)) < max(2, len(d.options))]

@@ -13,7 +13,7 @@ __all__ = ['NOTES', 'FinishedTrial', 'History', 'Tokens']
 
 Tokens = Tuple[int, ...]
 NOTES = 'nasnet_zoo'  # the system attribute in which a sampler keeps its notes about a trial
-MAX_LISTED = 1000  # trials that the notes of one proposal list: MySQL limits an attribute to 64 kB
+MAX_LISTED = 5000  # trials that the notes of one proposal list: MySQL limits an attribute to 64 kB
 
 
 class FinishedTrial(NamedTuple):

@@ -23,10 +23,12 @@ from nasnet_zoo.search.study import StudySettings, open_study
 
 try:
     from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
-except ImportError:  # Optuna 4.0 to 4.5
+except ImportError:  # before Optuna 4.6
     class BasicSamplerTestCase:
         pass
-    MultiObjectiveSamplerTestCase = BasicSamplerTestCase
+
+    class MultiObjectiveSamplerTestCase:
+        pass
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)

@@ -1,13 +1,15 @@
 """The order in which trials are learned from, whatever the clock says."""
 import datetime
+import importlib
 import random
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
 from nasnet_zoo.search import EvolutionSampler
 from nasnet_zoo.search.ppo_settings import PRESETS
-from nasnet_zoo.search.samplers.history import MAX_LISTED, NOTES
+from nasnet_zoo.search.samplers.history import NOTES
 from nasnet_zoo.search.samplers.ppo import PPOSampler
 from nasnet_zoo.search.space import darts_space
 
@@ -29,8 +31,10 @@ def set_clock(monkeypatch):
             def now(cls, tz=None):
                 Clock.now_is += datetime.timedelta(seconds=step)
                 return Clock.now_is.astimezone(tz) if tz else Clock.now_is.astimezone().replace(tzinfo=None)
-        for module in STORAGES:
-            monkeypatch.setattr(f'{module}.datetime', Clock)
+        monkeypatch.undo()
+        for module in map(importlib.import_module, STORAGES):
+            imported = SimpleNamespace(**{**vars(datetime), 'datetime': Clock})  # Optuna 4 imports the module
+            monkeypatch.setattr(module, 'datetime', imported if module.datetime is datetime else Clock)
     return set_clock
 
 
@@ -137,11 +141,12 @@ def test_studies_of_earlier_versions_are_ordered_by_time():
     assert orders(study) == [1, 3, 2, 0, 4, 5]
 
 
-def test_many_added_trials_are_listed_in_parts():
+def test_many_added_trials_are_listed_in_parts(monkeypatch):
+    monkeypatch.setattr('nasnet_zoo.search.samplers.history.MAX_LISTED', 30)
     study = optuna.create_study(direction='maximize', sampler=KINDS['evolution']())
-    study.add_trials([finished_trial(i, -i, tokens=[0] * len(SPACE.sizes)) for i in range(MAX_LISTED + 3)])
+    study.add_trials([finished_trial(i, -i, tokens=[0] * len(SPACE.sizes)) for i in range(33)])
     for _ in range(2):
         SPACE.suggest(study.ask())
     listed = [trial.system_attrs[NOTES]['learned'] for trial in study.trials[-2:]]
-    assert [len(part) for part in listed] == [MAX_LISTED, 3]
-    assert orders(study) == [number for part in listed for number in part] == [*range(MAX_LISTED + 2, -1, -1)]
+    assert [len(part) for part in listed] == [30, 3]
+    assert orders(study) == [number for part in listed for number in part] == [*range(32, -1, -1)]

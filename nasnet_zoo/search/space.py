@@ -47,6 +47,8 @@ class Space:
                 blocks=[dict(left=[choices['left'], 'h0'], right=[choices['right'], 'h0'])], outputs=[['b0']])),
             reduction=cell))
 
+    A space can be pickled if both functions can, for example if they are defined at the top level of a module.
+
     Args:
         name: The name of the space, part of its fingerprint.
         decisions: The decisions, in the order in which a controller makes them. Each has at least two options.
@@ -54,8 +56,6 @@ class Space:
             left out.
         parse: Converts a genotype to choices, and raises a SpaceError if the space does not contain it. Without this
             function a search cannot be warm-started.
-
-    A space can be pickled if both functions can, for example if they are defined at the top level of a module.
 
     Raises:
         ValueError: If names are repeated or a decision has fewer than two different options.

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from timm.data import create_dataset, create_loader
 
 from ..files import read_safetensors
-from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
+from .pictures import DataError, PictureDataset, PictureFolder, cache_folder, names_as_text
 from .preprocessing import Preprocessing
 
 __all__ = ['AnySet', 'DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'SMALL', 'TIMM_PREFIXES', 'data_name',
@@ -389,7 +389,7 @@ def _large_pictures(folder: PictureFolder, size: Sequence[int]) -> Tuple[FileSet
         raise DataError(f'{folder.path}: images of {max(size)} pixels cannot be read from an archive; unpack it')
     parts = folder.datasets()
     _warn_of_unreadable(folder.unreadable, folder.path)
-    return tuple(_file_set(f'{folder.path.name} {split}', part, size, tuple(folder.splits['train']))
+    return tuple(_file_set(f'{folder.path.name} {split}', part, size, names_as_text(folder.splits['train']))
                  for split, part in zip(folder.splits, parts))
 
 

@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Callable, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from ..files import atomic_write
 
-__all__ = ['SUFFIXES', 'DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder']
+__all__ = ['SUFFIXES', 'DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder', 'names_as_text']
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
 _CACHE_FORMAT = 3  # version of the files that `decode` writes; files of other versions are not read
@@ -32,6 +32,11 @@ def cache_folder() -> Path:
     """Return the folder for downloaded and decoded data: ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(os.environ.get('NASNET_ZOO_CACHE') or Path(home) / 'nasnet_zoo')
+
+
+def names_as_text(names: Iterable[str]) -> Tuple[str, ...]:
+    """Return names of files as text. Python decodes them as the locale says, but they are UTF-8 in nearly all places."""
+    return tuple(os.fsencode(name).decode('utf-8', 'backslashreplace') for name in names)
 
 
 class PictureFolder:
@@ -161,7 +166,7 @@ class PictureFolder:
             tensors[f'{split}.labels'] = torch.tensor(labels)
         with atomic_write(file) as part:
             save_file(tensors, part, metadata=dict(
-                classes=json.dumps(list(self.splits['train'])), unreadable=json.dumps(self.unreadable),
+                classes=json.dumps(names_as_text(self.splits['train'])), unreadable=json.dumps(self.unreadable),
                 resized=json.dumps(resized)))
 
     def datasets(self) -> List['PictureDataset']:

@@ -23,7 +23,7 @@ from ..drawing import draw
 from ..files import atomic_folder, atomic_write, read_safetensors, write_json
 from ..network.measure import output_width
 from ..network.nasnet import NASNet
-from ..network.rebuild import check_rebuildable
+from ..network.rebuild import rebuildable_state
 from ..zoo import label_names, model_folder
 
 __all__ = ['CONFIG', 'WEIGHTS', 'HubError', 'cached_weights', 'read_accuracy', 'read_config', 'record_accuracy',
@@ -67,11 +67,11 @@ def write_folder(
         ValueError: If modules of the network were changed so that no configuration describes it, or if the number of
             class names is not that of its classes. Nothing is written then.
     """
-    check_rebuildable(model)
+    state = rebuildable_state(model)
     names = _check_names(model, class_names)
     tensors = {
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()}
+        for name, tensor in state.items()}
     with atomic_folder(folder, last=CONFIG) as part:
         with atomic_write(part / WEIGHTS) as file:
             save_file(tensors, file, metadata=dict(format='pt'))

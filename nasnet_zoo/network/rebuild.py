@@ -5,7 +5,7 @@ network was built are in neither.
 """
 import json
 import re
-from typing import Iterator, Tuple
+from typing import Dict, Iterator, Tuple
 
 import torch
 from timm.layers import get_device_dtype
@@ -14,7 +14,7 @@ from torch import nn
 from .measure import check_counts, evaluating
 from .nasnet import NASNet, compile_genotype
 
-__all__ = ['check_rebuildable']
+__all__ = ['rebuildable_state']
 
 _MAX_SIDE = 64  # of the images on which results are compared; larger ones only take longer
 # What to call, by the name of a tensor that the configuration does not account for
@@ -32,13 +32,14 @@ _FIXES = (
 )
 
 
-def check_rebuildable(model: NASNet) -> None:
-    """Check that ``compile_genotype(**model.config)`` rebuilds a network.
+def rebuildable_state(model: NASNet) -> Dict[str, torch.Tensor]:
+    """Return the state dict of a network that ``compile_genotype(**model.config)`` rebuilds.
 
-    The network is rebuilt without memory of its own, given the weights, and compared with `model` on an image.
+    The network is rebuilt without memory of its own, given the weights, and compared with `model` on an image. What is
+    returned is the state dict of the rebuilt network. It shares memory with `model`.
 
     Raises:
-        ValueError: If it is not. It says what to call.
+        ValueError: If another network would be rebuilt. It says what to call.
         TypeError: If `model` is not a network of this package.
     """
     if not isinstance(model, NASNet):
@@ -53,19 +54,25 @@ def check_rebuildable(model: NASNet) -> None:
         fix = next(fix.format(*match.groups(), classes=model.num_classes) for pattern, fix in _FIXES
                    if (match := re.fullmatch(pattern, name)))
         raise ValueError(f'model: its configuration describes another network ({name} {problem}); {fix}')
-    rebuilt.load_state_dict(model.state_dict(), assign=True)
+    rebuilt.load_state_dict(model.state_dict(), strict=False, assign=True)
     _compare(model, rebuilt)
+    return {name: torch.zeros_like(tensor, device='cpu') if tensor.is_meta else tensor
+            for name, tensor in rebuilt.state_dict().items()}
 
 
 def _differences(model: NASNet, rebuilt: NASNet) -> Iterator[Tuple[str, str]]:
-    """Yield the names of tensors that only one of two networks has or that differ in shape, and in what they differ."""
+    """Yield the names of tensors that only one of two networks has or that differ in shape, and in what they differ.
+
+    Frozen norms have no count of batches, which plays no part in any result.
+    """
     own, other = model.state_dict(), rebuilt.state_dict()
     for name in own:
         if name not in other:
             yield name, 'would not be loaded'
     for name, tensor in other.items():
         if name not in own:
-            yield name, 'is missing'
+            if not name.endswith('.num_batches_tracked'):
+                yield name, 'is missing'
         elif own[name].shape != tensor.shape:
             yield name, f'has shape {list(own[name].shape)} instead of {list(tensor.shape)}'
 

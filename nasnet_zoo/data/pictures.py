@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 
 def names_as_text(names: Iterable[str]) -> Tuple[str, ...]:
-    """Return names of files as text. Python decodes them as the locale says, but they are UTF-8 in nearly all places."""
+    """Return names of files as text. Python decodes them as the locale says, but they are UTF-8 nearly everywhere."""
     return tuple(os.fsencode(name).decode('utf-8', 'backslashreplace') for name in names)
 
 

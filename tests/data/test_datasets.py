@@ -15,6 +15,7 @@ from PIL import Image
 
 from helpers.paths import DATA
 from nasnet_zoo.data import DataError, FileSet, ImageSet, load_data, load_digits
+from nasnet_zoo.data.pictures import names_as_text
 
 ARCHIVE = DATA / 'cifar10-jpeg.tar.gz'
 
@@ -346,3 +347,8 @@ def test_real_pictures():
     assert train.images.shape == (50000, 3, 32, 32) and test.labels.bincount().tolist() == [1000] * 10
     assert train.class_names[:2] == ('airplane', 'automobile')
     assert train.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-3)
+
+
+def test_names_of_files_are_text_in_every_locale():
+    assert names_as_text(['Käfer', '猫', 'a']) == ('Käfer', '猫', 'a')
+    assert names_as_text([b'K\xe4fer'.decode('utf-8', 'surrogateescape')]) == ('K\\xe4fer',), 'no UTF-8'

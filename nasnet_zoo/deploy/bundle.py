@@ -113,12 +113,12 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             _describe_origin(config, facts, model, weights, command), **_describe_file(config, exported, folder),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
             versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
-        texts = {labels_path: ''.join(f'{label}\n' for label in preprocessing.class_names),
-                 labels_path.with_name('genotype.json'): model.genotype.dumps(),
+        texts = {str(labels_path): ''.join(f'{label}\n' for label in preprocessing.class_names),
+                 str(labels_path.with_name('genotype.json')): model.genotype.dumps(),
                  **layout.files(facts, exported.shapes),
-                 manifest_path: json.dumps(manifest, indent=2) + '\n'}
-        for path, text in texts.items():
-            write_utf8(folder / path, text)
+                 str(manifest_path): json.dumps(manifest, indent=2) + '\n'}
+        for name, text in texts.items():
+            write_utf8(folder / name, text)
     return manifest
 
 

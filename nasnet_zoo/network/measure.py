@@ -1,6 +1,6 @@
 """What the modules of a network take and return, which its attributes do not say after modules were replaced."""
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 from timm.layers import get_device_dtype
@@ -25,8 +25,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def input_channels(model: NASNet) -> int:
-    """Return the number of channels that the stem takes."""
-    return model.get_submodule(model.skeleton.stem_row.first_conv).in_channels
+    """Return the number of channels that the stem's convolution takes; if it is no convolution, what the model says."""
+    conv: Any = model.get_submodule(model.skeleton.stem_row.first_conv)
+    return getattr(conv, 'in_channels', model.in_chans)
 
 
 def output_width(model: NASNet) -> int:

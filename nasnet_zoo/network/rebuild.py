@@ -25,10 +25,8 @@ _FIXES = (
     (r'head\..*', 'call model.reset_classifier({classes}) instead of replacing the classifier, and then load trained '
                   'weights into model.head.fc'),
     (r'aux_head\..*', 'set model.aux_head = None first'),
-    (r'cells\.(\d+)\..*', 'a network from which cells were removed cannot be written as a folder; save '
-                          'model.state_dict() instead'),
-    (r'.*', 'a network with other layers than those that it was built with cannot be written as a folder; save '
-            'model.state_dict() instead'),
+    (r'.*', 'a network whose layers were replaced or removed cannot be written as a folder; save model.state_dict() '
+            'instead'),
 )
 
 
@@ -97,7 +95,7 @@ def _first_change(model: nn.Module, rebuilt: nn.Module) -> str:
     others = dict(rebuilt.named_modules())
     for name, module in model.named_modules():
         other = others.get(name)
-        if type(module) is not type(other):
+        if other is None or type(module) is not type(other):
             return f'model.{name} was replaced by {type(module).__name__}'
         if module._forward_hooks or module._forward_pre_hooks or 'forward' in vars(module):
             return f'{name or "the network"} has a hook or a forward method of its own; remove it first'

@@ -53,7 +53,7 @@ REFUSED = {
                       r"prune\.remove\(model\.get_submodule\('head\.fc'\), 'weight'\)"),
     'parametrised weight': (lambda model: parametrizations.weight_norm(model.head.fc),
                             r"remove_parametrizations\(model\.get_submodule\('head\.fc'\), 'weight'\)"),
-    'fewer cells': (lambda model: model.prune_intermediate_layers([0]), 'from which cells were removed'),
+    'fewer cells': (lambda model: model.prune_intermediate_layers([0]), 'whose layers were replaced or removed'),
     'hook': (lambda model: model.head.fc.register_forward_hook(lambda module, args, output: 2 * output),
              r'head\.fc has a hook'),
     'forward': (replace_forward, r'head\.fc has a hook or a forward method of its own'),

@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from .files import atomic_write
 from .genotype.loader import load_genotype
 from .genotype.operations import COMBINES, OPERATIONS
 from .genotype.schema import Block, Cell, Genotype
@@ -312,7 +313,8 @@ def draw(
     with style.context(['default', {'svg.hashsalt': 'nasnet-zoo', 'svg.fonttype': 'path'}], after_reset=True):
         figure = _paint(genotype, dpi)
         if path is not None:
-            figure.savefig(path, dpi=dpi, format=suffix[1:], **SAVE_OPTIONS[suffix])
+            with atomic_write(path) as part:
+                figure.savefig(part, dpi=dpi, format=suffix[1:], **SAVE_OPTIONS[suffix])
     return figure
 
 

@@ -1,7 +1,11 @@
-"""Files that are written completely or not at all, and reading of safetensors files."""
+"""Files that are written completely or not at all, and reading of safetensors files.
+
+All of them get the permissions that the process's umask gives.
+"""
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple, Union
@@ -9,7 +13,7 @@ from typing import Any, Dict, Iterator, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_write', 'read_safetensors', 'write_json']
+__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'write_json', 'write_utf8']
 
 
 @contextmanager
@@ -17,22 +21,54 @@ def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
     """Replace a file in one step: the block writes a temporary file, which is renamed to `path` if no error occurs.
 
     Yields:
-        The temporary file, an empty one in the folder of `path`.
+        The temporary file, an empty one in the folder of `path`, with the suffix of `path`.
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    part = Path(name)
+    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{path.suffix}')
+    with open(part, 'xb') as file:  # unlike tempfile's, it has the permissions that the umask gives
+        mode = os.fstat(file.fileno()).st_mode & 0o777
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # the usual permissions; mkstemp gives access to the owner only
-        with part.open('rb') as file:
+        part.chmod(mode)  # a library may have put a file of its own here; safetensors' can be read by the owner only
+        with part.open('rb+') as file:
             os.fsync(file.fileno())  # the content must be on disk before the new name, in case of a power failure
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Union[str, os.PathLike], last: Union[str, os.PathLike]) -> Iterator[Path]:
+    """Write the files of a folder together: the block writes them to a temporary folder, and if no error occurs, they
+    replace those of the same names in `folder`.
+
+    Args:
+        folder: The folder. It is created if necessary, and then appears with all files in one step. Other files in it
+            are kept.
+        last: The file, a path relative to the folder, without which readers do not accept the folder. It is removed
+            before the others are replaced and appears after them, so it is never beside files of another version.
+
+    Yields:
+        The temporary folder, an empty one.
+    """
+    folder = Path(folder)
+    exists = folder.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = (folder if exists else folder.parent) / f'.{folder.name}.{secrets.token_hex(4)}'
+    part.mkdir()  # unlike tempfile's, it has the permissions that the umask gives
+    try:
+        yield part
+        if not exists:
+            part.rename(folder)
+            return
+        files = sorted((path for path in part.rglob('*') if path.is_file()), key=lambda path: path == part / last)
+        (folder / last).unlink(missing_ok=True)
+        for path in files:
+            target = folder / path.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Tensor], Dict[str, str]]:
@@ -50,5 +86,10 @@ def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Ten
 
 def write_json(path: Union[str, os.PathLike], data: Any) -> None:
     """Write JSON data to a file, completely or not at all."""
+    write_utf8(path, json.dumps(data, indent=2) + '\n')
+
+
+def write_utf8(path: Union[str, os.PathLike], text: str) -> None:
+    """Write a text file, completely or not at all, with the same bytes on every platform."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
+        part.write_text(text, encoding='utf-8', newline='\n')

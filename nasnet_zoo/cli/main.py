@@ -1,6 +1,8 @@
 """The ``nasnet-zoo`` command: one module for each group of its subcommands."""
+import io
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -12,7 +14,18 @@ from .training import train, validate
 
 __all__ = ['app']
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+class _App(typer.Typer):
+    """The command. What the encoding of a terminal or a pipe cannot express is printed as an escape sequence."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors='backslashreplace')
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

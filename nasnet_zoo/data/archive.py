@@ -33,7 +33,7 @@ class _Member(NamedTuple):
 
 
 def _tar_members(path: Path) -> Iterator[_Member]:
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, encoding='utf-8') as archive:
         last = None
         for last in archive:
             kind = ('file' if last.isreg() else 'folder' if last.isdir() else 'link' if last.issym() else
@@ -161,6 +161,9 @@ class ArchiveTree:
             except _LinkError as error:
                 entries.append(Entry(child, str(error), None))
         return entries
+
+    def as_text(self, name: str) -> str:
+        return name
 
     def key(self) -> Any:
         return ''

@@ -108,7 +108,8 @@ class PictureFolder:
         Raises:
             DataError: If an archive cannot be read, or if a split or the images of a class are missing.
         """
-        splits = {split: _classes(self._listing, names) for split, names in _SPLITS.items()}
+        splits = {split: {self._tree.as_text(name): pictures for name, pictures in _classes(
+            self._listing, names).items()} for split, names in _SPLITS.items()}
         used = {name for classes in splits.values() for pictures in classes.values() for name in pictures}
         self._leave_out('in no folder train/CLASS or test/CLASS',
                         [name for name in self._listing.images if name not in used])

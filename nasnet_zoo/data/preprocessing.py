@@ -13,12 +13,13 @@ from timm.data import create_transform
 from timm.layers import to_2tuple
 
 from ..checked import Checked, check
+from ..network.measure import check_counts, output_width
 from ..network.nasnet import NASNet
 from ..network.skeleton import Side, Skeleton
 from ..zoo import label_names
 from .pictures import as_rgb
 
-__all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing', 'output_width']
+__all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing']
 
 METADATA_KEY = 'nasnet_zoo.preprocessing'  # the entry of an ONNX file's metadata that holds it as JSON
 _MAX_ASPECT_RATIO = 64  # resizing the short side of a longer image would take gigabytes
@@ -124,11 +125,6 @@ class Preprocessing(Checked):
         return np.ascontiguousarray(images if self.layout == 'NCHW' else images.transpose(0, 2, 3, 1))
 
 
-def output_width(model: NASNet) -> int:
-    """Return the number of outputs for an image: that of the classes, or of the features if there is no classifier."""
-    return model.num_classes or model.head_hidden_size
-
-
 def make_preprocessing(
         model: NASNet,
         class_names: Optional[Sequence[str]] = None,
@@ -149,10 +145,11 @@ def make_preprocessing(
         with_preprocessing: The exported file takes uint8 images, channels last, and normalises them itself.
 
     Raises:
-        ValueError: If class names or statistics do not match the network, or if images are too small for it.
+        ValueError: If class names or statistics do not match the network, if images are too small for it, or if its
+            stem or head was replaced by one with other numbers of channels or classes.
     """
-    cfg = model.pretrained_cfg
-    width = output_width(model)
+    check_counts(model)
+    cfg, width = model.pretrained_cfg, output_width(model)
     known = label_names(model) or ()
     size = cfg['input_size'][1:] if img_size is None else to_2tuple(img_size)
     preprocessing = check(Preprocessing, dict(

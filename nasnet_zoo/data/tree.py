@@ -132,6 +132,9 @@ class Tree(Protocol):
             DataError: If the archive cannot be read.
         """
 
+    def as_text(self, name: str) -> str:
+        """Return a name as text. Bytes that are not UTF-8 are represented by surrogates."""
+
     def key(self) -> Any:
         """Return the key of the tree's own folder, see :class:`Entry`."""
 
@@ -164,6 +167,10 @@ class FolderTree:
                 'neither a file nor a folder')
         stamp = (status.st_size, status.st_mtime_ns) if kind == 'file' else ()
         return Entry(entry.name, kind, (status.st_dev, status.st_ino), stamp)
+
+    def as_text(self, name: str) -> str:
+        # Python decodes it as the locale says, but it is UTF-8 nearly everywhere.
+        return os.fsencode(name).decode('utf-8', 'surrogateescape')
 
     def key(self) -> Any:
         status = self.path.stat()

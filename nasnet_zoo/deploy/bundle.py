@@ -7,7 +7,6 @@ Other layouts arrange them as a server needs them; see :data:`~nasnet_zoo.deploy
 import hashlib
 import json
 import os
-import tempfile
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from ..data.datasets import ImageSet, data_name, load_data
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
+from ..files import atomic_folder, write_utf8
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
@@ -106,7 +106,8 @@ def load_checkpoint(
 def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
     """Export a trained network, and write the files that go beside it.
 
-    Files of the same names in the folder are replaced when all new ones are complete, the manifest last.
+    Files of the same names in the folder are replaced when all new ones are complete. While they are, the folder has no
+    manifest.
 
     Args:
         config: What to export, and how.
@@ -130,29 +131,26 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
     train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
     layout = LAYOUTS[config.layout]
-    config.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.', dir=config.out) as folder:  # until all files are complete
-        file, labels = (Path(folder, path.format(name=facts.name, suffix=f'.{config.format}'))
-                        for path in (layout.model, layout.labels))
-        for path in (file, labels):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    model_path, labels_path = (
+        Path(path.format(name=facts.name, suffix=f'.{config.format}')) for path in (layout.model, layout.labels))
+    manifest_path = labels_path.with_name('manifest.json')
+    with atomic_folder(config.out, last=manifest_path) as folder:
+        file = folder / model_path
+        for path in (model_path, labels_path):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
         exported = _export(config, model, file, facts, images)
         accuracy = None if test is None else _measure(str(config.data), model, file, test)
         manifest = dict(
             _describe_origin(config, facts, model, weights, found, command),
-            **_describe_file(config, exported, Path(folder)),
+            **_describe_file(config, exported, folder),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
             versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
-        texts = {labels: ''.join(f'{label}\n' for label in preprocessing.class_names),
-                 labels.parent / 'genotype.json': model.genotype.dumps(),
-                 **{Path(folder, path): text for path, text in layout.files(facts, exported.shapes).items()},
-                 labels.parent / 'manifest.json': json.dumps(manifest, indent=2) + '\n'}
-        for path, text in texts.items():
-            path.write_text(text, encoding='utf-8')
-        for path in (file, *texts):
-            target = config.out / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+        texts = {str(labels_path): ''.join(f'{label}\n' for label in preprocessing.class_names),
+                 str(labels_path.with_name('genotype.json')): model.genotype.dumps(),
+                 **layout.files(facts, exported.shapes),
+                 str(manifest_path): json.dumps(manifest, indent=2) + '\n'}
+        for name, text in texts.items():
+            write_utf8(folder / name, text)
     return manifest
 
 

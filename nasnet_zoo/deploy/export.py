@@ -8,11 +8,12 @@ from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, O
 import numpy as np
 import torch
 
-from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing, output_width
+from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
 from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
+from ..network.measure import check_counts, output_width
 from ..network.nasnet import NASNet
 from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
 from .session import ProviderError, Session, full_batches
@@ -240,6 +241,7 @@ def _check_fit(
     if not model.num_classes and not model.head.global_pool.pool_type:
         raise ValueError("model: returns feature maps, but a file must return a vector for each image; use "
                          "global_pool='avg'")
+    check_counts(model)
     given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, output_width(model))
     if given != needed:
         raise ValueError(

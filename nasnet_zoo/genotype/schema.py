@@ -13,7 +13,7 @@ from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Optional, Seq
 from pydantic import Field
 
 from ..checked import Checked, OneOf
-from ..files import atomic_write
+from ..files import write_utf8
 from .operations import COMBINE_ALIASES, COMBINES, OP_ALIASES, OPERATIONS
 
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'Cell', 'Block', 'Edge', 'json_schema', 'FORMAT', 'KINDS',
@@ -137,8 +137,7 @@ class Genotype(Checked):
 
     def save(self, path: Union[str, os.PathLike]) -> None:
         """Write :meth:`dumps` to `path` atomically: an interrupted write leaves the old file as it was."""
-        with atomic_write(path) as part:
-            part.write_text(self.dumps(), encoding='utf-8')
+        write_utf8(path, self.dumps())
 
     @cached_property
     def layout_digest(self) -> str:

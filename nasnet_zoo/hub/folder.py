@@ -6,12 +6,13 @@
     cells.svg          a drawing of the cells, if matplotlib is installed
 
 timm loads such a folder (``local-dir:FOLDER``) and a repository with its files (``hf-hub:OWNER/NAME``) once
-`nasnet_zoo` is imported. :mod:`nasnet_zoo.hub.publish` adds a model card and uploads the folder.
+`nasnet_zoo` is imported, and so does transformers' ``from_pretrained``. :mod:`nasnet_zoo.hub.publish` adds a model card
+and uploads the folder.
 """
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
@@ -19,9 +20,11 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm has no public function that writes only the configuration
 
 from ..drawing import draw
-from ..files import atomic_write, read_safetensors
+from ..files import atomic_folder, atomic_write, read_safetensors, write_json
+from ..network.measure import output_width
 from ..network.nasnet import NASNet
-from ..zoo import model_folder
+from ..network.rebuild import rebuildable_state
+from ..zoo import label_names, model_folder
 
 __all__ = ['CONFIG', 'WEIGHTS', 'HubError', 'cached_weights', 'read_accuracy', 'read_config', 'record_accuracy',
            'weight_file', 'write_folder']
@@ -46,33 +49,57 @@ def write_folder(
     How images are prepared, for instance how they are cropped, is copied from ``model.pretrained_cfg``. Training
     sets it, see :meth:`~nasnet_zoo.data.preprocessing.Preprocessing.write_to`.
 
+    The files appear together, when all of them are complete and after it was checked that the configuration rebuilds
+    the network.
+
     Args:
         model: The network. Its auxiliary head, if it has one, is written too.
         folder: The folder. It is created if necessary.
-        class_names: Names of the classes, in the order of the logits.
+        class_names: Names of the classes, in the order of the logits. The default is those of the configuration.
         mean, std: Mean and standard deviation of each channel, on a scale of 0 to 1, by which images are normalised.
             The default is what ``model.pretrained_cfg`` says.
         half: Write float16 instead of float32, which halves the size.
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: If modules of the network were changed so that no configuration describes it, or if the number of
+            class names is not that of its classes. Nothing is written then.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'model.onnx').unlink(missing_ok=True)  # it was exported from other weights
+    state = rebuildable_state(model)
+    names = _check_names(model, class_names)
     tensors = {
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()}
-    with atomic_write(folder / WEIGHTS) as part:
-        save_file(tensors, part, metadata=dict(format='pt'))
-    _write_config(model, folder / CONFIG, class_names, dict(mean=mean, std=std))
-    with atomic_write(folder / 'genotype.json') as part:
-        part.write_text(model.genotype.dumps(), encoding='utf-8')
-    try:
-        draw(model.genotype, folder / 'cells.svg')
-    except ImportError:
-        pass  # matplotlib is optional
-    return folder
+        for name, tensor in state.items()}
+    with atomic_folder(folder, last=CONFIG) as part:
+        with atomic_write(part / WEIGHTS) as file:
+            save_file(tensors, file, metadata=dict(format='pt'))
+        model.genotype.save(part / 'genotype.json')
+        try:
+            draw(model.genotype, part / 'cells.svg')
+        except ImportError:
+            Path(folder, 'cells.svg').unlink(missing_ok=True)  # matplotlib is optional; it may be of other cells
+        _write_config(model, part / CONFIG, names, dict(mean=mean, std=std))
+        Path(folder, 'model.onnx').unlink(missing_ok=True)  # it was exported from other weights
+    return Path(folder)
+
+
+def _check_names(model: NASNet, class_names: Optional[Sequence[str]]) -> Optional[List[str]]:
+    """Return the names of the classes, by default those that the configuration has for them, or None.
+
+    Raises:
+        ValueError: If `class_names` are not as many strings as there are classes.
+    """
+    if not class_names:
+        names = label_names(model) or ()
+        return list(names) if model.num_classes and len(names) == model.num_classes else None
+    wrong = next((name for name in class_names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ValueError(f'class_names: must be strings, not {wrong!r}')
+    if len(class_names) != output_width(model):
+        raise ValueError(f'class_names: {len(class_names)} names for {output_width(model)} classes')
+    return list(class_names)
 
 
 def _write_config(
@@ -81,16 +108,16 @@ def _write_config(
     """Write config.json. `statistics` are mean and std, or None for those of ``model.pretrained_cfg``."""
     data_config = {name: tuple(values) for name, values in statistics.items() if values is not None}
     data_config['input_size'] = (model.in_chans, *model.pretrained_cfg['input_size'][1:])
-    with atomic_write(path) as part:
-        save_config_for_hf(
-            model, part, model_config=dict(label_names=list(class_names)) if class_names else None,
-            data_config=data_config)
-        config = json.loads(part.read_text(encoding='utf-8'))
-        if class_names:
-            config['pretrained_cfg'].pop('label_names', None)  # stated once, at the top level
-        # The architecture 'nasnet' with model_args builds every network of this package, named or not.
-        config.update(architecture='nasnet', model_args=model.config)
-        part.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+    save_config_for_hf(
+        model, path, model_config=dict(label_names=list(class_names)) if class_names else None,
+        data_config=data_config)
+    config = json.loads(path.read_text(encoding='utf-8'))
+    config['pretrained_cfg'].pop('label_names', None)  # stated once, at the top level
+    # The architecture 'nasnet' with model_args builds every network of this package, named or not. The number of
+    # classes is stated at the top level only, because transformers passes it beside model_args.
+    args = {name: value for name, value in model.config.items() if name != 'num_classes'}
+    config.update(architecture='nasnet', model_args=args)
+    write_json(path, config)
 
 
 def read_config(folder: Union[str, os.PathLike]) -> Dict[str, Any]:

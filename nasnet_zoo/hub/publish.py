@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from ..deploy.export import export_onnx
-from ..files import atomic_write
+from ..files import write_utf8
 from ..zoo import build, label_names
 from .folder import CONFIG, WEIGHTS, HubError, read_accuracy, read_config, record_accuracy, write_folder
 
@@ -88,8 +88,7 @@ def write_card(
         num_cells=args['num_cells'], cell_filters=args['cell_filters'], stem=args['stem'],
         input_size=' x '.join(map(str, cfg['input_size'])), num_classes=config['num_classes'], accuracy=table,
         picture='\n![The cells](cells.svg)\n' if (folder / 'cells.svg').exists() else '')
-    with atomic_write(path) as part:
-        part.write_text(text, encoding='utf-8')
+    write_utf8(path, text)
     return path
 
 

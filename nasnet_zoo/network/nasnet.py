@@ -107,6 +107,11 @@ class NASNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2. / fan_out))
+        self.init_non_persistent_buffers()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Set what no weight file holds. transformers, which builds networks without memory, calls it afterwards."""
         self.drop_path_progress.fill_(1.)
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import optuna
 
 from ..drawing import draw
-from ..files import atomic_write
+from ..files import write_utf8
 from ..genotype.schema import Genotype
 from .config import SearchConfig
 from .objectives import OBJECTIVES
@@ -44,8 +44,7 @@ def write_report(
         baseline: The finished children of another search to compare with.
     """
     children = finished_children(study)
-    with atomic_write(config.out / 'cells.svg') as part:
-        draw(cell, part)
+    draw(cell, config.out / 'cells.svg')
     trials = study.get_trials(deepcopy=False)
     genotypes = {child['number']: space.genotype(space.tokens(trials[child['number']].params)) for child in children}
     failures = Counter(trial.user_attrs['reason'] for trial in trials if 'reason' in trial.user_attrs)
@@ -61,8 +60,7 @@ def write_report(
         cost_plot=_plot_cost(children, config.objective or 'macs'),
         operations_plot=_plot_operations(children, genotypes),
         failures=_failure_list(failures))
-    with atomic_write(config.out / 'report.html') as part:
-        part.write_text(text, encoding='utf-8')
+    write_utf8(config.out / 'report.html', text)
     return config.out / 'report.html'
 
 

@@ -167,7 +167,7 @@ class Trainer:
         if self.mixup:
             images, targets = self.mixup(images, labels)
         with torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext():
-            output = self._wrapped(images)
+            output = self._forward(images)
             loss = self._loss(output, targets)
         value = loss.item()
         if not math.isfinite(value):
@@ -183,6 +183,15 @@ class Trainer:
             self.ema.update(self.model, step=step)
         logits = output[0] if isinstance(output, tuple) else output
         return value, (logits.argmax(1) == labels).sum().item()
+
+    def _forward(self, images: torch.Tensor) -> Any:
+        try:
+            return self._wrapped(images)
+        except ValueError as error:  # PyTorch's batch norm refuses a single value
+            if len(images) > 1 or 'more than 1 value per channel' not in str(error):
+                raise
+            raise ValueError('batch_size: a batch of one image leaves a batch norm with a single value for each '
+                             'channel, which it cannot normalise; use batches of two or more images') from None
 
     def state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, Any]]:
         """Return what :meth:`load_state` needs: tensors by name, and the rest as JSON data."""

@@ -1,6 +1,9 @@
 """Images of data sets and of folders: the same as torchvision finds, and nothing left out without a word."""
+import json
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -160,3 +163,25 @@ def test_images_of_folders(folder):
                           ('empty', r'there are no images \(1 file left out: 1 hidden \(.a.png\)\)')):
         with pytest.raises(ValueError, match=f'{name}: {message}$'):
             find_pictures([folder.parent / name])
+
+
+def test_names_of_classes_are_text_in_every_locale(tmp_path):
+    pets = tmp_path / 'pets'
+    for split in ('train', 'test'):
+        for name in ('Käfer', '猫'):
+            add(pets / split / name / 'a.png')
+    with tarfile.open(tmp_path / 'pets.tar', 'w') as archive:
+        archive.add(pets, 'pets')
+    with zipfile.ZipFile(tmp_path / 'pets.zip', 'w') as archive:
+        for file in pets.rglob('*.png'):
+            archive.write(file, file.relative_to(pets))
+    code = """if True:
+        import json
+        from pathlib import Path
+        from nasnet_zoo.data.pictures import PictureFolder
+        paths = map(Path, ('pets', 'pets.tar', 'pets.zip'))
+        print(json.dumps([list(PictureFolder(path).splits['train']) for path in paths]))
+    """
+    environ = {**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+    found = subprocess.check_output([sys.executable, '-c', code], cwd=tmp_path, env=environ)
+    assert json.loads(found) == [['Käfer', '猫']] * 3

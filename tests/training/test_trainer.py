@@ -164,3 +164,9 @@ def test_synchronised_norm_is_stable(tmp_path):
 def test_trains_on_a_gpu(compiled):
     model = train(small(aux_head=True), TRAIN, recipe(epochs=5, bf16=True, compile=compiled), 'cuda')
     assert evaluate(model, TEST, device='cuda').top1 > 0.9
+
+
+def test_a_batch_of_one_image_that_a_batch_norm_cannot_take():
+    model = small(aux_head=True)  # its last norm sees a single value for each channel
+    with pytest.raises(ValueError, match='batch_size: a batch of one image .* use batches of two or more images'):
+        train(model, TRAIN, recipe(batch_size=1))

@@ -1,0 +1,74 @@
+"""Files and folders appear complete or not at all, with the permissions that the umask gives."""
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nasnet_zoo.files import atomic_folder, atomic_write, write_json, write_utf8
+
+
+@pytest.fixture(params=[0o022, 0o027], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def listed(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*'))
+
+
+def test_permissions_are_those_of_the_umask(tmp_path, umask):
+    with atomic_write(tmp_path / 'a.safetensors') as part:  # the library replaces the file by one of mode 0600
+        save_file({'x': torch.zeros(1)}, part)
+    write_json(tmp_path / 'a.json', {})
+    with atomic_folder(tmp_path / 'new' / 'folder', last='b.txt') as part:
+        write_utf8(part / 'b.txt', 'b')
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in listed(tmp_path)}
+    assert modes == {name: (0o777 if 'new' in name and '.' not in name else 0o666) & ~umask for name in modes}
+    assert len(modes) == 5
+
+
+def test_text_has_the_same_bytes_everywhere(tmp_path):
+    write_utf8(tmp_path / 'a', 'Käfer\n猫\n')
+    assert (tmp_path / 'a').read_bytes() == 'Käfer\n猫\n'.encode()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_utf8(tmp_path / 'a', 'old')
+    with pytest.raises(OSError, match='disk'), atomic_write(tmp_path / 'a') as part:
+        part.write_text('half', encoding='utf-8')
+        raise OSError('disk full')
+    assert (tmp_path / 'a').read_text(encoding='utf-8') == 'old' and listed(tmp_path) == ['a']
+
+
+@pytest.mark.parametrize('exists', [False, True])
+def test_a_failed_folder_leaves_nothing(tmp_path, exists):
+    folder = tmp_path / 'folder'
+    if exists:
+        folder.mkdir()
+        write_utf8(folder / 'a', 'old')
+    before = listed(tmp_path)
+    with pytest.raises(OSError, match='disk'), atomic_folder(folder, last='a') as part:
+        write_utf8(part / 'b', 'new')
+        raise OSError('disk full')
+    assert listed(tmp_path) == before
+
+
+def test_files_of_a_folder_are_replaced_together(tmp_path, monkeypatch):
+    write_utf8(tmp_path / 'kept', 'kept')
+    for text in ('old', 'new'):
+        with atomic_folder(tmp_path, last='z/last') as part:
+            (part / 'z').mkdir()
+            for name in ('a', 'z/last', 'z/other'):
+                write_utf8(part / name, text)
+    assert listed(tmp_path) == ['a', 'kept', 'z', 'z/last', 'z/other']
+    assert {(tmp_path / name).read_text(encoding='utf-8') for name in ('a', 'z/last', 'z/other')} == {'new'}
+
+    def fail(*args):
+        raise OSError('disk full')
+    with pytest.raises(OSError, match='disk'), atomic_folder(tmp_path, last='z/last') as part:
+        write_utf8(part / 'a', 'newest')
+        monkeypatch.setattr('pathlib.Path.replace', fail)
+    assert not (tmp_path / 'z/last').exists(), 'the files are of two versions, so readers must not accept them'

@@ -180,7 +180,7 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
             channels, *_ = fields.get('input_size') or [1 if fields.get('color_order') == 'L' else 3]
             fields['input_size'] = [channels, *to_2tuple(size)]
         return check(Preprocessing, fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}'
                          ) from None
 

@@ -29,7 +29,7 @@ def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
     """
     unknown = [name for name in fields if name not in cls.model_fields]
     if unknown:
-        raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
+        raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
     try:
         return cls(**fields)
     except ValidationError as error:

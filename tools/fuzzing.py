@@ -69,10 +69,13 @@ class Reader(NamedTuple):
         description: What is read, and by which function.
         share: How many of a thousand inputs it gets: many if it is fast.
         prepare: Returns the subject, given a folder for files.
+        library: A library in C on which the reader depends and which no Python code can interrupt. When it hangs or
+            crashes, that is counted, but it is not a fault.
     """
     description: str
     share: int
     prepare: Callable[[Path], Subject]
+    library: str = ''
 
 
 def make_input(subject: Subject, name: str, seed: int, number: int) -> Any:
@@ -151,15 +154,16 @@ def prepare_genotype_files(folder: Path) -> Subject:
 
 
 _IMPORTS = (
-    "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), ('skip_connect'"
-    ", 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)], normal_concat=[2, 3, 4, 5], reduce=[("
-    "'max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), ('max_pool_3x3', 0), ("
+    "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), ("
+    "'skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)], normal_concat=[2, 3, 4, 5], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), ('max_pool_3x3', 0), ("
     "'skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)], reduce_concat=range(2, 6))",
     "DARTS_V2 = Genotype(\n    normal=[('dil_conv_5x5', 0), ('sep_conv_5x5', 1)],\n    normal_concat=range(2, 3),\n"
     "    reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)],  # a comment\n    reduce_concat=[2])\n",
-    "2019-05-01 12:00:00,123 genotype = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], normal_concat=range("
-    "2, 3), reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)], reduce_concat=range(2, 3))",
-    'from collections import namedtuple\nGenotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")\n'
+    "2019-05-01 12:00:00,123 genotype = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], "
+    "normal_concat=range(2, 3), reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1)], reduce_concat=range(2, 3))",
+    'from collections import namedtuple\n'
+    'Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")\n'
     "V1 = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], normal_concat=[2], reduce=[('skip_connect', 0), ("
     "'skip_connect', 1)], reduce_concat=[2])\nDARTS = V1\n",
     json.dumps({f'{kind}/{part}': value for kind in ('normal', 'reduce') for part, value in (
@@ -214,10 +218,11 @@ def _checkpoints() -> List[Any]:
     """What training code saves."""
     tensors = _tensors()
     odd = dict(half=torch.ones(2, dtype=torch.float16), sparse=torch.eye(3).to_sparse(), scalar=torch.tensor(1.),
-               empty=torch.zeros(0, 3), slice=torch.arange(12.).reshape(3, 4).t()[1:], parameter=torch.nn.Parameter(torch.ones(2)),
+               empty=torch.zeros(0, 3), slice=torch.arange(12.).reshape(3, 4).t()[1:],
+               parameter=torch.nn.Parameter(torch.ones(2)),
                quantized=torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
     return [tensors, OrderedDict((f'module.{name}', tensor) for name, tensor in tensors.items()),
-            dict(state_dict=tensors, epoch=3, best=0.5, arch='nasnet', optimizer=dict(state={0: dict(step=1)}, groups=[])),
+            dict(state_dict=tensors, epoch=3, arch='nasnet', optimizer=dict(state={0: dict(step=1)}, groups=[])),
             odd]
 
 
@@ -298,7 +303,8 @@ def _keras_file(rng: Random, odd: bool) -> bytes:
             except (TypeError, ValueError, OSError, RuntimeError):
                 pass  # HDF5 cannot write it
             if rng.random() < 0.3:
-                h5[place.rpartition('/')[0]].attrs['name'] = rng.choice((1, b'\xff', 'a.b', '', np.ones(3), h5py.Empty('f4')))
+                h5[place.rpartition('/')[0]].attrs['name'] = rng.choice(
+                    (1, b'\xff', 'a.b', '', np.ones(3), h5py.Empty('f4')))
     return buffer.getvalue()
 
 
@@ -318,7 +324,8 @@ def _odd_size(h5: Any, place: str, rng: Random) -> None:
 def _odd_link(h5: Any, place: str, rng: Random) -> None:
     import h5py
     h5[place] = rng.choice((h5py.SoftLink('/'), h5py.SoftLink(place), h5py.SoftLink('/nowhere'),
-                            h5py.ExternalLink('/dev/zero', '/'), h5py.ExternalLink('other.h5', '/x'), h5['/'], np.float32(1)))
+                            h5py.ExternalLink('/dev/zero', '/'), h5py.ExternalLink('other.h5', '/x'), h5['/'],
+                            np.float32(1)))
 
 
 def _odd_storage(h5: Any, place: str, rng: Random) -> None:
@@ -375,8 +382,9 @@ def _odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
         lambda: tensor.half(), lambda: tensor.to(torch.bfloat16), lambda: tensor.long(), lambda: tensor.bool(),
         lambda: tensor.to(torch.complex64), lambda: tensor[None], lambda: tensor[:0], lambda: tensor.flatten()[:1],
         lambda: tensor.to('meta'), lambda: tensor.to_sparse() if tensor.ndim else tensor, lambda: tensor * float('nan'),
-        lambda: torch.zeros(1).expand(2 ** 40), lambda: torch.zeros(()).expand(tensor.shape), lambda: None, lambda: [1.],
-        lambda: tensor.numpy(), lambda: torch.zeros(1001, 3), lambda: torch.zeros(()), lambda: 'text', lambda: {},
+        lambda: torch.zeros(1).expand(2 ** 40), lambda: torch.zeros(()).expand(tensor.shape), lambda: None,
+        lambda: [1.], lambda: tensor.numpy(), lambda: torch.zeros(1001, 3), lambda: torch.zeros(()), lambda: 'text',
+        lambda: {},
         lambda: torch.quantize_per_tensor(torch.ones(tensor.shape), 0.1, 0, torch.qint8),
         lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     ))()
@@ -386,8 +394,9 @@ def _their_names(model: NASNet) -> List[str]:
     """Names of tensors as other code bases write them, for cells that `model` may or may not have."""
     return [f'{prefix}.{part}' for prefix in (
         'cell_stem_0', 'cell_stem_1', 'cell_0', 'cell_1', 'cell_17', 'reduction_cell_0', 'cell_99999999999999999999')
-        for part in ('conv_1x1.conv.weight', 'comb_iter_0_left.separable_1.depthwise_conv2d.weight', 'prev_conv.bn.bias',
-                     'comb_iter_4.left.conv.weight', 'path_1.conv.weight', '')] + ['conv0.conv.weight', 'last_linear.bias']
+        for part in (
+            'conv_1x1.conv.weight', 'comb_iter_0_left.separable_1.depthwise_conv2d.weight', 'prev_conv.bn.bias',
+            'comb_iter_4.left.conv.weight', 'path_1.conv.weight', '')] + ['conv0.conv.weight', 'last_linear.bias']
 
 
 def prepare_networks(folder: Path) -> Subject:
@@ -409,7 +418,8 @@ def prepare_networks(folder: Path) -> Subject:
                 del tensors[name]
                 tensors = tensors or {'a': torch.ones(1)}
             elif kind == 1:
-                tensors[rng.choice((*TEXTS, *theirs, name + 'x', f'module.{name}', 1, None, b'x', ('a',)))] = tensors[name]
+                other = rng.choice((*TEXTS, *theirs, f'{name}x', f'module.{name}', 1, None, b'x', ('a',)))
+                tensors[other] = tensors[name]
             else:
                 value = tensors[name]
                 tensors[name] = _odd_tensor(rng, value) if isinstance(value, torch.Tensor) else value
@@ -448,8 +458,8 @@ def prepare_metadata(folder: Path) -> Subject:
             text = change_text(text, rng, texts)
         changes = {}
         if rng.random() < 0.3:
-            changes[rng.choice(('img_size', 'mean', 'class_names', 'color_order', 'input_size', rng.choice(TEXTS)))] = plain(
-                rng.choice((leaf(rng), 8, [8, 8], [0.5] * 3)))
+            field = rng.choice(('img_size', 'mean', 'class_names', 'color_order', 'input_size', rng.choice(TEXTS)))
+            changes[field] = plain(rng.choice((leaf(rng), 8, [8, 8], [0.5] * 3)))
         return text, changes
 
     def read(source: Tuple[str, Dict[str, Any]]) -> None:
@@ -490,9 +500,9 @@ READERS: Dict[str, Reader] = {
     'genotype-dict': Reader('genotypes as dicts (`load_genotype`)', 300, prepare_dicts),
     'genotype-file': Reader('genotypes in JSON files (`load_genotype`)', 200, prepare_genotype_files),
     'import': Reader('genotypes of DARTS and NNI (`import_genotype`)', 200, prepare_imports),
-    'torch': Reader("PyTorch's checkpoints (`read_weights`)", 100, prepare_torch),
+    'torch': Reader("PyTorch's checkpoints (`read_weights`)", 120, prepare_torch),
     'safetensors': Reader('safetensors files (`read_weights`)', 75, prepare_safetensors),
-    'keras': Reader("Keras's HDF5 files and archives (`read_weights`)", 40, prepare_keras),
+    'keras': Reader("Keras's HDF5 files and archives (`read_weights`)", 20, prepare_keras, library='HDF5'),
     'network': Reader('state dicts, loaded into a network (`load_foreign_weights`)', 10, prepare_networks),
     'metadata': Reader('the preprocessing in the metadata of ONNX files (`Classifier`)', 73, prepare_metadata),
     'onnx': Reader('whole ONNX files with changed metadata, opened and run (`Classifier`)', 2, prepare_onnx),
@@ -502,6 +512,7 @@ READERS: Dict[str, Reader] = {
 # Running
 
 TIME_LIMIT = 20  # seconds for an input
+MAX_MESSAGE = 50_000  # characters; a genotype may have fifty problems
 MEMORY_LIMIT = 1 << 30  # bytes that the process may take beyond what it takes before the first input
 
 
@@ -523,7 +534,9 @@ def _find_fault(subject: Subject, content: Any) -> Tuple[bool, str]:
         message = str(error)
         if not message.startswith(subject.label):
             return False, f'the message does not name the place: {ascii(message[:200])}'
-        return False, '' if message else 'the message is empty'
+        if not 0 < len(message) < MAX_MESSAGE:
+            return False, f'the message has {len(message)} characters'
+        return False, ''
     except _TooLong:
         return False, f'it takes more than {TIME_LIMIT} s'
     except BaseException as error:
@@ -551,7 +564,7 @@ def read_inputs(subject: Subject, name: str, seed: int, numbers: range, current:
         if fault:
             faults.append(dict(reader=name, number=number, seed=seed, fault=fault))
     return dict(inputs=len(numbers), accepted=accepted, faults=faults, slowest_ms=round(1000 * slowest, 1),
-                resident=resident * 1024)
+                resident=resident * 1024, library_failures=0)
 
 
 def serve(name: str, seed: int, folder: Path, current: Any, connection: Any) -> None:
@@ -611,7 +624,10 @@ class ReaderProcess:
             self.close()
             self._start()
             results.append(read_inputs_before(numbers, died_at))
-            results[-1]['faults'].append(dict(reader=name, number=died_at, seed=seed, fault=fault))
+            if READERS[name].library:
+                results[-1]['library_failures'] = 1
+            else:
+                results[-1]['faults'].append(dict(reader=name, number=died_at, seed=seed, fault=fault))
             numbers = range(died_at + 1, numbers.stop)
         return results
 
@@ -621,7 +637,7 @@ class ReaderProcess:
         while not self._connection.poll(1):
             if self._current.value != number:
                 number, since = self._current.value, time.monotonic()
-            if not self._process.is_alive() or time.monotonic() - since > 3 * TIME_LIMIT:
+            if not self._process.is_alive() or time.monotonic() - since > 1.5 * TIME_LIMIT:
                 return None
         try:
             return self._connection.recv()
@@ -638,4 +654,5 @@ class ReaderProcess:
 
 def read_inputs_before(numbers: range, died_at: int) -> Dict[str, Any]:
     """Return the result for inputs up to the one that ended the process. How many were accepted is not known."""
-    return dict(inputs=died_at + 1 - numbers.start, accepted=0, faults=[], slowest_ms=0., resident=0)
+    return dict(inputs=died_at + 1 - numbers.start, accepted=0, faults=[], slowest_ms=0., resident=0,
+                library_failures=0)

@@ -22,7 +22,8 @@ TEXTS = (
     'a\nb', 'a\rb', '\x1b[31m', '../../etc/passwd', '/dev/zero', 'C:\\x', '%s%n', '{0}', '{', '__class__', 'None',
     'NaN', 'null', '0', '-1', 'h0', 'h1', 'h2', 'h15', 'h16', 'h999', 'h00', 'b0', 'b1', 'b4', 'b63', 'b64', 'b999',
     'B0', 'h0 ', 'identity', 'sep_conv_3x3', 'sep_conv_4x4', 'SEP_CONV_3X3', 'max_pool_3x3', 'concat', 'add', 'changed',
-    'all', 'nasnet_a', 'nasnet_a.json', 'schema', 'normal', 'reduction', 'blocks', 'outputs', '$schema', 'NHWC', 'uint8')
+    'all', 'nasnet_a', 'nasnet_a.json', 'schema', 'normal', 'reduction', 'blocks', 'outputs', '$schema', 'NHWC',
+    'uint8')
 NUMBERS = (0, 1, 2, 3, 4, 15, 16, 17, 63, 64, 65, 255, 256, 1000, 1001, -1, -2, 2 ** 15, 2 ** 31 - 1, 2 ** 31, -2 ** 31,
            2 ** 32, 2 ** 40, 2 ** 53 + 1, 2 ** 63 - 1, 2 ** 63, 2 ** 64, 10 ** 30, 0.0, -0.0, 0.5, 1.0, 2.0, 1e-320,
            1e308, -1e308)
@@ -42,10 +43,12 @@ class Opaque(NamedTuple):
 
 
 RAWS = (
-    Raw('NaN'), Raw('Infinity'), Raw('-Infinity'), Raw('1e999'), Raw('-1e999'), Raw('9' * _LONG), Raw('-' + '9' * _LONG),
-    Raw('0.' + '1' * _LONG), Raw('1e-99999'), Raw('01'), Raw('1.'), Raw('.5'), Raw('True'), Raw('undefined'), Raw("'a'"),
-    Raw(r'"\ud800"'), Raw(r'"\ud83d\ude00"'), Raw(r'"\u0000"'), Raw('"\t"'), Raw('"unclosed'), Raw('[1,]'), Raw('{"a"}'),
-    Raw('/* comment */ 1'), Raw(''))
+    Raw('NaN'), Raw('Infinity'), Raw('-Infinity'), Raw('1e999'), Raw('-1e999'), Raw('9' * _LONG),
+    Raw('-' + '9' * _LONG), Raw('0.' + '1' * _LONG), Raw('1e-99999'), Raw('01'), Raw('1.'), Raw('.5'), Raw('True'),
+    Raw('undefined'),
+    Raw("'a'"),
+    Raw(r'"\ud800"'), Raw(r'"\ud83d\ude00"'), Raw(r'"\u0000"'), Raw('"\t"'), Raw('"unclosed'), Raw('[1,]'),
+    Raw('{"a"}'), Raw('/* comment */ 1'), Raw(''))
 
 
 def parse(text: str) -> Any:
@@ -187,8 +190,9 @@ def _swap(
 _CHANGES = (_replace, _splice, _splice, _wrap, _edit, _edit, _swap)
 
 WORDS = (
-    '(', ')', '[', ']', '{', '}', ',', ':', '=', '.', '*', '**', '-', '~', 'not ', 'lambda: ', 'range', 'range(', 'None',
-    'True', '...', "'", '"', "'''", '\\', '\n', '\t', '\r', ' ', ';', '#', '\0', '\ud800', '\ufeff', 'é', '№', 'f"{x}"',
+    '(', ')', '[', ']', '{', '}', ',', ':', '=', '.', '*', '**', '-', '~', 'not ', 'lambda: ', 'range', 'range(',
+    'None', 'True', '...', "'", '"', "'''", '\\', '\n', '\t', '\r', ' ', ';', '#', '\0', '\ud800', '\ufeff', 'é', '№',
+    'f"{x}"',
     'b"x"', 'Genotype', 'normal', 'reduce', 'normal_concat', 'reduce_concat', 'skip_connect', 'none', 'sep_conv_3x3',
     'normal/op_2_0', 'normal/input_2_0', '0', '1', '2', '-1', '100', '101', '1e400', '1j', '1_0', '9' * _LONG,
     '0x' + 'f' * _LONG, '0b1', '2**99999', '10**10**10', '__import__("os").abort()', 'x for x in y', 'yield', 'await x',
@@ -231,6 +235,9 @@ def change_text(text: str, rng: Random, others: Sequence[str]) -> str:
     return ''.join(words)
 
 
+_INTEGERS = (0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 2 ** 40, 2 ** 63 - 1, 2 ** 64 - 1)
+
+
 def change_bytes(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     """Change bytes at one to eight places; `others` are more inputs of the same kind."""
     changed = bytearray(data)
@@ -244,7 +251,7 @@ def change_bytes(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
         elif kind == 2:
             changed[first:last] = rng.randbytes(last - first)
         elif kind == 3:
-            number = rng.choice((0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, 2 ** 40, 2 ** 63 - 1, 2 ** 64 - 1))
+            number = rng.choice(_INTEGERS)
             packed = struct.pack(rng.choice('<>') + 'Q', number)
             width = rng.choice((1, 2, 4, 8))
             changed[first:first + width] = packed[:width] if rng.random() < 0.8 else packed[-width:]
@@ -274,8 +281,10 @@ _INSTRUCTIONS = (
     b'K\x00', b'K\x01', b'M\xff\xff', b'J\xff\xff\xff\x7f', b'J\xff\xff\xff\xff', b'J\x00\x00\x00\x40',
     b'\x8a\x06\x00\x00\x00\x00\x00\x01', b'\x8a\x08' + b'\xff' * 7 + b'\x7f', b'\x8a\xff' + b'\x7f' * 255,
     b'G\x7f\xf8\0\0\0\0\0\0', b'X\x01\0\0\0a', b'X\xff\xff\xff\x7fa', b'X\x03\0\0\0cpu', b'X\x04\0\0\0meta',
-    b'X\x04\0\0\0cuda', b'N', b'\x88', b']', b'}', b')', b'(', b'\x85', b'\x86', b'\x87', b't', b'l', b'R', b'\x81', b'b',
-    b'Q', b's', b'u', b'a', b'e', b'0', b'2', b'1', b'.', b'q\x00', b'h\x00', b'r\xff\xff\xff\x7f', b'j\xff\xff\xff\x7f',
+    b'X\x04\0\0\0cuda', b'N', b'\x88', b']', b'}', b')', b'(', b'\x85', b'\x86', b'\x87', b't', b'l', b'R', b'\x81',
+    b'b',
+    b'Q', b's', b'u', b'a', b'e', b'0', b'2', b'1', b'.', b'q\x00', b'h\x00', b'r\xff\xff\xff\x7f',
+    b'j\xff\xff\xff\x7f',
     b'cbuiltins\nbytearray\nJ\x00\x00\x00\x40\x85R', b'cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R',
     b'ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R', b'ctorch\nTensor\nK\x03\x85R', b'(' * 3000, b'](' * 2000)
 

@@ -22,18 +22,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import optuna
+from benchmark_workers import InProcessPool, sleeper
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.progress import track
 
+from nasnet_zoo.cli.common import make_progress
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.loader import load_genotype
 from nasnet_zoo.genotype.schema import Genotype
@@ -43,15 +44,16 @@ from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pruning import ShouldPrune
 from nasnet_zoo.search.space import darts_space
-from nasnet_zoo.search.study import StudySettings, finished_children, open_study
+from nasnet_zoo.search.study import StudySettings, open_study
 from nasnet_zoo.training.run import versions
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 FILES = {'.lock', 'study.log', 'search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html'}  # of a search
 SPACE = darts_space(2)
 # The cheapest real training: 256 images of 8 x 8 pixels, one epoch
-SEARCH = ['--data', 'digits', '--space', 'darts', '--blocks', '2', '--num-cells', '1', '--cell-filters', '2', '--epochs',
-          '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '256', '--top', '1',
+SEARCH = ['--data', 'digits', '--space', 'darts', '--blocks', '2', '--num-cells', '1', '--cell-filters', '2',
+          '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '256',
+          '--top', '1',
           '--final-epochs', '1', '--sampler', 'evolution']
 
 
@@ -135,7 +137,7 @@ def kills(args: argparse.Namespace) -> Result:
         problems += check_folder(out, trials, known)
         found = evaluated_in(out)
     return Result(dict(kills=len(kinds), kinds={kind: kinds.count(kind) for kind in sorted(set(kinds))}, trials=trials,
-                       children=len(found), found_before_the_last_kill=len(known), twice=len(repeated(found))), problems)
+                       children=len(found), twice=len(repeated(found))), problems)
 
 
 def wait_for_moment(process: subprocess.Popen, out: Path, kind: str, rng: random.Random) -> bool:
@@ -198,28 +200,8 @@ def check_folder(out: Path, trials: int, known: Dict[int, Tuple[Any, ...]]) -> L
 
 # journal
 
-class InstantPool:
-    """A pool whose only worker is this process; it makes up the accuracy of a child from its architecture."""
-    size, host = 1, '127.0.0.1'
-
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Any:
-        return genotype
-
-    def result(self, future: Any) -> Evaluation:
-        return made_up(future)
-
-    def close(self) -> None:
-        pass
-
-
-def made_up(genotype: Genotype) -> Evaluation:
-    """Return an evaluation that depends on nothing but the architecture."""
-    return Evaluation(int(genotype.architecture_digest[:4], 16) / 65536, 1, 1, 0.)
-
-
 def resume_made_up(folder: Path, trials: int) -> optuna.Study:
-    """Start or resume a search of made-up children in `folder`."""
-    from benchmark_workers import InProcessPool
+    """Start or resume a search in `folder`, whose children get a made-up accuracy in this process."""
     study = open_study(folder, 'made-up', create=StudySettings(lambda _: EvolutionSampler(SPACE, 0, 6, 3)))
     Search(study, SPACE, InProcessPool()).run(trials)
     return study
@@ -338,6 +320,7 @@ def fuzz(args: argparse.Namespace) -> Result:
     faults = [fault for row in figures.values() for fault in row.pop('faults')]
     return Result(dict(inputs=sum(row['inputs'] for row in figures.values()),
                        accepted=sum(row['accepted'] for row in figures.values()),
+                       library_failures=sum(row['library_failures'] for row in figures.values()),
                        most_mib=max(row['most_mib'] for row in figures.values()), readers=figures),
                   [save_fault(fault, args.faults) for fault in faults])
 
@@ -345,15 +328,15 @@ def fuzz(args: argparse.Namespace) -> Result:
 def fuzz_reader(name: str, numbers: range, args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
     """Give the inputs `numbers` to one reader, in a process of its own."""
     from fuzzing import ReaderProcess
-    started, row = time.monotonic(), dict(inputs=0, accepted=0, slowest_ms=0., most_mib=0, faults=[])
+    started, row = time.monotonic(), dict(
+        inputs=0, accepted=0, slowest_ms=0., most_mib=0, library_failures=0, faults=[])
     process = ReaderProcess(name, args.seed, folder)
     try:
         chunks = [numbers[start:start + CHUNK] for start in range(0, len(numbers), CHUNK)]
         for chunk in show(chunks, f'{name}, {len(numbers):,} inputs'):
             for result in process.read(chunk):
-                row['inputs'] += result['inputs']
-                row['accepted'] += result['accepted']
-                row['faults'] += result['faults']
+                for count in ('inputs', 'accepted', 'library_failures', 'faults'):
+                    row[count] += result[count]
                 row['slowest_ms'] = max(row['slowest_ms'], result['slowest_ms'])
                 row['most_mib'] = max(row['most_mib'], (result['resident'] - process.resident) >> 20)
     finally:
@@ -369,7 +352,11 @@ def save_fault(fault: Dict[str, Any], folder: Path) -> str:
     with tempfile.TemporaryDirectory(dir=memory_folder()) as scratch:
         subject = READERS[fault['reader']].prepare(Path(scratch))
         content = make_input(subject, fault['reader'], fault['seed'], fault['number'])
-    path.write_bytes(content if isinstance(content, bytes) else ascii(content)[:10_000_000].encode())
+    sys.set_int_max_str_digits(0)
+    try:
+        path.write_bytes(content if isinstance(content, bytes) else ascii(content)[:10_000_000].encode())
+    except RecursionError:
+        path.write_text(f'{type(content)}, nested too deeply to be written\n', encoding='utf-8')
     return (f'{fault["reader"]}: {fault["fault"]}; the input is in {path}; repeat it with: python tools/reliability.py '
             f'fuzz --seed {fault["seed"]} --repeat {fault["reader"]}:{fault["number"]}')
 
@@ -393,8 +380,7 @@ class Child:
     def evaluate(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
         with self.log.open('a', encoding='utf-8') as file:
             file.write(genotype.architecture_digest + '\n')
-        time.sleep(self.seconds)
-        return made_up(genotype)
+        return sleeper(self.seconds)(genotype, should_prune)
 
 
 @contextmanager
@@ -417,42 +403,47 @@ def ray_cluster(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def kill_nodes(cluster: Any, seconds: float, rng: random.Random, ended: threading.Event, killed: List[float]) -> None:
-    """Kill a node every so many seconds, never the first, and start another one in its place."""
-    while not ended.wait(seconds):
-        node = rng.choice(sorted(cluster.worker_nodes, key=id))
-        cluster.remove_node(node, allow_graceful=False)
-        killed.append(time.monotonic())
+def kill_nodes(cluster: Any, seconds: float, rng: random.Random, search: Future) -> int:
+    """Kill a node every so many seconds, never the first, and start another one in its place, until a search ends.
+
+    Returns:
+        How many were killed.
+    """
+    killed = 0
+    while not wait([search], timeout=seconds).done:
+        cluster.remove_node(rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(**cluster.node_options)
+        killed += 1
+    search.result()
+    return killed
 
 
 def on_ray(args: argparse.Namespace) -> Result:
     """Run a search on a Ray cluster, nodes of which are killed."""
     from nasnet_zoo.search.pool_ray import RayPool
     warnings_off()
-    killed: List[float] = []
-    ended, problems = threading.Event(), []
+    problems = []
     with tempfile.TemporaryDirectory() as folder, ray_cluster(args.nodes) as cluster:
         make = Child(Path(folder) / 'begun', args.seconds)
         study = open_study(Path(folder), 'ray', create=StudySettings(lambda _: EvolutionSampler(SPACE, 0)))
         search = Search(study, SPACE, RayPool(make, cluster.address))
-        killer = threading.Thread(
-            target=kill_nodes, args=(cluster, args.every, random.Random(args.seed), ended, killed), daemon=True)
-        killer.start()
-        with Console(stderr=True).status('children on Ray') as shown:
-            search.run(args.children, lambda now: shown.update(
-                f'{now.finished} of {now.trials} children, {len(killed)} nodes were killed'))
-        ended.set()
-        killer.join()
-        found = evaluated(open_study(Path(folder), 'ray'))
+        with make_progress('children on Ray') as progress, ThreadPoolExecutor(1) as thread:
+            task = progress.add_task('', total=args.children)
+            running = thread.submit(
+                search.run, args.children, lambda now: progress.update(task, completed=now.finished))
+            killed = kill_nodes(cluster, args.every, random.Random(args.seed), running)  # Ray wants the main thread
+        study = open_study(Path(folder), 'ray')
+        found = evaluated(study)
         begun = make.log.read_text(encoding='utf-8').splitlines()
-    failed = [number for number, (_, state, _) in found.items() if state != 'COMPLETE']
-    if len(found) != args.children or repeated(found) or failed:
-        problems.append(f'{len(found)} children instead of {args.children}; twice {repeated(found)}; failed {failed}')
+    failed = [trial.user_attrs['reason'] for trial in study.get_trials() if 'reason' in trial.user_attrs]
+    if len(found) != args.children or repeated(found):
+        problems.append(f'{len(found)} children instead of {args.children}; twice {repeated(found)}')
+    problems += [f'a child failed: {reason}' for reason in failed if not reason.startswith('its worker was lost')]
     problems += [f'child {number} has another accuracy' for number, (architecture, state, values) in found.items()
                  if state == 'COMPLETE' and values != [int(architecture[:4], 16) / 65536]]
-    return Result(dict(nodes=args.nodes, killed=len(killed), children=len(found), seconds_per_child=args.seconds,
-                       begun_again=len(begun) - len(set(begun)), twice=len(repeated(found)), failed=len(failed)), problems)
+    return Result(dict(nodes=args.nodes, killed=killed, children=len(found), seconds_per_child=args.seconds,
+                       begun_again=len(begun) - len(set(begun)), twice=len(repeated(found)), failed=len(failed)),
+                  problems)
 
 
 # status
@@ -486,16 +477,17 @@ def status(args: argparse.Namespace) -> Result:
     """Read a search from many processes while it runs, and compare it with one that nobody reads."""
     with tempfile.TemporaryDirectory() as folder:
         outs = Path(folder) / 'alone', Path(folder) / 'read'
-        logs = [run_watched(out, args.children, readers) for out, readers in zip(outs, show((0, args.readers), 'searches'))]
-        problems = [problem for _, _, found in logs[1] for problem in found]
-        problems += [f'a reader saw {seen} of {args.children} children' for _, seen, _ in logs[1] if seen != args.children]
-        alone, read = [{number: row for number, row in evaluated_in(out).items()} for out in outs]
+        _, seen = [run_watched(out, args.children, readers)
+                   for out, readers in zip(outs, show((0, args.readers), 'searches'))]
+        problems = [problem for *_, found in seen for problem in found]
+        alone, read = map(evaluated_in, outs)
+        problems += [f'a reader saw {count} of {len(read)} children' for _, count, _ in seen if count != len(read)]
         if alone != read:
             problems.append('the search that was read is another one than the search that was not')
-        if [(out / 'cell.json').read_bytes() for out in outs[:1]] != [(outs[1] / 'cell.json').read_bytes()]:
+        if len({(out / 'cell.json').read_bytes() for out in outs}) > 1:
             problems.append('the winners differ')
         problems += check_folder(outs[1], args.children, read)
-    return Result(dict(readers=args.readers, reads=sum(reads for reads, *_ in logs[1]), children=len(read)), problems)
+    return Result(dict(readers=args.readers, reads=sum(reads for reads, *_ in seen), children=len(read)), problems)
 
 
 def run_watched(out: Path, trials: int, readers: int) -> List[Tuple[int, int, List[str]]]:
@@ -542,10 +534,12 @@ PROMISES: Dict[str, Promise] = {
     'journal': Promise(journal, dict(bytes=4096, children=12), dict(bytes=120, children=4), 6, (
         '{cuts:,} cuts and {damaged} other damages: {resumed:,} resumed, {refused} refused by name')),
     'fuzz': Promise(fuzz, dict(inputs=1_000_000, first=0), dict(inputs=3000, first=0), 35, (
-        '{inputs:,} inputs, {accepted:,} of them accepted: no other error, at most {most_mib} MiB')),
+        '{inputs:,} inputs, {accepted:,} of them accepted: no other error, at most {most_mib} MiB; the HDF5 library '
+        'hung or crashed {library_failures} times')),
     'ray': Promise(on_ray, dict(nodes=4, children=100, seconds=2., every=10.),
-                   dict(nodes=2, children=6, seconds=0.5, every=2.), 3, (
-        '{nodes} nodes, {killed} killed; {children} children, {begun_again} begun again: {twice} twice')),
+                   dict(nodes=3, children=6, seconds=1., every=8.), 3, (
+        '{nodes} nodes, {killed} killed; {children} children, {begun_again} begun again: {twice} twice, {failed} '
+        'failed because they were lost four times')),
     'status': Promise(status, dict(readers=8, children=40), dict(readers=2, children=3), 3, (
         '{readers} readers, {reads:,} reads of a search of {children} children: none failed')),
 }
@@ -565,8 +559,9 @@ def table() -> str:
         path = DOCS / 'reliability' / f'{name}.json'
         if path.exists():
             found = json.loads(path.read_text(encoding='utf-8'))
-            rows.append(f'| `python tools/reliability.py {name}` | [{promise.measured.format(**found)}](reliability/{name}.'
-                        f'json) | {found["date"]}, {found["cores"]} cores, {found["minutes"]:g} minutes |')
+            measured = f'[{promise.measured.format(**found)}](reliability/{name}.json)'
+            where = f'{found["date"]}, {found["cores"]} cores, {found["minutes"]:g} minutes'
+            rows.append(f'| `python tools/reliability.py {name}` | {measured} | {where} |')
     return '\n'.join(rows) + '\n'
 
 
@@ -584,7 +579,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name, promise in PROMISES.items():
         command = commands.add_parser(name, help=promise.run.__doc__, description=promise.run.__doc__)
         for option, value in promise.full.items():
-            command.add_argument(f'--{option}', type=type(value), help=f'default: {value}, and {promise.tiny[option]} with --tiny')
+            command.add_argument(f'--{option}', type=type(value), help=(
+                f'default: {value}, and {promise.tiny[option]} with --tiny'))
         command.add_argument('--seed', type=int, default=0, help='seed of everything random (default: 0)')
         command.add_argument('--tiny', action='store_true', help='a size that takes seconds')
         command.add_argument('--out', type=Path, help='JSON file to write')

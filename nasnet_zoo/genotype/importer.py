@@ -33,6 +33,7 @@ def import_genotype(text: str, name: str = 'imported') -> Genotype:
 
     Raises:
         ImportedTextError: If the text is neither of these.
+        GenotypeError: If its cells are not a valid genotype, for example because they have too many nodes.
     """
     if len(text) > MAX_BYTES:
         raise ImportedTextError(f'too large: over {MAX_BYTES} bytes; a genotype is a few lines')
@@ -62,7 +63,9 @@ def _literal(node: ast.AST) -> Any:
             bounds = [ast.literal_eval(bound) for bound in node.args]
             if all(isinstance(bound, int) and 0 <= bound <= 100 for bound in bounds):
                 return list(range(*bounds))
-        return ast.literal_eval(node)
+        value = ast.literal_eval(node)
+        repr(value)  # raises ValueError for an integer of thousands of digits, which no message could show
+        return value
     except (ValueError, TypeError, RecursionError, MemoryError):
         raise ImportedTextError(f'line {node.lineno}, column {node.col_offset + 1}: is not a literal value') from None
 

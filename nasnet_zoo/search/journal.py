@@ -141,7 +141,8 @@ def remove_damaged_end(path: Path) -> None:
             end = start
         is_one_line = b'\n' not in content[end:]
     if not end and (size > _MAX_FIRST_RECORD or not is_one_line):
-        raise SearchError(f'{path}: has no records of a search; restore the file from a backup, or choose another --out')
+        raise SearchError(
+            f'{path}: has no records of a search; restore the file from a backup, or choose another --out')
     if end < size:
         os.truncate(path, end)
         if not is_one_line:

@@ -564,62 +564,73 @@ def read_inputs(subject: Subject, name: str, seed: int, numbers: range, current:
         if fault:
             faults.append(dict(reader=name, number=number, seed=seed, fault=fault))
     return dict(inputs=len(numbers), accepted=accepted, faults=faults, slowest_ms=round(1000 * slowest, 1),
-                resident=resident * 1024, library_failures=0)
+                library_failures=0)
 
 
-def serve(name: str, seed: int, folder: Path, current: Any, connection: Any) -> None:
-    """Read inputs in a process of its own: get ranges of numbers, and answer with what came of them."""
+def serve(seed: int, folder: Path, current: Any, connection: Any) -> None:
+    """Read inputs in a process of its own: get names of readers with ranges, and answer with what came of them."""
     def too_long(*args: Any) -> None:
         raise _TooLong
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, too_long)
-    subject = READERS[name].prepare(folder)
-    status = Path('/proc/self/status')
-    if status.exists():  # Linux
-        size = next(int(line.split()[1]) * 1024 for line in status.read_text(encoding='utf-8').splitlines()
-                    if line.startswith('VmSize'))
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, resource.RLIM_INFINITY))
-    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    subjects: Dict[str, Subject] = {}
     while True:
-        numbers = connection.recv()
-        if numbers is None:
-            return
-        connection.send(read_inputs(subject, name, seed, numbers, current))
+        name, numbers = connection.recv()
+        if name not in subjects:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            subjects[name] = READERS[name].prepare(folder)
+            resident = _limit_memory()
+        result = read_inputs(subjects[name], name, seed, numbers, current)
+        result['mib'] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) >> 10
+        connection.send(result)
+
+
+def _limit_memory() -> int:
+    """Limit how much memory this process may take from now on. Return what it takes, in KiB."""
+    try:
+        Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')  # the peak so far is forgotten
+        size = next(int(line.split()[1]) << 10 for line in Path('/proc/self/status').read_text(
+            encoding='utf-8').splitlines() if line.startswith('VmSize'))
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, resource.RLIM_INFINITY))
+    except OSError:
+        pass  # it is not Linux, so the memory is measured only
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class ReaderProcess:
-    """A process that reads inputs of one reader. It is replaced when it dies, and the input that killed it is a fault.
+    """A process that reads inputs. It is replaced when it dies, and the input that killed it is a fault.
 
     Args:
-        name: The name of the reader.
         seed: The seed of the inputs.
         folder: A folder for files, best in memory.
     """
 
-    def __init__(self, name: str, seed: int, folder: Path) -> None:
-        self._args = name, seed, folder
+    def __init__(self, seed: int, folder: Path) -> None:
+        self._seed, self._folder = seed, folder
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context('spawn')
         self._current = context.Value('q', -1, lock=False)
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(*self._args, self._current, other), daemon=True)
+        self._process = context.Process(
+            target=serve, args=(self._seed, self._folder, self._current, other), daemon=True)
         self._process.start()
         other.close()
-        self.resident = self._connection.recv()
 
-    def read(self, numbers: range) -> List[Dict[str, Any]]:
+    def read(self, name: str, numbers: range) -> List[Dict[str, Any]]:
         """Read inputs, and return the results of :func:`read_inputs`: one, or more if the process died in between."""
         results: List[Dict[str, Any]] = []
         while numbers:
-            self._connection.send(numbers)
+            self._current.value = -1  # until the subject is ready
+            self._connection.send((name, numbers))
             result = self._wait()
             if result is not None:
                 return [*results, result]
-            name, seed, _ = self._args
             died_at = self._current.value
+            if died_at < 0:
+                raise RuntimeError(f'{name}: the process ended before the first input')
             fault = f'the process ended with code {self._process.exitcode}' if self._process.exitcode else 'it hangs'
             self.close()
             self._start()
@@ -627,7 +638,7 @@ class ReaderProcess:
             if READERS[name].library:
                 results[-1]['library_failures'] = 1
             else:
-                results[-1]['faults'].append(dict(reader=name, number=died_at, seed=seed, fault=fault))
+                results[-1]['faults'].append(dict(reader=name, number=died_at, seed=self._seed, fault=fault))
             numbers = range(died_at + 1, numbers.stop)
         return results
 
@@ -635,7 +646,7 @@ class ReaderProcess:
         """Return the answer of the process; None if it dies, or reads one input for far too long."""
         number, since = -1, time.monotonic()
         while not self._connection.poll(1):
-            if self._current.value != number:
+            if self._current.value != number or number < 0:
                 number, since = self._current.value, time.monotonic()
             if not self._process.is_alive() or time.monotonic() - since > 1.5 * TIME_LIMIT:
                 return None
@@ -654,5 +665,4 @@ class ReaderProcess:
 
 def read_inputs_before(numbers: range, died_at: int) -> Dict[str, Any]:
     """Return the result for inputs up to the one that ended the process. How many were accepted is not known."""
-    return dict(inputs=died_at + 1 - numbers.start, accepted=0, faults=[], slowest_ms=0., resident=0,
-                library_failures=0)
+    return dict(inputs=died_at + 1 - numbers.start, accepted=0, faults=[], slowest_ms=0., mib=0, library_failures=0)

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -301,7 +301,7 @@ CHUNK = 500  # inputs between two updates of the progress bar
 
 def fuzz(args: argparse.Namespace) -> Result:
     """Read changed inputs with every reader; each is accepted or refused with a documented error."""
-    from fuzzing import READERS, make_input
+    from fuzzing import READERS, ReaderProcess, make_input
     if args.repeat:
         name, number = args.repeat.split(':')
         with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
@@ -311,12 +311,11 @@ def fuzz(args: argparse.Namespace) -> Result:
     chosen = args.readers.split(',') if args.readers else list(READERS)
     total = sum(READERS[name].share for name in chosen)
     figures = {}
-    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder, closing(
+            ReaderProcess(args.seed, Path(folder))) as process:
         for name in chosen:
             count = max(1, args.inputs * READERS[name].share // total)
-            figures[name] = fuzz_reader(name, range(args.first, args.first + count), args, Path(folder))
-            if args.out:  # what is known so far, should the machine go down
-                write_json(args.out, report(args, Result(dict(readers=figures), [])))
+            figures[name] = fuzz_reader(name, range(args.first, args.first + count), process)
     faults = [fault for row in figures.values() for fault in row.pop('faults')]
     return Result(dict(inputs=sum(row['inputs'] for row in figures.values()),
                        accepted=sum(row['accepted'] for row in figures.values()),
@@ -325,22 +324,17 @@ def fuzz(args: argparse.Namespace) -> Result:
                   [save_fault(fault, args.faults) for fault in faults])
 
 
-def fuzz_reader(name: str, numbers: range, args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
-    """Give the inputs `numbers` to one reader, in a process of its own."""
-    from fuzzing import ReaderProcess
+def fuzz_reader(name: str, numbers: range, process: Any) -> Dict[str, Any]:
+    """Give the inputs `numbers` to one reader, in a ``ReaderProcess``."""
     started, row = time.monotonic(), dict(
         inputs=0, accepted=0, slowest_ms=0., most_mib=0, library_failures=0, faults=[])
-    process = ReaderProcess(name, args.seed, folder)
-    try:
-        chunks = [numbers[start:start + CHUNK] for start in range(0, len(numbers), CHUNK)]
-        for chunk in show(chunks, f'{name}, {len(numbers):,} inputs'):
-            for result in process.read(chunk):
-                for count in ('inputs', 'accepted', 'library_failures', 'faults'):
-                    row[count] += result[count]
-                row['slowest_ms'] = max(row['slowest_ms'], result['slowest_ms'])
-                row['most_mib'] = max(row['most_mib'], (result['resident'] - process.resident) >> 20)
-    finally:
-        process.close()
+    chunks = [numbers[start:start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+    for chunk in show(chunks, f'{name}, {len(numbers):,} inputs'):
+        for result in process.read(name, chunk):
+            for count in ('inputs', 'accepted', 'library_failures', 'faults'):
+                row[count] += result[count]
+            row['slowest_ms'] = max(row['slowest_ms'], result['slowest_ms'])
+            row['most_mib'] = max(row['most_mib'], result['mib'])
     return dict(row, seconds=round(time.monotonic() - started, 1))
 
 
@@ -434,8 +428,8 @@ def on_ray(args: argparse.Namespace) -> Result:
             killed = kill_nodes(cluster, args.every, random.Random(args.seed), running)  # Ray wants the main thread
         study = open_study(Path(folder), 'ray')
         found = evaluated(study)
+        failed = [trial.user_attrs['reason'] for trial in study.get_trials() if 'reason' in trial.user_attrs]
         begun = make.log.read_text(encoding='utf-8').splitlines()
-    failed = [trial.user_attrs['reason'] for trial in study.get_trials() if 'reason' in trial.user_attrs]
     if len(found) != args.children or repeated(found):
         problems.append(f'{len(found)} children instead of {args.children}; twice {repeated(found)}')
     problems += [f'a child failed: {reason}' for reason in failed if not reason.startswith('its worker was lost')]

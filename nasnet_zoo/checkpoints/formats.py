@@ -50,7 +50,7 @@ def read_weights(path: Path) -> Any:
         raise ValueError(f'{path}: this is not a weight file of PyTorch, safetensors or Keras (HDF5)')
     try:
         return file_format.read(path)
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
     except Exception as error:  # libraries raise exceptions of many types for damaged or hostile files
         reason = str(error).strip().split('\n')[0][:200] or type(error).__name__

@@ -88,16 +88,16 @@ def test_a_fault_of_a_reader_is_found(monkeypatch, read, fault):
 
 
 def test_the_input_that_ends_the_process_is_found(tmp_path):
-    process = fuzzing.ReaderProcess('metadata', 0, tmp_path)
+    process = fuzzing.ReaderProcess(0, tmp_path)
 
     def kill():
-        while process._current.value < 50:
+        while process._current.value < 100_050:
             time.sleep(0.001)
         os.kill(process._process.pid, signal.SIGKILL)
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        results = process.read(range(100_000, 100_000 + 3000))
+        results = process.read('metadata', range(100_000, 100_000 + 3000))
     finally:
         process.close()
     killer.join()

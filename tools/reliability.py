@@ -442,12 +442,20 @@ def on_ray(args: argparse.Namespace) -> Result:
 
 # status
 
-def watch(out: Path, ended: Any, results: Any) -> None:
-    """Read the status of a search until `ended` is set; put the number of reads and the problems into a queue."""
+def watch(out: Path, ready: Any, ended: Any, results: Any) -> None:
+    """Read the status of a search until `ended` is set, and once more.
+
+    The number of reads, the number of children at the end and the problems are put into the queue `results`.
+    """
     warnings_off()
     known: Dict[int, Any] = {}
-    reads, problems = 0, []
-    while not ended.is_set() and not problems:
+    reads, problems, is_last = 0, [], False
+    ready.wait()
+    while not is_last and not problems:
+        is_last = ended.is_set()
+        if not (out / 'search.json').exists():
+            time.sleep(0.001)
+            continue
         try:
             now = {child['number']: child for child in search_status(out)}
             for name in ('finals.json', 'search.json'):
@@ -487,18 +495,16 @@ def status(args: argparse.Namespace) -> Result:
 def run_watched(out: Path, trials: int, readers: int) -> List[Tuple[int, int, List[str]]]:
     """Run a search with one worker, and `readers` processes that read it from its first file on."""
     context = multiprocessing.get_context('spawn')
-    ended, results = context.Event(), context.Queue()
-    process = start_search(out, trials, 1, out.with_suffix('.log'))
-    while not (out / 'search.json').exists() and process.poll() is None:
-        time.sleep(0.001)
-    watchers = [context.Process(target=watch, args=(out, ended, results), daemon=True) for _ in range(readers)]
+    ready, ended, results = context.Barrier(readers + 1), context.Event(), context.Queue()
+    watchers = [context.Process(target=watch, args=(out, ready, ended, results), daemon=True) for _ in range(readers)]
     for watcher in watchers:
         watcher.start()
+    ready.wait(timeout=600)
+    process = start_search(out, trials, 1, out.with_suffix('.log'))
     if process.wait():
         raise RuntimeError(out.with_suffix('.log').read_text(encoding='utf-8')[-500:])
-    time.sleep(1)  # for a last look
     ended.set()
-    found = [results.get(timeout=60) for _ in watchers]
+    found = [results.get(timeout=600) for _ in watchers]
     for watcher in watchers:
         watcher.join()
     return found

@@ -20,6 +20,12 @@ def nni(text):
     return choices
 
 
+def test_integer_that_cannot_be_printed():
+    text = V2.replace("('sep_conv_3x3', 0)", f"('sep_conv_3x3', 0x{'f' * 5000})", 1)
+    with pytest.raises(ImportedTextError, match='line 2, column 12: is not a literal value'):
+        import_genotype(text)
+
+
 def test_darts_prints_are_read():
     genotype = import_genotype(V2, 'darts_v2')
     assert genotype.name == 'darts_v2' and genotype.fit == 'all'

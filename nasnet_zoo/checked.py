@@ -9,7 +9,7 @@ from typing import Any, Callable, Collection, Mapping, Optional, Type, TypeVar
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'shorten', 'suggest']
+__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'printable', 'shorten', 'suggest']
 
 
 class Checked(BaseModel):
@@ -48,7 +48,8 @@ def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:
         path.append(str(part))
         model = model.model_fields[path[-1]].annotation if path[-1] in model.model_fields else None
     text = f'{".".join(path)}: {error["msg"][0].lower()}{error["msg"][1:]}'
-    if 'text' in error.get('ctx', {}):  # a whole sentence of ours, which names the value where that helps
+    # A missing field has no value, and a whole sentence of ours names the value where that helps.
+    if error['type'] == 'missing' or 'text' in error.get('ctx', {}):
         return text
     return f'{text}, not {reprlib.repr(error["input"])} of type {type(error["input"]).__name__}'
 
@@ -57,6 +58,16 @@ def shorten(text: Any, limit: int = 60) -> str:
     """Return `text` for use in a message, cut off after `limit` characters."""
     text = str(text)
     return text if len(text) <= limit else text[:limit] + '…'
+
+
+def printable(text: Any, keep: str = '') -> str:
+    r"""Return text of foreign origin in a form that every terminal shows.
+
+    Terminal escape sequences are removed. Other characters that cannot be printed are written as in Python's source, a
+    line break as ``\n`` and a byte that is not UTF-8 as ``\udcNN``, unless they are in `keep`.
+    """
+    text = re.sub(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)', '', str(text))
+    return ''.join(char if char in keep or char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def suggest(word: str, known: Collection[str]) -> str:

@@ -6,35 +6,46 @@ These packages also pad pools differently (see ``network.ops.pool``): a model gi
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
-from timm.models import clean_state_dict
 
 from ..network.nasnet import NASNet
+from .entries import Entry, find_entry
+from .flatten import flatten
 from .formats import read_weights
+from .inert_pickle import Foreign
 from .names_keras import KERAS
 from .names_torch import TORCH
 from .renaming import NameTable, rename
 
-__all__ = ['load_foreign_weights', 'convert_state_dict']
+__all__ = ['Source', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
 
 NAME_TABLES: Tuple[NameTable, ...] = (TORCH, KERAS)
+Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
 _CLASSIFIER = ('head.fc.weight', 'head.fc.bias')
-_WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')  # keys of checkpoints, in timm's order of preference
 _MAX_SHOWN = 3  # tensors of a kind in an error message
 
 
-def load_foreign_weights(model: NASNet, source: Union[Mapping[str, Any], str, 'os.PathLike[str]']) -> None:
-    """Load weights that another package published. Either all of them are loaded or none.
+def load_foreign_weights(model: NASNet, source: Source, entry: Optional[str] = None) -> Entry:
+    """Load weights that another package or a training program wrote. Either all of them are loaded or none.
+
+    The weights may be anywhere in a checkpoint: in an entry such as ``state_dict``, and below the prefixes that
+    wrappers add to the names, such as ``module.`` or ``_orig_mod.``. If averaged weights are there too, they are
+    loaded, as in timm. Tensors beside those of the network are ignored.
 
     A background class (the first of 1001) is dropped for a model of 1000 classes. For a model without a classifier
-    (``num_classes=0``) that of the source is ignored. Weights with our own names are loaded too.
+    (``num_classes=0``) that of the source is ignored, and so is an auxiliary head for a model without one.
 
     Args:
-        model: A network of the same architecture and size as the source: NASNet-A or PNASNet-5.
-        source: A state dict, or the path of a weight file of PyTorch, safetensors or Keras (``.weights.h5``,
-            ``.keras`` or ``.h5``). The format is recognized by content. No code from the file is run.
+        model: A network of the same architecture and size as the source.
+        source: A state dict or a checkpoint; the path of a file of PyTorch, safetensors or Keras (``.weights.h5``,
+            ``.keras`` or ``.h5``); or a folder that contains one. The format is recognized by content. No code from
+            the file is run.
+        entry: Which weights to load if there are several, such as ``'state_dict'``.
+
+    Returns:
+        What was loaded. ``describe()`` says it in words.
 
     Raises:
         ValueError: The file has none of these formats or is damaged, or its tensors do not fit the model. The model
@@ -44,23 +55,53 @@ def load_foreign_weights(model: NASNet, source: Union[Mapping[str, Any], str, 'o
     Warns:
         UserWarning: The source has no classifier, so the model keeps its own.
     """
+    found = find_weights(model, source, entry)
+    load_tensors(model, found.values, _label(source))
+    return found
+
+
+def find_weights(model: NASNet, source: Source, entry: Optional[str] = None) -> Entry:
+    """Find the weights for a model as :func:`load_foreign_weights` does, without loading them.
+
+    Returns:
+        The tensors, by our names. Their shapes need not be those of the model.
+    """
     if not isinstance(model, NASNet):
         raise TypeError(f'model: must be a NASNet, not a {type(model).__name__}')
-    if isinstance(source, Mapping):
-        label, data = 'the state dict', source
-    elif isinstance(source, (str, os.PathLike)):
-        label, data = os.fspath(source), read_weights(Path(source))
-    else:
+    if not isinstance(source, (Mapping, str, os.PathLike)):
         raise TypeError(f'source: must be a state dict or a path, not a {type(source).__name__}')
+    data = source if isinstance(source, Mapping) else read_weights(Path(source))
+    our_names = model.state_dict().keys()
+
+    def is_known(name: str) -> bool:
+        return name in our_names or any(table.cell.fullmatch(name) for table in NAME_TABLES)
     try:
-        tensors = convert_state_dict(_unwrap(data), model)
+        found = find_entry(flatten(data), is_known, entry)
+        values = convert_state_dict(found.values, model)
+        temporary = {name for name, _ in model.named_buffers()} - set(our_names)  # which TorchScript saves too
+        unused_head = {name for name in values if model.aux_head is None and name.startswith('aux_head.')}
+        tensors = {name: value for name, value in values.items() if name not in unused_head | temporary and (
+            name in our_names or isinstance(value, torch.Tensor))}
+        _check_tensors(tensors)
+    except ValueError as error:
+        raise ValueError(f'{_label(source)}: {error}') from None
+    return found._replace(values=tensors, unused=(*found.unused, *['aux_head'] * bool(unused_head)))
+
+
+def load_tensors(model: NASNet, tensors: Dict[str, torch.Tensor], label: str) -> None:
+    """Load tensors with our names. `label` names their source in messages. Raises and warns as above."""
+    try:
         has_classifier = _adapt_classifier(tensors, model)
         _check_fit(tensors, model)
     except ValueError as error:
         raise ValueError(f'{label}: {error}') from None
     if not has_classifier:
-        warnings.warn(f'{label} has no classifier; the model keeps its own', stacklevel=2)
+        warnings.warn(f'{label} has no classifier; the model keeps its own', stacklevel=3)
     model.load_state_dict(tensors)
+
+
+def _label(source: Source) -> str:
+    return 'the state dict' if isinstance(source, Mapping) else os.fspath(source)
 
 
 def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str, Any]:
@@ -77,6 +118,9 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
     if any(name in state_dict for name in our_names):
         return dict(state_dict)
     table = next((table for table in NAME_TABLES if table.recognizes(state_dict)), None)
+    if table is None and any('_flat_param' in name for name in state_dict):
+        raise ValueError('its tensors were flattened and joined by FSDP; save the whole state dict, for example with '
+                         'torch.distributed.checkpoint.state_dict.get_model_state_dict and full_state_dict=True')
     if table is None:
         *others, last = [name for table in NAME_TABLES for name in table.code_bases]
         raise ValueError(f'these are not weights of a NASNet or PNASNet from {", ".join(others)} or {last}: '
@@ -89,26 +133,25 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
             raise ValueError(f'several tensors map to {ours}: {_shorten(same)}')
         converted[ours] = state_dict[name]
     if model.num_classes == 1000 and all(
-            name in converted and converted[name].shape[:1] == (1001,) for name in _CLASSIFIER):
+            getattr(converted.get(name), 'shape', ())[:1] == (1001,) for name in _CLASSIFIER):
         converted.update((name, converted[name][1:]) for name in _CLASSIFIER)
     return converted
 
 
-def _unwrap(data: Any) -> Dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, without the entries and prefixes that trainers and wrappers add."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f'must hold a state dict, not a {type(data).__name__}')
-    inner = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), Mapping)), data)
-    for name, tensor in inner.items():
-        if not isinstance(name, str):
-            raise ValueError(f'must hold a state dict, whose keys are names, not {str(name)[:60]}')
-        if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f'must hold a state dict, but {name[:60]!r} is a {type(tensor).__name__}, not a tensor')
-        is_dense = tensor.layout == torch.strided and not tensor.is_meta
-        if not (is_dense and (tensor.is_floating_point() or name.endswith('num_batches_tracked'))):
-            raise ValueError(f'{name} must be a dense floating-point tensor, not {tensor.dtype} with layout '
-                             f'{tensor.layout} on device {tensor.device}')
-    return clean_state_dict(dict(inner))
+def _check_tensors(values: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a value that is not a dense tensor of floating-point numbers."""
+    for name, value in values.items():
+        if not isinstance(value, torch.Tensor):
+            kind = value.path if isinstance(value, Foreign) else type(value).__name__
+            raise ValueError(f'must hold a state dict, but {name[:60]!r} is a {kind}, not a tensor')
+        is_dense = value.layout == torch.strided and not (
+            value.is_meta or value.is_quantized or value.is_nested)
+        if not (is_dense and (value.is_floating_point() or name.endswith('num_batches_tracked'))):
+            raise ValueError(f'{name} must be a dense floating-point tensor, not {value.dtype} with layout '
+                             f'{value.layout} on device {value.device}')
+        if value.untyped_storage().nbytes() < value.nbytes:
+            raise ValueError(f'{name} of shape {tuple(value.shape)} is an expanded view of fewer numbers; save '
+                             'tensor.contiguous() instead')
 
 
 def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:

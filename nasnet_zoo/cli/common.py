@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
+from ..checked import printable
+
 __all__ = ['AsJson', 'drop_none', 'exit_on_error', 'make_progress', 'print_report']
 
 # The parameter that `print_report` needs.
@@ -21,7 +23,8 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ImportError, OSError, RuntimeError, FloatingPointError, SafetensorError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        message = printable(error, keep='\n')  # names in foreign files may hold escape sequences
+        print(f'error: {message}', file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checked import check
+from ..checked import check, printable
+from ..checkpoints.entries import Entry
+from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing
-from ..deploy.classifier import Classifier, Prediction, find_pictures
+from ..data.tree import LeftOut, describe_left_out
+from ..deploy.classifier import Classifier, Prediction
 from ..deploy.config import ExportConfig, parse_numbers, parse_size
 from ..deploy.session import PROVIDERS
 from .common import AsJson, drop_none, exit_on_error, make_progress, print_report
@@ -51,6 +54,10 @@ def export(
 def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
     print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
+    weights = manifest['weights'] or {}
+    if weights.get('entry') or weights.get('ignored'):
+        described = Entry(weights['entry'], {}, tuple(weights['others']), tuple(weights['ignored'])).describe()
+        print(f'{weights["file"]}: {printable(described)}')
     for kind, found in manifest['compared_with_pytorch'].items():
         images = 'random images' if kind == 'random' else 'given images'
         print(f'{images}: relative difference from PyTorch {found["relative_difference"]:.1e}, same class for '
@@ -105,23 +112,30 @@ def classify(
             class_names=_read_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         classifier = Classifier(model, provider, threads, changes)
-        predictions, speed = _predict(classifier, paths, top, batch_size)
-    print_report(_report(classifier, predictions, speed), as_json, _print_results)
+        predictions, left_out, speed = _predict(classifier, paths, top, batch_size)
+    print_report(_report(classifier, predictions, left_out, speed), as_json, _print_results)
     for p in predictions:
         if p.top is None:
-            print(f'refused: {p.path}: {p.reason}', file=sys.stderr)
+            print(printable(f'refused: {p.path}: {p.reason}'), file=sys.stderr)
     if not any(p.top for p in predictions):
         raise typer.Exit(1)
 
 
 def _predict(
-        classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int) -> Tuple[List[Prediction], float]:
-    """Return predictions for all images, refusals of paths without any first, and the images per second."""
-    files, predictions = [], []
+        classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int,
+) -> Tuple[List[Prediction], LeftOut, float]:
+    """Return predictions for all images, refusals of paths without any first; what folders have besides images, by
+    the reason for which it is left out; and the images per second."""
+    files: List[Path] = []
+    predictions: List[Prediction] = []
+    left_out: LeftOut = {}
     for path in paths:
         try:
-            files += find_pictures([path])
-        except ValueError as error:
+            found, others = find_pictures([path])
+            files += found
+            for reason, names in others.items():
+                left_out.setdefault(reason, []).extend(names)
+        except (ValueError, OSError) as error:
             predictions.append(Prediction(path, None, str(error).removeprefix(f'{path}: ')))
     begun = time.perf_counter()
     with make_progress('{task.fields[speed]:.1f} img/s', transient=True) as progress:
@@ -129,23 +143,28 @@ def _predict(
         for count, prediction in enumerate(classifier.predict(files, top, batch_size), 1):
             predictions.append(prediction)
             progress.update(task, completed=count, speed=count / (time.perf_counter() - begun))
-    return predictions, len(files) / (time.perf_counter() - begun)
+    return predictions, left_out, len(files) / (time.perf_counter() - begun)
 
 
-def _report(classifier: Classifier, predictions: Sequence[Prediction], speed: float) -> Dict[str, Any]:
+def _report(
+        classifier: Classifier, predictions: Sequence[Prediction], left_out: LeftOut, speed: float,
+) -> Dict[str, Any]:
     """Return what ``classify --json`` prints."""
     names = classifier.class_names
     return dict(
         model=str(classifier.path), provider=classifier.provider, images_per_second=speed,
         results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share) for k, share in p.top])
                  for p in predictions if p.top],
-        refused=[dict(path=str(p.path), reason=p.reason) for p in predictions if p.top is None])
+        refused=[dict(path=str(p.path), reason=p.reason) for p in predictions if p.top is None], left_out=left_out)
 
 
 def _print_results(report: Dict[str, Any]) -> None:
     table = Table('image', 'class', 'probability')
     for result in report['results']:
         for i, entry in enumerate(result['top']):
-            table.add_row('' if i else escape(result['path']), escape(entry['label']), f'{entry["probability"]:.2%}')
+            path = '' if i else escape(printable(result['path']))
+            table.add_row(path, escape(entry['label']), f'{entry["probability"]:.2%}')
     Console().print(table)
     print(f'{len(report["results"])} images, {report["images_per_second"]:.1f} per second, on {report["provider"]}')
+    if report['left_out']:
+        print(describe_left_out(report['left_out']))

@@ -6,10 +6,9 @@ and are read by timm's loader (:class:`FileSet`).
 import hashlib
 import json
 import os
-import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from timm.data import create_dataset, create_loader
 from ..files import read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 from .preprocessing import Preprocessing
+from .tree import warn_of_left_out
 
 __all__ = ['AnySet', 'DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'SMALL', 'TIMM_PREFIXES', 'data_name',
            'load_data', 'load_digits']
@@ -43,6 +43,7 @@ class ImageSet(NamedTuple):
         interpolation, crop_pct, crop_mode: How images were brought to this size, see
             :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
         was_resized: Whether any image had another size.
+        left_out: How many entries of the folder or archive are not used, by reason.
     """
     images: torch.Tensor
     labels: torch.Tensor
@@ -54,6 +55,7 @@ class ImageSet(NamedTuple):
     crop_pct: float = 1.
     crop_mode: str = 'center'
     was_resized: bool = False
+    left_out: Mapping[str, int] = {}
 
     @property
     def input_size(self) -> Tuple[int, int, int]:
@@ -129,6 +131,7 @@ class FileSet(NamedTuple):
         crop_pct, interpolation, crop_mode: How images are prepared for evaluation, see
             :class:`~nasnet_zoo.data.preprocessing.Preprocessing`.
         workers: Number of processes that read image files.
+        left_out: How many entries of the folder are not used, by reason.
     """
     dataset: torch.utils.data.Dataset
     input_size: Tuple[int, int, int]
@@ -140,6 +143,7 @@ class FileSet(NamedTuple):
     interpolation: str = 'bicubic'
     workers: int = 2
     crop_mode: str = 'center'
+    left_out: Mapping[str, int] = {}
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -224,8 +228,8 @@ def load_data(
     """Load a data set.
 
     Args:
-        source: A name in :data:`DATA_SETS`; a folder, .tar, .tar.gz or .tgz file with train/CLASS/IMAGE and
-            test/CLASS/IMAGE (``val`` and ``validation`` may stand for ``test``); or a name that timm's
+        source: A name in :data:`DATA_SETS`; a folder, .tar, .tar.gz, .tgz or .zip file with images in and below
+            train/CLASS and test/CLASS (``val`` and ``validation`` may stand for ``test``); or a name that timm's
             ``create_dataset`` knows, such as ``hfds/…``, ``tfds/…`` or ``torch/…``.
         root: The folder of torchvision's or timm's data set.
         img_size: Side in pixels to which images are resized: their short side is resized and the long one cropped.
@@ -359,13 +363,13 @@ def _load_pictures(
         folder.decode(chosen.prepare, cache, own_side)
     try:
         tensors, facts = read_safetensors(cache)
-        class_names, unreadable, resized = (json.loads(facts[name]) for name in ('classes', 'unreadable', 'resized'))
+        class_names, left_out, resized = (json.loads(facts[name]) for name in ('classes', 'left_out', 'resized'))
         train, test = ((tensors[f'{split}.images'], tensors[f'{split}.labels']) for split in ('train', 'test'))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f'{cache}: is damaged: {error}; remove it') from None
-    _warn_of_unreadable(unreadable, path)
+    warn_of_left_out(left_out[1], path)
     fields = {} if preprocessing is None else _fields(preprocessing)
-    return tuple(part._replace(was_resized=resized, **fields)
+    return tuple(part._replace(was_resized=resized, left_out=left_out[0], **fields)
                  for part in _pair(path.name, tuple(class_names), train, test))
 
 
@@ -388,12 +392,7 @@ def _large_pictures(folder: PictureFolder, size: Sequence[int]) -> Tuple[FileSet
     if not folder.path.is_dir():
         raise DataError(f'{folder.path}: images of {max(size)} pixels cannot be read from an archive; unpack it')
     parts = folder.datasets()
-    _warn_of_unreadable(folder.unreadable, folder.path)
-    return tuple(_file_set(f'{folder.path.name} {split}', part, size, tuple(folder.splits['train']))
-                 for split, part in zip(folder.splits, parts))
-
-
-def _warn_of_unreadable(unreadable: Sequence[str], path: Path) -> None:
-    if unreadable:
-        warnings.warn(f'{path}: skipped {len(unreadable)} images that cannot be read, the first is {unreadable[0]}',
-                      stacklevel=4)
+    left_out, text = folder.summary()
+    warn_of_left_out(text, folder.path)
+    return tuple(_file_set(f'{folder.path.name} {split}', part, size, tuple(folder.splits['train']))._replace(
+        left_out=left_out) for split, part in zip(folder.splits, parts))

@@ -3,29 +3,35 @@ import hashlib
 import io
 import json
 import os
-import tarfile
-import zlib
+import posixpath
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 from safetensors.torch import save_file
 
+from ..checked import printable
 from ..files import atomic_write
+from .archive import ArchiveTree
+from .tree import (
+    ARCHIVE_ENDINGS,
+    DataError,
+    FolderTree,
+    LeftOut,
+    Listing,
+    describe_left_out,
+    image_endings,
+    list_images,
+)
 
-__all__ = ['SUFFIXES', 'DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder']
+__all__ = ['DataError', 'PictureDataset', 'PictureFolder', 'as_rgb', 'cache_folder', 'find_pictures']
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.ppm', '.webp', '.tif', '.tiff')
-_CACHE_FORMAT = 3  # version of the files that `decode` writes; files of other versions are not read
+_CACHE_FORMAT = 4  # version of the files that `decode` writes; files of other versions are not read
 _SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}  # names of a split's folder
-
-
-class DataError(ValueError):
-    """Raised if a data set cannot be used."""
 
 
 def cache_folder() -> Path:
@@ -34,84 +40,104 @@ def cache_folder() -> Path:
     return Path(os.environ.get('NASNET_ZOO_CACHE') or Path(home) / 'nasnet_zoo')
 
 
+def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> Tuple[List[Path], LeftOut]:
+    """List image files: files as they are, and of folders all images in them and below, sorted by folder and name.
+
+    Returns:
+        The files, and the other entries of the folders by the reason for which they are left out.
+
+    Raises:
+        ValueError: If a path does not exist or is an archive, or if a folder has no images.
+    """
+    found: List[Path] = []
+    left_out: LeftOut = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            listing = list_images(FolderTree(path))
+            if not listing.images:
+                raise ValueError(f'{path}: there are no images{_in_brackets(listing.left_out)}')
+            found += [path / name for name in listing.images]
+            for reason, names in listing.left_out.items():
+                left_out.setdefault(reason, []).extend(os.path.join(path, name) for name in names)
+        elif not path.exists():
+            raise ValueError(f'{path}: ' + ('is a broken link' if path.is_symlink() else
+                                            'there is no such file or folder'))
+        elif path.suffix.lower() in ARCHIVE_ENDINGS:
+            raise ValueError(f'{path}: is an archive; unpack it and pass the folder')
+        else:
+            found.append(path)
+    return found, left_out
+
+
+def _in_brackets(left_out: LeftOut) -> str:
+    text = describe_left_out(left_out)
+    return f' ({text})' if text else ''
+
+
 class PictureFolder:
-    """A folder, or an archive of one, with images under SPLIT/CLASS. Hidden files and folders are ignored.
+    """A folder, or an archive of one, with images under SPLIT/CLASS, in the class's folder or below it.
 
     Args:
-        path: The folder, or a .tar, .tar.gz or .tgz file.
+        path: The folder, or a .tar, .tar.gz, .tgz or .zip file.
 
     Attributes:
         digest: Identifies the content by the names, sizes and times of the files. An archive is not opened for it.
-        unreadable: Images that could not be read so far, with the reason.
+        left_out: The entries that are not used, by reason. It is complete when the images were listed and read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.unreadable: List[str] = []
-        facts = [(name, *_stamp(path / name)) for name, is_dir in self._entries if not is_dir] if path.is_dir() else [
-            (path.name, *_stamp(path))]
-        self.digest = hashlib.sha256(json.dumps([_CACHE_FORMAT, *facts]).encode()).hexdigest()[:16]
+        self._tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
+        facts = self._listing.stamps if path.is_dir() else [(path.name, *_stamp(path))]
+        self.digest = hashlib.sha256(json.dumps(
+            [_CACHE_FORMAT, sorted(image_endings()), *facts]).encode()).hexdigest()[:16]
 
     @cached_property
-    def _entries(self) -> List[Tuple[str, bool]]:
-        """Names of all files and folders, sorted, and whether each is a folder."""
-        if self.path.is_dir():
-            return sorted((entry.relative_to(self.path).as_posix(), entry.is_dir()) for entry in self.path.rglob('*'))
-        return sorted((Path(member.name).as_posix(), member.isdir()) for member in self._members())
+    def _listing(self) -> Listing:
+        return list_images(self._tree)
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """The entries that are not used, by reason. Those found by a later step are added to it."""
+        return {reason: list(names) for reason, names in self._listing.left_out.items()}
 
     @cached_property
     def splits(self) -> Dict[str, Dict[str, List[str]]]:
-        """The names of the images of each class of the splits 'train' and 'test', all sorted.
+        """The names of the images of each class of the splits 'train' and 'test', sorted by folder and name.
 
         Raises:
             DataError: If an archive cannot be read, or if a split or the images of a class are missing.
         """
-        entries = [(Path(name), is_dir) for name, is_dir in self._entries]
-        entries = [(entry, is_dir) for entry, is_dir in entries if not any(
-            part.startswith('.') for part in entry.parts)]
-        splits = {split: _classes(entries, names) for split, names in _SPLITS.items()}
+        splits = {split: _classes(self._listing, names) for split, names in _SPLITS.items()}
+        used = {name for classes in splits.values() for pictures in classes.values() for name in pictures}
+        self._leave_out('in no folder train/CLASS or test/CLASS',
+                        [name for name in self._listing.images if name not in used])
+        others = _in_brackets(self.left_out)
         for split, classes in splits.items():
             if not classes:
-                raise DataError(f'{self.path}: has no folders {split}/CLASS with images')
+                raise DataError(f'{self.path}: has no folders {split}/CLASS with images{others}')
             empty = [name for name, pictures in classes.items() if not pictures]
             if empty:
-                raise DataError(f'{self.path}: {split}/{empty[0]} has no images ({", ".join(SUFFIXES)}); '
-                                'add some or remove the folder')
+                raise DataError(f'{self.path}: {split}/{printable(empty[0])} has no images{others}; add some or remove '
+                                'the folder')
         train, test = (set(classes) for classes in splits.values())
         if train != test:
-            raise DataError(f'{self.path}: train and test have different classes: {", ".join(sorted(train ^ test))}')
+            raise DataError(f'{self.path}: train and test have different classes: '
+                            f'{printable(", ".join(sorted(train ^ test)))}{others}')
+        for name in train:
+            if not name.isprintable():
+                raise DataError(f'{self.path}: the name of the class {printable(name)} is not UTF-8 or cannot be '
+                                'printed; rename its folder')
         return splits
 
-    def _members(self) -> List[tarfile.TarInfo]:
-        try:
-            with tarfile.open(self.path) as archive:
-                members = [member for member in archive.getmembers() if member.isfile() or member.isdir()]
-                archive.fileobj.seek(archive.offset)
-                if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b'\0'):  # tarfile takes a damaged header for the end
-                    raise tarfile.TarError(f'it is damaged after {members[-1].name if members else "its beginning"}')
-                return members
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise DataError(f'{self.path}: cannot be read as an archive: {error}') from None
+    def _leave_out(self, reason: str, names: Sequence[str]) -> None:
+        if names:
+            self.left_out.setdefault(reason, []).extend(names)
 
     @property
     def names(self) -> List[str]:
         """The names of all images."""
         return [name for classes in self.splits.values() for pictures in classes.values() for name in pictures]
-
-    def read(self, names: Sequence[str]) -> Iterator[Tuple[str, bytes]]:
-        """Yield name and content of each image in `names`. An archive is read in its own order, in memory."""
-        if self.path.is_dir():
-            yield from ((name, (self.path / name).read_bytes()) for name in names)
-            return
-        wanted = set(names)
-        with tarfile.open(self.path) as archive:
-            for member in archive:
-                name = Path(member.name).as_posix()
-                if name in wanted and member.isfile():
-                    yield name, archive.extractfile(member).read()
-                    wanted.remove(name)
-                    if not wanted:
-                        return
 
     def common_side(self) -> int:
         """Return the side in pixels of the first readable image. :meth:`decode` checks that the others have it too.
@@ -119,9 +145,9 @@ class PictureFolder:
         Raises:
             DataError: If that image is not square, or if none can be read.
         """
-        for name, content in self.read([pictures[0] for pictures in self.splits['train'].values()]):
+        for name, read in self._tree.read([pictures[0] for pictures in self.splits['train'].values()]):
             try:
-                width, height = Image.open(io.BytesIO(content)).size
+                width, height = Image.open(io.BytesIO(read())).size
             except Exception:  # decoders raise errors of many types
                 continue
             self._check_size(name, (width, height), width)
@@ -136,7 +162,8 @@ class PictureFolder:
     def decode(self, prepare: Callable[[Image.Image], np.ndarray], file: Path, side: Optional[int] = None) -> None:
         """Decode all images and write them to a safetensors file: SPLIT.images, uint8 [N, C, H, W], SPLIT.labels.
 
-        The metadata holds, as JSON, the classes, the images that cannot be read, and whether any was resized.
+        The metadata holds, as JSON, the classes, how many entries are left out and why, and whether any image was
+        resized.
 
         Args:
             prepare: Converts an image to uint8 [C, H, W].
@@ -147,8 +174,8 @@ class PictureFolder:
             DataError: If an image has another size than `side`, or if no image of a class can be read.
         """
         pictures, resized = {}, False
-        for name, content in track(self.read(self.names), self.path.name, len(self.names), transient=True):
-            image = self._try(name, _open_rgb, io.BytesIO(content))
+        for name, read in track(self._tree.read(self.names), self.path.name, len(self.names), transient=True):
+            image = self._try(name, _decode, read)
             if image and side is not None:
                 self._check_size(name, image.size, side)
             prepared = None if image is None else self._try(name, prepare, image)
@@ -161,8 +188,12 @@ class PictureFolder:
             tensors[f'{split}.labels'] = torch.tensor(labels)
         with atomic_write(file) as part:
             save_file(tensors, part, metadata=dict(
-                classes=json.dumps(list(self.splits['train'])), unreadable=json.dumps(self.unreadable),
+                classes=json.dumps(list(self.splits['train'])), left_out=json.dumps(self.summary()),
                 resized=json.dumps(resized)))
+
+    def summary(self) -> Tuple[Dict[str, int], str]:
+        """Return how many entries are left out for each reason, and the same as text with some of their names."""
+        return {reason: len(names) for reason, names in self.left_out.items()}, describe_left_out(self.left_out)
 
     def datasets(self) -> List['PictureDataset']:
         """Return both splits as data sets that read images on demand, without those whose headers are damaged."""
@@ -171,11 +202,13 @@ class PictureFolder:
                 for _, names, labels in self._readable(readable)]
 
     def _try(self, name: str, read: Callable[[Any], Any], source: Any) -> Any:
-        """Return ``read(source)``. If it fails, add the image to `unreadable` and return None."""
+        """Return ``read(source)``. If it fails, leave the image out and return None."""
         try:
             return read(source)
         except Exception as error:  # decoders raise errors of many types
-            self.unreadable.append(f'{name} ({error})')
+            # Pillow's own message would name a buffer in memory instead of the file.
+            reason = 'it is not an image' if isinstance(error, UnidentifiedImageError) else str(error)
+            self._leave_out('image that cannot be read', [f'{name}: {reason or type(error).__name__}'])
             return None
 
     def _readable(self, readable: Collection[str]) -> Iterator[Tuple[str, List[str], List[int]]]:
@@ -184,7 +217,8 @@ class PictureFolder:
             kept = [[name for name in names if name in readable] for names in classes.values()]
             for class_name, names in zip(classes, kept):
                 if not names:
-                    raise DataError(f'{self.path}: none of the images in {split}/{class_name} can be read')
+                    raise DataError(f'{self.path}: none of the images in {split}/{class_name} can be read'
+                                    f'{_in_brackets(self.left_out)}')
             yield (split, [name for names in kept for name in names],
                    [label for label, names in enumerate(kept) for _ in names])
 
@@ -212,23 +246,25 @@ class PictureDataset(torch.utils.data.Dataset):
         return image if self.transform is None else self.transform(image), self.labels[index]
 
 
-def _classes(entries: Sequence[Tuple[Path, bool]], folder_names: Sequence[str]) -> Dict[str, List[str]]:
-    """Return the images of each class of a split.
+def _classes(listing: Listing, folder_names: Sequence[str]) -> Dict[str, List[str]]:
+    """Return the images of each class of a split: those in the class's folder and below it.
 
     The split's folder has the first of `folder_names` for which there is one with classes. If there are several, the
     one nearest to the top is taken.
     """
     for folder_name in folder_names:
-        tops = {entry.parent for entry, is_dir in entries if is_dir and entry.parent.name == folder_name}
-        tops |= {entry.parent.parent for entry, is_dir in entries
-                 if not is_dir and entry.parent.parent.name == folder_name}
+        tops = {posixpath.dirname(folder) for folder in listing.folders}
+        tops = {folder for folder in tops if posixpath.basename(folder) == folder_name}
         if tops:
-            top = min(tops, key=lambda folder: (len(folder.parts), folder))
-            classes = {entry.name: [] for entry, is_dir in entries if is_dir and entry.parent == top}
-            for entry, is_dir in entries:
-                if not is_dir and entry.parent.parent == top and entry.suffix.lower() in SUFFIXES:
-                    classes.setdefault(entry.parent.name, []).append(entry.as_posix())
-            return {name: sorted(classes[name]) for name in sorted(classes)}
+            start = min(tops, key=lambda folder: (folder.count('/'), folder)) + '/'
+            classes: Dict[str, List[str]] = {
+                folder[len(start):]: [] for folder in listing.folders
+                if folder.startswith(start) and '/' not in folder[len(start):]}
+            for name in listing.images:
+                class_name, *below = name[len(start):].split('/')
+                if name.startswith(start) and below:
+                    classes[class_name].append(name)
+            return classes
     return {}
 
 
@@ -240,6 +276,10 @@ def _stamp(path: Path) -> Tuple[int, int]:
 def _size(path: Path) -> Tuple[int, int]:
     with Image.open(path) as image:
         return image.size
+
+
+def _decode(read: Callable[[], bytes]) -> Image.Image:
+    return _open_rgb(io.BytesIO(read()))
 
 
 def _open_rgb(source: Union[Path, IO[bytes]]) -> Image.Image:

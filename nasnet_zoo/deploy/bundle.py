@@ -21,15 +21,19 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ..checkpoints.load import load_foreign_weights
+from ..checkpoints.entries import Entry
+from ..checkpoints.folder import find_file
+from ..checkpoints.load import find_weights, load_tensors
 from ..data.datasets import ImageSet, data_name, load_data
+from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
+from ..data.tree import describe_left_out, warn_of_left_out
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
 from ..training.run import versions
 from ..zoo import build
-from .classifier import Classifier, find_pictures
+from .classifier import Classifier
 from .config import ExportConfig
 from .export import FORMATS, Exported
 from .layouts import LAYOUTS, ModelFacts
@@ -39,14 +43,12 @@ __all__ = ['deploy', 'load_trained']
 _MAX_COMPARED = 256  # training images on which an int8 file is compared
 
 
-def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = None) -> Tuple[NASNet, Optional[Path]]:
+def load_trained(source: str) -> Tuple[NASNet, Optional[Path]]:
     """Load a trained network.
 
     Args:
         source: Name of a model with weights, a model folder or its weight file, ``local-dir:FOLDER`` or
             ``hf-hub:OWNER/NAME``.
-        checkpoint: A file with weights for the network, of any kind that ``load_foreign_weights`` reads. The class
-            names and the licence in the model's configuration belong to other weights and are dropped.
 
     Returns:
         The network in evaluation mode, and the file of its weights, None if it is not known.
@@ -54,11 +56,6 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
     Raises:
         ValueError: If the source has no weights, or if they cannot be fetched.
     """
-    if checkpoint is not None:
-        model = build(source)
-        load_foreign_weights(model, checkpoint)
-        model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)
-        return model.eval(), Path(checkpoint)
     if Path(source).name == WEIGHTS and Path(source).is_file():
         source = str(Path(source).parent)
     elif Path(source).is_file() and Path(source).suffix != '.json':
@@ -70,6 +67,40 @@ def load_trained(source: str, checkpoint: Optional[Union[str, os.PathLike]] = No
         raise ValueError(f'{source}: the weights cannot be downloaded: {error.reason}; pass a weight file with '
                          '--checkpoint') from None
     return model, weight_file(source, model) or cached_weights(model)
+
+
+def load_checkpoint(
+        source: str, checkpoint: Union[str, os.PathLike], entry: Optional[str] = None) -> Tuple[NASNet, Entry]:
+    """Build a network and load weights into it.
+
+    The numbers of classes and of input channels are those of the weights. The class names and the licence in the
+    model's configuration belong to other weights and are dropped.
+
+    Args:
+        source: Name of a model, a model folder or a genotype.
+        checkpoint: A file or folder with weights for the network, of any kind that ``load_foreign_weights`` reads.
+        entry: Which weights to load if there are several in the file.
+
+    Returns:
+        The network in evaluation mode, and what was loaded.
+
+    Raises:
+        ValueError: If the weights cannot be read or do not fit the network.
+    """
+    model = build(source)
+    found = find_weights(model, checkpoint, entry)
+    if model.num_classes and 'head.fc.weight' not in found.values:
+        raise ValueError(f'{checkpoint}: has no classifier, without which the outputs would be random')
+    changes = {}
+    for argument, name, axis in (('num_classes', 'head.fc.weight', 0), ('in_chans', 'stem.conv.weight', 1)):
+        shape, own = (getattr(tensors.get(name), 'shape', ()) for tensors in (found.values, model.state_dict()))
+        if len(shape) == len(own) and shape[axis] != own[axis]:
+            changes[argument] = shape[axis]
+    if changes:
+        model = build(source, **changes)
+    load_tensors(model, found.values, str(checkpoint))
+    model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)
+    return model.eval(), found
 
 
 def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
@@ -88,7 +119,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         ValueError: If settings do not fit the network, or an image cannot be read.
         ExportError: If the file's results are not the network's.
     """
-    model, weights = load_trained(config.source, config.checkpoint)
+    model, weights, found = _load(config)
     preprocessing = make_preprocessing(model, config.class_names, config.mean, config.std, config.img_size,
                                        config.softmax, config.with_preprocessing)
     for label in preprocessing.class_names:
@@ -108,7 +139,8 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         exported = _export(config, model, file, facts, images)
         accuracy = None if test is None else _measure(str(config.data), model, file, test)
         manifest = dict(
-            _describe_origin(config, facts, model, weights, command), **_describe_file(config, exported, Path(folder)),
+            _describe_origin(config, facts, model, weights, found, command),
+            **_describe_file(config, exported, Path(folder)),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
             versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
         texts = {labels: ''.join(f'{label}\n' for label in preprocessing.class_names),
@@ -122,6 +154,14 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
     return manifest
+
+
+def _load(config: ExportConfig) -> Tuple[NASNet, Optional[Path], Optional[Entry]]:
+    """Return the network, the file of its weights, and what was loaded from a checkpoint if there is one."""
+    if config.checkpoint is None:
+        return (*load_trained(config.source), None)
+    model, found = load_checkpoint(config.source, config.checkpoint, config.checkpoint_entry)
+    return model, find_file(config.checkpoint) if config.checkpoint.is_dir() else config.checkpoint, found
 
 
 def _images_for(
@@ -166,7 +206,9 @@ def _sample_photos() -> List[Path]:
 def _read_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Optional[np.ndarray]:
     """Return prepared images, uint8 [N, C, H, W], None if there are none."""
     images = []
-    for path in track(find_pictures(paths), 'pictures', transient=True, console=Console(stderr=True)):
+    files, left_out = find_pictures(paths)
+    warn_of_left_out(describe_left_out(left_out))
+    for path in track(files, 'pictures', transient=True, console=Console(stderr=True)):
         try:
             images.append(preprocessing.read(path))
         except Exception as error:  # image decoders raise exceptions of many kinds
@@ -195,7 +237,8 @@ def _measure(data: str, model: NASNet, file: Path, test: ImageSet) -> Dict[str, 
 
 
 def _describe_origin(
-        config: ExportConfig, facts: ModelFacts, model: NASNet, weights: Optional[Path], command: Sequence[str],
+        config: ExportConfig, facts: ModelFacts, model: NASNet, weights: Optional[Path], found: Optional[Entry],
+        command: Sequence[str],
 ) -> Dict[str, Any]:
     """Return the manifest's entries on how the files were made and from what."""
     return dict(
@@ -204,7 +247,9 @@ def _describe_origin(
         model=facts.name, genotype=model.genotype.name, source=config.source, license=facts.license,
         weights=weights and dict(
             file=weights.name, sha256=_sha256(weights),
-            accuracy=read_accuracy(weights) if weights.suffix == '.safetensors' else None))
+            accuracy=read_accuracy(weights) if weights.suffix == '.safetensors' else None,
+            **({} if found is None else dict(
+                entry=found.place, averaged=found.is_averaged, others=found.others, ignored=found.unused))))
 
 
 def _describe_file(config: ExportConfig, exported: Exported, folder: Path) -> Dict[str, Any]:

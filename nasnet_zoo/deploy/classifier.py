@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -10,12 +11,15 @@ import numpy as np
 from timm.layers import to_2tuple
 
 from ..checked import check
-from ..data.pictures import SUFFIXES
 from ..data.preprocessing import METADATA_KEY, Preprocessing
 from .session import PROVIDERS, ProviderError, Session, full_batches, one_line, silence_stderr
 
-__all__ = ['Classifier', 'Prediction', 'find_pictures']
+__all__ = ['OPTIONS', 'Classifier', 'Prediction']
 
+# The option of the command "classify" that gives a field of the preprocessing.
+OPTIONS = dict(class_names='--labels', input_size='--img-size', mean='--mean', std='--std',
+               interpolation='--interpolation', crop_pct='--crop-pct', color_order='--color-order', layout='--layout',
+               dtype='--dtype', output='--output')
 _MAX_BATCH_SIZE = 64  # for files that take any number of images; larger batches only take more memory
 
 
@@ -87,10 +91,14 @@ class Classifier:
             raise ValueError(f'{self.path}: {error}') from None
         self.provider, self.batch_size = provider, self._session.batch_size
         self.preprocessing = _read_preprocessing(self.path, self._session.metadata, changes)
-        width = self.logits(np.zeros((1, *self.preprocessing.input_size), np.uint8)).shape[1:]
+        try:
+            width = self.logits(np.zeros((1, *self.preprocessing.input_size), np.uint8)).shape[1:]
+        except ProviderError as error:  # ONNX Runtime says INVALID_ARGUMENT for a wrong shape or type of the input
+            hint = _hint('input_size', 'layout', 'color_order', 'dtype') if 'INVALID_ARGUMENT' in str(error) else ''
+            raise ProviderError(f'{error}{hint}') from None
         if width != (len(self.class_names),):
             raise ValueError(f'{self.path}: the output has {" x ".join(map(str, width))} numbers for an image, but '
-                             f'there are {len(self.class_names)} class names')
+                             f'there are {len(self.class_names)} class names{_hint("class_names")}')
 
     @property
     def class_names(self) -> List[str]:
@@ -133,7 +141,7 @@ class Classifier:
         """Classify image files, in order. An image that cannot be read is refused, and the others go on.
 
         Args:
-            paths: The files; see :func:`find_pictures` for folders.
+            paths: The files; see :func:`~nasnet_zoo.data.pictures.find_pictures` for folders.
             top: Number of classes in each prediction.
             batch_size: Number of images at a time, if the file takes any number.
             readers: Number of threads that read the next images while the network runs.
@@ -181,25 +189,11 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
             fields['input_size'] = [channels, *to_2tuple(size)]
         return check(Preprocessing, fields)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}'
+        hint = _hint(*(name for name in OPTIONS if re.search(f'(^|; ){name}: ', str(error))))
+        raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}{hint}'
                          ) from None
 
 
-def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> List[Path]:
-    """List image files: files as they are, and of folders all images in them and below, sorted by path.
-
-    Raises:
-        ValueError: If a path does not exist, or a folder has no images.
-    """
-    found: List[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not inside:
-                raise ValueError(f'{path}: there are no images ({", ".join(SUFFIXES)})')
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ValueError(f'{path}: there is no such file or folder')
-    return found
+def _hint(*fields: str) -> str:
+    """Return the end of an error message: the options that give these fields of the preprocessing."""
+    return f'; pass {", ".join(OPTIONS[name] for name in fields)}' if fields else ''

@@ -1,10 +1,12 @@
 """Comparison of a file's results with the network that it was written from."""
+import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
 
 from ..data.preprocessing import Preprocessing
+from ..graph.compare import TOLERANCE, check_finite, relative_difference
 from ..network.nasnet import NASNet
 from .session import full_batches
 
@@ -28,10 +30,11 @@ class Precision(NamedTuple):
 
 
 PRECISIONS = {
-    'float32': Precision('single precision', 1e-5),
+    'float32': Precision('single precision', TOLERANCE),
     'float16': Precision('half precision inside, float32 input and output', 2e-2),
     'int8': Precision('static quantisation, calibrated on images', None),
 }
+_KINDS = {'random': 'random images', 'pictures': 'the given images'}
 
 
 def compare_with_model(
@@ -55,6 +58,9 @@ def compare_with_model(
     Returns:
         For ``random`` and ``pictures`` (if given): ``relative_difference``, the norm of the difference over the norm of
         the network's results, and ``same_top1``, for how many of ``count`` images the most likely class is the same.
+
+    Raises:
+        ValueError: If the network returns NaN or infinite values.
     """
     generator = np.random.default_rng(0)
     channels = preprocessing.input_size[0]
@@ -67,8 +73,9 @@ def compare_with_model(
     for kind, groups in batches.items():
         got = np.concatenate([run(preprocessing.feed(images)) for images in groups])[:counts[kind]]
         expected = _run_model(model, preprocessing, groups)[:counts[kind]]
+        check_finite(model, expected, _KINDS[kind])
         report[kind] = dict(
-            relative_difference=float(np.linalg.norm(got - expected) / np.linalg.norm(expected)),
+            relative_difference=relative_difference(got, expected),
             same_top1=int((got.argmax(1) == expected.argmax(1)).sum()), count=len(got))
     return report
 
@@ -89,8 +96,8 @@ def check_differences(path: Any, differences: Dict[str, Dict[str, float]], preci
     """
     tolerance = PRECISIONS[precision].tolerance
     for kind, found in differences.items():
-        if tolerance is not None and not found['relative_difference'] <= tolerance:
-            images = 'random images' if kind == 'random' else 'the given images'
+        difference = found['relative_difference']
+        if not math.isfinite(difference) or tolerance is not None and difference > tolerance:
             raise ExportError(
-                f"{path}: on {images}, the relative difference from the network's outputs is "
-                f"{found['relative_difference']:.1e}, more than {tolerance}; the file is not written")
+                f"{path}: on {_KINDS[kind]}, the relative difference from the network's outputs is {difference:.1e}"
+                f'{"" if tolerance is None else f", more than {tolerance}"}; the file is not written')

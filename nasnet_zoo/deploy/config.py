@@ -58,7 +58,11 @@ class ExportConfig(Checked):
         description='The name of a model that has weights, a model folder, or hf-hub:OWNER/NAME.')]
     out: Annotated[_Path, Field(description='Folder to write the files to.')]
     checkpoint: Annotated[Optional[_Path], Field(description=(
-        "Weight file of this package, timm, pretrainedmodels (Cadene) or Keras to load into MODEL."))] = None
+        'File or folder with weights to load into MODEL: a checkpoint of a training program, or a weight file of this '
+        'package, timm, pretrainedmodels (Cadene) or Keras.'))] = None
+    checkpoint_entry: Annotated[Optional[str], Field(description=(
+        'Which weights of the file to load, such as "state_dict". The default is the averaged weights if there are '
+        'any.'))] = None
     format: Annotated[str, OneOf('format', FORMATS), Field(description='File format.')] = 'onnx'
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
@@ -129,6 +133,8 @@ class ExportConfig(Checked):
     def _conflict(self) -> Optional[str]:
         """Return what is wrong with the settings together, None if nothing is."""
         layout, file_format = LAYOUTS[self.layout], FORMATS[self.format]
+        if self.checkpoint_entry is not None and self.checkpoint is None:
+            return '--checkpoint-entry: needs --checkpoint'
         for name, values in layout.requires.items():
             if getattr(self, name) not in values:
                 return f'layout {self.layout}: needs {name} to be {values[-1]}, not {getattr(self, name)}'

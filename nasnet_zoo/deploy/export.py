@@ -73,7 +73,9 @@ def export_onnx(
         The path, the preprocessing, the shapes of input and output, and the differences from the network.
 
     Raises:
-        ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode.
+        TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
+        ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode or
+            returns NaN.
         ExportError: If ONNX Runtime refuses the file, or if its results are not the network's.
     """
     from ..graph.to_onnx import OPSETS
@@ -184,15 +186,16 @@ def export_pt2(
         The path, the preprocessing, the shapes of input and output, and the differences from the network.
 
     Raises:
+        TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
         ValueError: If the preprocessing asks for uint8 input or probabilities, if arguments do not fit the network, or
-            if the network is in training mode.
+            if the network is in training mode or returns NaN.
         ExportError: If the program's results are not the network's.
     """
     preprocessing = preprocessing or make_preprocessing(model)
     if preprocessing.dtype == 'uint8' or preprocessing.output == 'probabilities':
         raise ValueError('pt2: a program takes normalised images and returns logits; do the rest in PyTorch')
     height, width = preprocessing.input_size[1:]
-    module = optimize_for_inference(model, None if dynamic_size else (height, width), passes)
+    module = optimize_for_inference(model, None if dynamic_size else (height, width), passes, check=False)
     _check_fit(model, preprocessing, batch_size, pictures=pictures)
     content, run = _build_program(module, next(model.parameters()).device, preprocessing, batch_size, dynamic_size)
     sizes = [[height, width], *([[height + 1, width + 3]] if dynamic_size else [])]

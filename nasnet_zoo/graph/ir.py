@@ -43,6 +43,9 @@ class Kind:
         attrs: Names of its attributes, all of which must be given.
         inputs: How many inputs it has; None for one or more.
         rank: Number of axes of its output: 4 for [B, C, H, W], 2 for [B, C]; None for that of its first input.
+        input_rank: Number of axes that its inputs must have; None for any.
+        makes_pixel: Whether its output is a single pixel, whatever the size of its input.
+        needs_pixel: Whether its input must be a single pixel, whatever the size of the images.
         size: Height and width of its output, from the node and those of its input.
         is_homogeneous: Whether scaling each input channel by a positive number does no more than scale the same output
             channel by that number. It may say no where the answer depends on values of parameters.
@@ -55,6 +58,9 @@ class Kind:
     attrs: Tuple[str, ...] = ()
     inputs: Optional[int] = 1
     rank: Optional[int] = None
+    input_rank: Optional[int] = 4
+    makes_pixel: bool = False
+    needs_pixel: bool = False
     size: Callable[['Node', Size], Size] = lambda node, size: size
     is_homogeneous: Callable[['Node'], bool] = lambda node: False
     keeps_zeros: Callable[['Node'], bool] = lambda node: True
@@ -65,7 +71,7 @@ class Kind:
         return [name for name, axes in self.params.items() if axes.split()[0] == 'out']
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Node:
     """An operation of a graph.
 
@@ -76,6 +82,7 @@ class Node:
         attrs: Whatever else its kind needs, by name; hashable.
         channels: Number of channels of its result.
         rank: Number of axes of its result: 4 for [B, C, H, W], 2 for [B, C].
+        is_pixel: Whether its result is a single pixel, whatever the size of the images. Features [B, C] count as one.
 
     Raises:
         ValueError: For an unknown kind, and for inputs, parameters or attributes that its kind does not have.
@@ -87,6 +94,7 @@ class Node:
     attrs: Dict[str, Any] = field(default_factory=dict)
     channels: int = field(init=False)
     rank: int = field(init=False)
+    is_pixel: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if self.op not in KINDS:
@@ -103,6 +111,11 @@ class Node:
                 raise ValueError(f'{self.op}: its {what} are {_listed(expected)}; given were {_listed(given)}')
         object.__setattr__(self, 'channels', self._count_channels())
         object.__setattr__(self, 'rank', kind.rank or self.inputs[0].rank)
+        object.__setattr__(self, 'is_pixel', kind.makes_pixel or bool(self.inputs) and all(
+            x.is_pixel for x in self.inputs) and kind.size(self, (1, 1)) == (1, 1))
+
+    def __repr__(self) -> str:  # without what it depends on, which would be repeated for each way that leads there
+        return f'Node({self.op!r}, channels={self.channels}, rank={self.rank})'
 
     def _count_channels(self) -> int:
         flow = self.flow
@@ -113,6 +126,31 @@ class Node:
         if flow is ChannelFlow.JOINED:
             return sum(x.channels for x in self.inputs)
         return len(self.params['weight'])
+
+    def check_shapes(self) -> None:
+        """Check that the inputs have the shapes that the operation takes, and that the parameters fit them.
+
+        A new node need not pass: a pass may first replace its inputs, and then its parameters.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        kind = self.kind
+        for x in self.inputs:
+            if kind.input_rank not in (None, x.rank):
+                raise ValueError(f'{self.op}: its input must have {kind.input_rank} axes, not {x.rank}')
+            if kind.needs_pixel and not x.is_pixel:
+                raise ValueError(f'{self.op}: its input must be a single pixel, such as the result of a global pool')
+            if (x.rank, x.is_pixel) != (self.inputs[0].rank, self.inputs[0].is_pixel) or (
+                    self.flow is ChannelFlow.EACH and x.channels != self.channels):
+                raise ValueError(f'{self.op}: its inputs must have the same shape')
+        channels, groups = self.inputs[0].channels if self.inputs else 0, self.attrs.get('groups', 1)
+        sizes = {'out': self.channels, 'in': channels, 'in/groups': channels / groups}
+        for name, axes in kind.params.items():
+            shape, expected = list(self.params[name].shape), [sizes.get(axis) for axis in axes.split()]
+            if len(shape) != len(expected) or any(m not in (None, n) for n, m in zip(shape, expected)):
+                raise ValueError(f'{self.op}: its {name} [{axes}] has the shape {shape}, which does not fit '
+                                 f'{channels} channels of input and {self.channels} of output')
 
     @property
     def kind(self) -> Kind:
@@ -198,16 +236,16 @@ KINDS: Dict[str, Kind] = {
     'check_size': Kind(
         'images as they are, if their height and width are `size`; an error for all others', ChannelFlow.EACH,
         attrs=('size',), is_homogeneous=_always),
-    'relu': Kind('max(x, 0)', ChannelFlow.EACH, is_homogeneous=_always),
-    'add': Kind('the sum of two feature maps of one shape', ChannelFlow.EACH, inputs=2),
-    'concat': Kind('feature maps side by side in depth', ChannelFlow.JOINED, inputs=None),
+    'relu': Kind('max(x, 0)', ChannelFlow.EACH, input_rank=None, is_homogeneous=_always),
+    'add': Kind('the sum of two feature maps of one shape', ChannelFlow.EACH, inputs=2, input_rank=None),
+    'concat': Kind('feature maps side by side in depth', ChannelFlow.JOINED, inputs=None, input_rank=None),
     'conv': Kind(
         'a convolution', _conv_flow, dict(weight='out in/groups height width', bias='out'),
         ('stride', 'dilation', 'groups', 'padding'), size=_window_size),
     'pointwise': Kind(
         'a 1x1 convolution with stride 1, computed as a product of matrices', ChannelFlow.DENSE,
         dict(weight='out in', bias='out')),
-    'affine': Kind('x * scale + shift', ChannelFlow.EACH, dict(scale='out', shift='out')),
+    'affine': Kind('x * scale + shift', ChannelFlow.EACH, dict(scale='out', shift='out'), input_rank=None),
     'scale_pixels': Kind(
         'x * factor, the same for all channels', ChannelFlow.EACH, dict(factor='height width'), is_homogeneous=_always),
     'avg_pool': Kind(
@@ -226,10 +264,10 @@ KINDS: Dict[str, Kind] = {
         dict(weight='out', bias='out'), ('groups', 'eps', 'any_size')),
     'global_pool': Kind(
         "[B, C, H, W] to [B, C, 1, 1]: the mean (`mode` 'avg') or the maximum ('max')", ChannelFlow.EACH,
-        attrs=('mode',), size=lambda node, size: (1, 1), is_homogeneous=_always),
-    'flatten': Kind('[B, C, 1, 1] to [B, C]', ChannelFlow.EACH, rank=2, is_homogeneous=_always),
+        attrs=('mode',), makes_pixel=True, size=lambda node, size: (1, 1), is_homogeneous=_always),
+    'flatten': Kind('[B, C, 1, 1] to [B, C]', ChannelFlow.EACH, rank=2, needs_pixel=True, is_homogeneous=_always),
     'linear': Kind(
-        'a linear layer on [B, C]', ChannelFlow.DENSE, dict(weight='out in', bias='out'), rank=2),
+        'a linear layer on [B, C]', ChannelFlow.DENSE, dict(weight='out in', bias='out'), rank=2, input_rank=2),
 }
 
 

@@ -13,21 +13,27 @@ of two ways. Its class may have a method::
 
 Or, where the class is not yours to change, :data:`LOWERINGS` gets a row with a function of the input's node and the
 module. Modules of several inputs take as many nodes. :data:`nasnet_zoo.graph.ir.KINDS` lists the operations. A module
-without a rule needs none if it consists of modules that have one.
+without a rule needs none if it consists of modules that have one. Rules belong to a class, not to those derived from
+it, and they read the weights of a module without hooks and parametrizations (see `plain.py`).
 """
-import copy
+import inspect
 import operator
-from typing import Any, Callable, Dict, Tuple, Union
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple, Union
 
 import torch
-from timm.layers import SelectAdaptivePool2d, to_2tuple
+from timm.layers import adaptive_avgmax_pool as pools
+from timm.layers import to_2tuple
+from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
+from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import fx, nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 from ..network import ops
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
 from .ir import NO_PADDING, SAME, Node
+from .plain import check_layer, plain_copy, submodules
 
 __all__ = ['LOWERINGS', 'lower']
 
@@ -35,31 +41,48 @@ __all__ = ['LOWERINGS', 'lower']
 def lower(model: NASNet) -> Node:
     """The graph from images to what ``model(images)`` returns in evaluation mode, with copies of all weights.
 
+    Pruning, weight norms, spectral norms and parametrizations become part of the weights.
+
     Raises:
         TypeError: For another kind of model, such as timm's wrapper for ``features_only``, and for a network with a
-            module or a function that has no lowering rule; the message names the module.
-        ValueError: For a network in training mode.
+            module or a function that has no lowering rule, with a forward hook or with a replaced ``forward``; the
+            message names the module.
+        ValueError: For a network in training mode, or with a module in training mode.
     """
     if not isinstance(model, NASNet):
-        raise TypeError(f'model: must be a network of this package, not a {type(model).__name__}')
-    if model.training:
-        raise ValueError('model: is in training mode; call model.eval() first')
-    model = copy.copy(model)
-    model.grad_checkpointing = False  # which cannot be traced
-    try:
-        trace = _Tracer().trace(model)
-    except fx.proxy.TraceError as error:
-        raise TypeError(f'model: its forward cannot be traced ({error}); {_ADVICE}') from error
+        inside = [path for module, path in submodules(model) if isinstance(module, NASNet)] if isinstance(
+            model, nn.Module) else []
+        raise TypeError(f'model: must be a network of this package, not a {type(model).__name__}' + (
+            f'; pass the network inside it, {inside[0]}' if inside else ''))
+    plain = plain_copy(model)
+    plain.grad_checkpointing = False  # which cannot be traced
+    parameter = next(model.parameters())
+    trace = _trace(plain)
     values: Dict[fx.Node, Any] = {}
+    checked: Set[Node] = set()
     for node in trace.nodes:
-        args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)
-        if node.op == 'output':
-            return args[0]
+        path = _module_path(node)
         try:
-            values[node] = _lower_node(model, node, args, kwargs)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f'{_module_path(node)}: {error}') from error
+            args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)
+            if node.op == 'output':
+                return _as_node(args[0])
+            if node.op == 'call_module':
+                check_layer(plain.get_submodule(node.target), parameter)
+            values[node] = _lower_node(plain, node, args, kwargs)
+            _check_shapes(values[node], checked)
+            if _is_in_place(plain, node):  # whatever reads its input from now on reads its result
+                overwritten = values[node.all_input_nodes[0]]
+                values.update({other: values[node] for other, value in values.items() if value is overwritten})
+        except Exception as error:
+            raise TypeError(f'{path}: {_reason(error)}') from error
     raise AssertionError('a trace ends in an output')
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; errors that are not meant to be read by themselves get some context."""
+    if isinstance(error, (TypeError, ValueError)):
+        return str(error)
+    return f'cannot be lowered ({type(error).__name__}: {error}); {_ADVICE}'
 
 
 def _lower_node(model: NASNet, node: fx.Node, args: Tuple, kwargs: Dict[str, Any]) -> Any:
@@ -68,24 +91,67 @@ def _lower_node(model: NASNet, node: fx.Node, args: Tuple, kwargs: Dict[str, Any
         return Node('input', attrs=dict(channels=model.in_chans))
     if node.op == 'get_attr':
         return operator.attrgetter(node.target)(model)
-    if node.op == 'call_function' and node.target in _FUNCTIONS:
-        return _FUNCTIONS[node.target](*args, **kwargs)
-    if node.op != 'call_module':
-        name = getattr(node.target, '__name__', node.target)
+    if node.op == 'call_module':
+        return _lower_module(model.get_submodule(node.target), *args, **kwargs)
+    name = getattr(node.target, '__name__', node.target)
+    if node.op != 'call_function' or node.target not in _FUNCTIONS:
         raise TypeError(f'calls {name}, which has no lowering rule; {_ADVICE}')
-    module = model.get_submodule(node.target)
-    if type(module) in LOWERINGS:
-        return LOWERINGS[type(module)](*args, *kwargs.values(), module)
+    rule = _FUNCTIONS[node.target]
+    try:
+        bound = inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f'calls {name} with arguments that have no lowering rule ({error}); {_ADVICE}') from None
+    return rule(*bound.args, **bound.kwargs)
+
+
+def _lower_module(module: nn.Module, *args: Any, **kwargs: Any) -> Node:
+    """The graph of what a module makes of its inputs."""
+    rule = LOWERINGS.get(type(module))
+    if rule is not None:
+        bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+        return _as_node(rule(*bound.args[1:], *bound.kwargs.values(), module))
     if _has_method(module):
-        return module.lower(*args, **kwargs)
+        return _as_node(module.lower(*args, **kwargs))
     raise TypeError(f'{type(module).__name__} is a layer without a lowering rule; {_ADVICE}')
 
 
 _ADVICE = 'give the class of the module a method `lower`, or add it to nasnet_zoo.graph.lower.LOWERINGS'
 
 
+def _as_node(value: Any) -> Node:
+    if not isinstance(value, Node):
+        raise TypeError(f'its result is a {type(value).__name__}, which is not a node of the graph')
+    return value
+
+
 def _has_method(module: nn.Module) -> bool:
-    return hasattr(type(module), 'lower')
+    """Whether the class has a method `lower` that belongs to its `forward`, not to one that it overrides."""
+    for cls in type(module).__mro__:
+        if callable(vars(cls).get('lower')):
+            return True
+        if 'forward' in vars(cls):
+            return False
+    return False
+
+
+def _check_shapes(value: Any, checked: Set[Node]) -> None:
+    """Check the shapes of a node, and of those it depends on unless they are `checked`. Raises ValueError."""
+    stack = [value] if isinstance(value, Node) else []
+    while stack:
+        node = stack.pop()
+        if node not in checked:
+            node.check_shapes()
+            checked.add(node)
+            stack.extend(node.inputs)
+
+
+def _is_in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node of the trace overwrites its first input."""
+    if node.op == 'call_module':
+        return bool(getattr(model.get_submodule(node.target), 'inplace', False))
+    if node.target is F.relu:
+        return bool(inspect.signature(F.relu).bind(*node.args, **node.kwargs).arguments.get('inplace'))
+    return node.target is operator.iadd
 
 
 def _module_path(node: fx.Node) -> str:
@@ -96,16 +162,41 @@ def _module_path(node: fx.Node) -> str:
     return '.'.join(['model', *([stack[-1][0]] if stack and stack[-1][0] else [])])
 
 
+class _Proxy(fx.Proxy):
+    """Records ``x += y`` as such, and not as ``x = x + y``, after which other names of x would not see the sum."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy('call_function', operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Traces a network down to modules that have a lowering rule."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) in LOWERINGS or _has_method(m) or super().is_leaf_module(m, module_qualified_name)
 
 
+def _trace(model: nn.Module) -> fx.Graph:
+    """The calls of modules and functions in the forward of a network.
+
+    Raises:
+        TypeError: If it cannot be traced. The message names the module.
+    """
+    tracer = _Tracer()
+    try:
+        return tracer.trace(model)
+    except Exception as error:
+        paths: List[str] = [path for path, _ in tracer.module_stack.values() if path]  # the last one has failed
+        raise TypeError(f"{'.'.join(['model', *paths[-1:]])}: its forward cannot be traced "
+                        f'({type(error).__name__}: {error}); {_ADVICE}') from error
+
+
 def _exact(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in float64 on the CPU, where passes compute."""
-    return tensor.detach().cpu().double()
+    return tensor.detach().to('cpu', torch.float64, copy=True)
 
 
 def _weight_and_bias(m: nn.Module) -> Dict[str, torch.Tensor]:
@@ -151,6 +242,16 @@ def _pool(op: str, x: Node, m: nn.Module, padding: Union[int, Tuple[int, int], s
     return x.then(op, kernel=to_2tuple(m.kernel_size), stride=to_2tuple(m.stride), padding=padding)
 
 
+def _avg_pool(x: Node, m: nn.AvgPool2d) -> Node:
+    if m.ceil_mode or m.divisor_override is not None:
+        raise TypeError('AvgPool2d with ceil_mode or a divisor_override has no lowering rule')
+    padding = to_2tuple(m.padding)
+    if padding == (0, 0) or not m.count_include_pad:
+        return _pool('avg_pool', x, m, padding)
+    border = x.then('pad', padding=padding * 2, kernel=(1, 1), stride=(1, 1), value=0.)
+    return _pool('avg_pool', border, m, 0)
+
+
 def _avg_pool_same(x: Node, m: ops.AvgPool2dSame) -> Node:
     if not m.count_include_pad:
         return _pool('avg_pool', x, m, SAME)
@@ -158,8 +259,8 @@ def _avg_pool_same(x: Node, m: ops.AvgPool2dSame) -> Node:
 
 
 def _max_pool(x: Node, m: nn.MaxPool2d) -> Node:
-    if to_2tuple(m.dilation) != (1, 1) or m.ceil_mode:
-        raise TypeError('MaxPool2d with a dilation or with ceil_mode has no lowering rule')
+    if to_2tuple(m.dilation) != (1, 1) or m.ceil_mode or m.return_indices:
+        raise TypeError('MaxPool2d with a dilation, ceil_mode or return_indices has no lowering rule')
     return _pool('max_pool', x, m, m.padding)
 
 
@@ -169,26 +270,50 @@ def _max_pool_same(x: Node, m: ops.MaxPool2dSame) -> Node:
     return _pool('max_pool', _pad_same(x, m.kernel_size, m.stride, m.outside), m, 0)
 
 
-def _batch_norm(x: Node, m: nn.BatchNorm2d) -> Node:
-    if m.running_var is None or m.weight is None:
-        raise TypeError(f'{type(m).__name__} without running statistics or without a weight has no lowering rule')
-    scale = _exact(m.weight) / (_exact(m.running_var) + m.eps).sqrt()
-    return x.then('affine', dict(scale=scale, shift=_exact(m.bias) - _exact(m.running_mean) * scale))
+def _batch_norm(x: Node, m: nn.Module) -> Node:
+    if m.running_mean is None or m.running_var is None:
+        raise TypeError(f'{type(m).__name__} without running statistics has no lowering rule')
+    scale = 1 / (_exact(m.running_var) + m.eps).sqrt()
+    if m.weight is not None:
+        scale = _exact(m.weight) * scale
+    shift = -_exact(m.running_mean) * scale
+    return x.then('affine', dict(scale=scale, shift=shift if m.bias is None else _exact(m.bias) + shift))
+
+
+def _batch_norm_act(x: Node, m: nn.Module) -> Node:
+    """timm's batch norms: with dropout and an activation, unless they were converted from one without."""
+    x = _batch_norm(x, m)
+    for name in ('drop', 'act'):
+        if hasattr(m, name):
+            x = _lower_module(getattr(m, name), x)
+    return x
 
 
 def _group_norm(x: Node, m: nn.GroupNorm) -> Node:
     return x.then('group_norm', _weight_and_bias(m), groups=m.num_groups, eps=m.eps, any_size=True)
 
 
-def _global_pool(x: Node, m: SelectAdaptivePool2d) -> Node:
-    pool_type = m.pool_type.replace('fast', '')  # timm's prefix for another way to compute the same
-    avg, maximum = (x.then('global_pool', mode=mode) for mode in ('avg', 'max'))
-    half = torch.full((x.channels,), 0.5, dtype=torch.float64)
-    pooled = {
-        '': lambda: x, 'avg': lambda: avg, 'max': lambda: maximum, 'catavgmax': lambda: Node('concat', (avg, maximum)),
-        'avgmax': lambda: Node('add', (avg, maximum)).then('affine', dict(scale=half, shift=0. * half)),
-    }[pool_type]()
-    return pooled if isinstance(m.flatten, nn.Identity) or not pool_type else pooled.then('flatten')
+def _global_pool(mode: str) -> Callable[[Node, nn.Module], Node]:
+    """The rule of a pool to a single pixel, PyTorch's or one of timm's."""
+    def rule(x: Node, m: nn.Module) -> Node:
+        if to_2tuple(getattr(m, 'output_size', 1)) != (1, 1) or getattr(m, 'return_indices', False) or (
+                getattr(m, 'dim', getattr(m, 'dim_reduce', (2, 3))) != (2, 3)):
+            raise TypeError(f'{type(m).__name__} has a lowering rule only where it pools [B, C, H, W] to one pixel')
+        pooled = [x.then('global_pool', mode=name) for name in ('avg', 'max') if name in mode]
+        result = pooled[0]
+        if mode == 'cat avg max':
+            result = Node('concat', tuple(pooled))
+        if mode == 'avg + max':
+            half = torch.full((x.channels,), 0.5, dtype=torch.float64)
+            result = Node('add', tuple(pooled)).then('affine', dict(scale=half, shift=0. * half))
+        return result.then('flatten') if getattr(m, 'flatten', False) else result
+    return rule
+
+
+def _flatten(x: Node, start_dim: int, end_dim: int) -> Node:
+    if start_dim % x.rank != 1 or end_dim % x.rank != x.rank - 1:
+        raise TypeError('flatten has a lowering rule only for all axes but the first, start_dim=1')
+    return x.then('flatten') if x.rank == 4 else x
 
 
 # A module's exact type: its lowering rule, from the nodes of the module's inputs and the module
@@ -197,31 +322,57 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     nn.Conv2d: _conv,
     ops.Conv2dSame: _conv_same,
     ops.StridedConv1x1: _conv_strided,
+    nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.SyncBatchNorm: _batch_norm,
     SyncBatchNorm2d: _batch_norm,
+    FrozenBatchNorm2d: _batch_norm,
+    BatchNormAct2d: _batch_norm_act,
+    SyncBatchNormAct: _batch_norm_act,
+    FrozenBatchNormAct2d: _batch_norm_act,
+    SplitBatchNorm2d: _batch_norm_act,
     nn.ReLU: lambda x, m: x.then('relu'),
-    ops.AvgPool2d: lambda x, m: _pool('avg_pool', x, m, m.padding),
+    ops.AvgPool2d: _avg_pool,
+    nn.AvgPool2d: _avg_pool,
     ops.AvgPool2dSame: _avg_pool_same,
     nn.MaxPool2d: _max_pool,
     ops.MaxPool2dSame: _max_pool_same,
     ops.ExampleNorm: _group_norm,
-    SelectAdaptivePool2d: _global_pool,
-    nn.Flatten: lambda x, m: x.then('flatten'),
+    nn.AdaptiveAvgPool2d: _global_pool('avg'),
+    nn.AdaptiveMaxPool2d: _global_pool('max'),
+    pools.AdaptiveAvgMaxPool2d: _global_pool('avg + max'),
+    pools.AdaptiveCatAvgMaxPool2d: _global_pool('cat avg max'),
+    pools.FastAdaptiveAvgPool: _global_pool('avg'),
+    pools.FastAdaptiveMaxPool: _global_pool('max'),
+    pools.FastAdaptiveAvgMaxPool: _global_pool('avg + max'),
+    pools.FastAdaptiveCatAvgMaxPool: _global_pool('cat avg max'),
+    nn.Flatten: lambda x, m: _flatten(x, m.start_dim, m.end_dim),
     nn.Linear: lambda x, m: x.then('linear', _weight_and_bias(m)),
     nn.Identity: lambda x, m: x,
     nn.Dropout: lambda x, m: x,
 }
 
 
-def _concat(parts: Tuple[Node, ...], dim: int = 0) -> Node:
-    if dim != 1:
+def _concat(tensors: Sequence[Node], dim: int = 0) -> Node:
+    rank = tensors[0].rank
+    if dim not in (1, 1 - rank):
         raise TypeError(f'torch.cat has a lowering rule for channels only, dim=1, not for dim={dim}')
-    return Node('concat', tuple(parts))
+    return Node('concat', tuple(tensors))
 
 
+def _add(input: Node, other: Node, alpha: float = 1) -> Node:
+    if alpha != 1:
+        raise TypeError(f'torch.add has a lowering rule without alpha only, not for alpha={alpha}')
+    return Node('add', (input, other))
+
+
+# The arguments of a rule have the names that the function gives them.
 _FUNCTIONS: Dict[Callable, Callable[..., Node]] = {
-    F.relu: lambda x, **kwargs: x.then('relu'),
-    operator.add: lambda x, y: Node('add', (x, y)),
+    F.relu: lambda input, inplace=False: input.then('relu'),
+    torch.relu: lambda input: input.then('relu'),
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.add: _add,
     torch.cat: _concat,
+    torch.flatten: lambda input, start_dim=0, end_dim=-1: _flatten(input, start_dim, end_dim),
 }

@@ -91,6 +91,8 @@ def optimize_for_inference(
         model: NASNet,
         img_size: Union[int, Tuple[int, int], None] = None,
         passes: Optional[Collection[str]] = None,
+        *,
+        check: bool = True,
 ) -> fx.GraphModule:
     """Make a faster module for inference, straight-line code of PyTorch's own functions.
 
@@ -100,6 +102,8 @@ def optimize_for_inference(
         img_size: Height and width that all images will have, or the side of square ones; None for any size. A known
             size makes the module faster, because all padding is known.
         passes: Names in :data:`PASSES`; by default those that pay on the model's device.
+        check: Compare the module with the model on two random images, of ``img_size`` or else of the smallest useful
+            size, before it is returned.
 
     Returns:
         A module from images [B, in_chans, H, W] to what ``model`` returns, within 1e-5 of it in float32 (norm of the
@@ -107,8 +111,12 @@ def optimize_for_inference(
 
     Raises:
         TypeError: For a model or a layer that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
-        ValueError: For a network in training mode, an unknown pass, and a pass whose result PyTorch cannot run.
+        ValueError: For a network in training mode or one that returns NaN, an unknown pass, and a pass whose result
+            PyTorch cannot run.
+        DifferenceError: If the module computes something else than the model (see
+            :func:`nasnet_zoo.graph.compare.check_module`).
     """
+    from .compare import check_module
     from .to_torch import to_module
     weight = next(model.parameters())
     size = None if img_size is None else to_2tuple(img_size)
@@ -116,4 +124,7 @@ def optimize_for_inference(
     if size:
         graph = rewrite(graph, lambda node: node.then('check_size', size=size) if node.op == 'input' else node)
     graph = apply_passes(graph, 'torch_cpu' if weight.is_cpu else 'torch_gpu', size, passes)
-    return to_module(graph, weight.device, weight.dtype)
+    module = to_module(graph, weight.device, weight.dtype)
+    if check:
+        check_module(model, module, graph, size)
+    return module

@@ -270,7 +270,7 @@ def run_training(
     train_epochs(trainer, val_set, run if is_first else None, say, on_step)
     if not is_first:
         return None
-    report = dict(settings, versions=versions(), log=run.rows[-1])
+    report = dict(settings, versions=versions(), log=run.rows[-1], left_out=dict(train_set.left_out))
     trained = trainer.result.eval()
     trained.aux_head, trained.drop_path_rate = None, 0.  # they are for training only
     run.finish(trained, train_set, report)

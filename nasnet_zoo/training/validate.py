@@ -40,8 +40,9 @@ def validate(
         on_batch: Called after each batch with the number of images so far and the number of all images.
 
     Returns:
-        JSON data: ``model``, ``dataset``, ``split``, ``top1``, ``top5``, ``count`` and ``interval_95``, the 95 %
-        confidence interval of top-1 (Wilson's).
+        JSON data: ``model``, ``dataset``, ``split``, ``top1``, ``top5``, ``count``, ``interval_95``, the 95 %
+        confidence interval of top-1 (Wilson's), and ``left_out``, how many entries of a folder or an archive are not
+        used, by reason.
 
     Raises:
         DataError: If the data set has other channels or classes than the model, or if the result cannot be recorded.
@@ -64,7 +65,8 @@ def validate(
     accuracy = evaluate(model, chosen, batch_size, device, count)
     folder = model_folder(source)
     name = folder.resolve().name if folder else source
-    result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict())
+    result = dict(model=name, dataset=data_name(data), split=split, **accuracy.to_dict(),
+                  left_out=dict(chosen.left_out))
     if weights:
         record_accuracy(weights, result)
     return result

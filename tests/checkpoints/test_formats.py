@@ -1,6 +1,7 @@
 """Files are recognized by their content; none runs code; damaged ones are refused."""
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from safetensors.torch import save_file
 
 from helpers.checkpoints import LARGE, SIZES, TOLERANCE, error, logits, refused, small_keras
 from nasnet_zoo import compile_genotype, load_foreign_weights
+from nasnet_zoo.checkpoints import formats
+from nasnet_zoo.checkpoints.formats import read_weights
 
 
 def test_wrapped_and_prefixed(timm_nasnet, tmp_path):
@@ -28,6 +31,9 @@ def test_wrapped_and_prefixed(timm_nasnet, tmp_path):
     (b'PK\x03\x04', 'cannot be read as a PyTorch or Keras archive'),
     (b'\xff' * 8 + b'{"a": 1}', 'cannot be read as a safetensors file'),
     (b'\x80\x02}q\x00.', 'cannot be read as a PyTorch file'),
+    (b'\x1f\x8b\x08', 'it is compressed: unpack it'), (bytes(257) + b'ustar', 'it is a tar archive: unpack it'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'a Git LFS pointer'), (b'\n<!DOCTYPE html>', 'it is a web page'),
+    (b'{"a": 1}', 'no "weight_map"'),
 ], ids=str)
 def test_no_weight_file(tmp_path, content, match):
     pytest.importorskip('h5py')
@@ -44,7 +50,7 @@ def test_no_code_is_run(tmp_path, legacy):
     torch.save({'conv0.conv.weight': Evil()}, tmp_path / 'evil.pth', _use_new_zipfile_serialization=not legacy)
     (tmp_path / 'plain.pkl').write_bytes(pickle.dumps(Evil(), protocol=2))
     for name in ('evil.pth', 'plain.pkl'):
-        assert 'nothing was loaded' in refused(small_keras(), tmp_path / name, 'cannot be read as a PyTorch')
+        refused(small_keras(), tmp_path / name, 'there are no tensors|was not|not one that torch.save wrote')
     assert not (tmp_path / 'ran').exists()
 
 
@@ -62,5 +68,15 @@ def test_truncated(timm_nasnet, tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_foreign_weights(small_keras(), tmp_path / 'none.pth')
-    with pytest.raises(IsADirectoryError):
-        load_foreign_weights(small_keras(), tmp_path)
+
+
+def test_messages_of_libraries(monkeypatch):
+    def read(path):
+        raise RuntimeError('\x1b[1mWeights only\x1b[0m load failed.\n\tA second sentence \x1b]0;title\x07that '
+                           + 'goes on ' * 99)
+    monkeypatch.setattr(formats, 'FORMATS', (formats.Format('a file', lambda start: True, read),))
+    with pytest.raises(ValueError) as raised:
+        read_weights(Path(__file__))
+    message = str(raised.value)
+    assert message.endswith('goes …') or message.endswith('on …')
+    assert 'nothing was loaded: Weights only load failed. A second sentence that goes on' in message

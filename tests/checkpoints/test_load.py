@@ -111,8 +111,10 @@ def test_other_network(timm_nasnet, args, match):
      'must be a dense floating-point tensor, not torch.int32'),
     (lambda d: {**d, 'conv0.conv.weight': d['conv0.conv.weight'].to_sparse()}, 'must be a dense .*sparse'),
     (lambda d: {**d, 'conv0.conv.weight': d['conv0.conv.weight'].to('meta')}, 'on device meta'),
-    (lambda d: {**d, 'conv0.conv.weight': 'text'}, "'conv0.conv.weight' is a str, not a tensor"),
-    (lambda d: {**d, 7: d['conv0.conv.weight']}, 'whose keys are names, not 7'),
+    (lambda d: {**d, 'conv0.conv.weight': 'text'}, "'stem.conv.weight' is a str, not a tensor"),
+    (lambda d: {**d, 7: d['conv0.conv.weight']}, r'1 unknown: 7 \(16, 3, 3, 3\)'),
+    (lambda d: {'_fsdp_wrapped_module._flat_param': torch.ones(9)}, 'joined by FSDP; save the whole state dict'),
+    (lambda d: {**d, 'conv0.conv.weight': torch.ones(1).expand(16, 3, 3, 3)}, 'expanded view of fewer numbers'),
 ])
 def test_other_state_dict(timm_nasnet, change, match):
     refused(compile_genotype('nasnet_a', **LARGE), change(timm_nasnet.state_dict()), match)
@@ -132,3 +134,10 @@ def test_wrong_arguments():
 
 def test_public_name():
     assert nasnet_zoo.load_foreign_weights is load_foreign_weights
+
+
+def test_an_auxiliary_head_is_ignored_by_a_model_without_one():
+    source = small_keras(aux_head=True)
+    model = small_keras()
+    assert load_foreign_weights(model, {'model': source.state_dict()}).unused == ('aux_head',)
+    assert torch.equal(model.head.fc.weight, source.head.fc.weight)

@@ -3,6 +3,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers.paths import ROOT
 from nasnet_zoo import Classifier, load_genotype
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.deploy.bundle import deploy, load_trained
+from nasnet_zoo.deploy.bundle import deploy, load_checkpoint, load_trained
 from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.hub.publish import prepare
 
@@ -118,6 +119,27 @@ def test_photoprism(tmp_path):
         layout='NCHW', color_order='RGB', resize_mode='center-crop', resize_short_edge='32', crop_ratio='1.0',
         interpolation='bicubic')
     assert [entry.version for entry in proto.opset_import] == [17]
+
+
+def test_checkpoint_of_a_training_program(tmp_path):
+    trained, _ = load_trained(MODEL)
+    trained.reset_classifier(7)
+    checkpoint = {'state_dict': {f'module.{name}': tensor for name, tensor in trained.state_dict().items()},
+                  'state_dict_ema': {name: tensor + 1 for name, tensor in trained.state_dict().items()},
+                  'args': Namespace(model=MODEL), 'optimizer': {'state': {0: torch.ones(1)}}}
+    torch.save(checkpoint, tmp_path / 'model_best.pth.tar')
+    manifest = export_to(tmp_path / 'out', checkpoint=tmp_path, checkpoint_entry='state_dict')
+    assert manifest['shapes']['logits'] == [1, 7]  # the number of classes is that of the weights
+    assert manifest['weights']['file'] == 'model_best.pth.tar' and manifest['weights']['entry'] == 'state_dict.module'
+    model, found = load_checkpoint(MODEL, tmp_path / 'model_best.pth.tar')
+    assert found.is_averaged and found.others == ('state_dict.module',) and found.unused == ('optimizer',)
+    assert torch.equal(model.stem.conv.weight, trained.stem.conv.weight + 1)
+    with pytest.raises(ValueError, match='--checkpoint-entry: needs --checkpoint'):
+        export_to(tmp_path / 'out', checkpoint_entry='state_dict')
+    trained.reset_classifier(0)
+    torch.save(trained.state_dict(), tmp_path / 'headless.pth')
+    with pytest.raises(ValueError, match='headless.pth: has no classifier'):
+        load_checkpoint(MODEL, tmp_path / 'headless.pth')
 
 
 def test_weights_from_elsewhere(tmp_path):

@@ -15,12 +15,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from timm.data import create_transform
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.data.pictures import find_pictures
 from nasnet_zoo.data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
-from nasnet_zoo.deploy.classifier import Classifier, find_pictures
+from nasnet_zoo.deploy.classifier import OPTIONS, Classifier
 from nasnet_zoo.deploy.export import export_onnx
 
 NAMES = ['red', 'green', 'blue']
@@ -82,7 +84,7 @@ def folder(tmp_path):
 
 def test_pictures_of_all_kinds(folder):
     classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
-    found = list(classifier.predict(find_pictures([folder / 'good']), top=1, batch_size=3))
+    found = list(classifier.predict(find_pictures([folder / 'good'])[0], top=1, batch_size=3))
     assert len(found) == 7
     for prediction in found[:-1]:
         if prediction.path.stem != 'red-top':
@@ -106,7 +108,7 @@ def test_a_hundred_megapixels(folder):
 
 def test_what_cannot_be_read_is_refused_by_name(folder):
     classifier = Classifier(color_file(folder / 'm.onnx', preprocessing()))
-    paths = find_pictures([folder / 'bad', folder / 'good' / 'notes.txt', folder / 'good' / 'red.png'])
+    paths = find_pictures([folder / 'bad', folder / 'good' / 'notes.txt', folder / 'good' / 'red.png'])[0]
     found = {p.path.name: p for p in classifier.predict(paths, batch_size=2)}
     assert found.pop('red.png').top[0][0] == 0
     assert set(found) == {'truncated.png', 'text.jpg', 'empty.png', 'narrow.png', 'notes.txt'}
@@ -132,7 +134,7 @@ def test_a_fixed_batch(folder):
     fixed = Classifier(color_file(folder / 'fixed.onnx', preprocessing(), batch=4))
     assert fixed.batch_size == 4 and free.batch_size is None
     assert np.allclose(free.logits(images), fixed.logits(images))
-    assert len(list(fixed.predict(find_pictures([folder / 'good'])))) == 7
+    assert len(list(fixed.predict(find_pictures([folder / 'good'])[0]))) == 7
 
 
 def test_files_from_elsewhere(folder):
@@ -225,6 +227,54 @@ def test_the_command(folder):
     assert [entry['reason'].split(' (')[0] for entry in report['refused']] == [
         'there is no such file or folder', 'there are no images']
     assert classify(path, folder / 'nothing').exit_code == 1
+
+
+def test_the_command_says_what_it_leaves_out(folder):
+    path = color_file(folder / 'm.onnx', preprocessing())
+    photos = folder / 'photos'
+    photos.mkdir()
+    plain('red').save(photos / os.fsdecode(b'K\xe4fer.png'))
+    plain('red').save(photos / '.hidden.png')
+    (photos / 'linked').symlink_to('../good')
+    (photos / 'loop').symlink_to('.')
+    done = classify(path, photos, '--json')
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(report['results']) == 8 and report['refused'] == []
+    assert report['left_out'] == {
+        'hidden': [f'{photos}/.hidden.png'], 'not an image': [f'{photos}/linked/notes.txt'],
+        'link to a folder that contains it': [f'{photos}/loop/']}
+    text = ' '.join(classify(path, photos).stdout.split())
+    assert f'3 files and folders left out: 1 hidden ({photos}/.hidden.png), 1 not an image (' in text
+    (folder / 'photos.zip').write_bytes(b'PK')
+    done = classify(path, folder / 'photos.zip', folder / 'good')
+    assert done.exit_code == 0 and 'photos.zip: is an archive; unpack it and pass the folder' in done.stderr
+
+
+def test_errors_name_the_options_that_solve_them(folder):
+    options = {option for param in get_command(app).commands['classify'].params for option in param.opts}
+    assert set(OPTIONS.values()) <= options and set(OPTIONS) <= set(Preprocessing.model_fields)
+    path = color_file(folder / 'm.onnx')
+    (folder / 'labels.txt').write_text('\n'.join(NAMES) + '\n', encoding='utf-8')
+    (folder / 'two.txt').write_text('a\nb\n', encoding='utf-8')
+    (folder / 'none.txt').write_text('', encoding='utf-8')
+    right = {'--labels': folder / 'labels.txt', '--mean': '0.5,0.5,0.5', '--std': '0.25,0.25,0.25', '--img-size': 16}
+
+    def error(**changes):
+        given = {**right, **{f'--{name.replace("_", "-")}': value for name, value in changes.items()}}
+        done = classify(path, folder / 'good' / 'red.png', *(
+            text for option, value in given.items() if value is not None for text in (option, value)))
+        assert done.exit_code == 1 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
+        return done.stderr
+    for name, field in (('labels', 'class_names'), ('mean', 'mean'), ('std', 'std'), ('img_size', 'input_size')):
+        assert error(**{name: None}).endswith(f'{field}: field required; pass --{name.replace("_", "-")}\n')
+    assert error(mean=None, labels=None).endswith(
+        'mean: field required; class_names: field required; pass --labels, --mean\n')
+    for name, value in (('std', '0,0,0'), ('mean', '0.5'), ('crop_pct', 2), ('layout', 'HWC'),
+                        ('labels', folder / 'none.txt'), ('labels', folder / 'two.txt')):
+        assert error(**{name: value}).endswith(f'; pass --{name.replace("_", "-")}\n')
+    for changes in (dict(img_size=20), dict(layout='NHWC'), dict(dtype='uint8'),
+                    dict(color_order='L', mean='0.5', std='0.5')):
+        assert error(**changes).endswith('; pass --img-size, --layout, --color-order, --dtype\n')
 
 
 def test_the_command_on_a_file_from_elsewhere(folder):

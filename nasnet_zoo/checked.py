@@ -4,7 +4,7 @@ import inspect
 import re
 import reprlib
 from dataclasses import dataclass, field
-from typing import Any, Callable, Collection, Mapping, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Type, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -12,8 +12,32 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 __all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'printable', 'shorten', 'suggest']
 
 
-class Checked(BaseModel):
-    """Base class of settings that may come from an untrusted configuration: no unknown fields, no type coercion."""
+if TYPE_CHECKING:  # pydantic's metaclass has no public name
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+class _OneLineErrors(ModelMetaclass):
+    """Lets a constructor raise errors of one line. Pydantic does not call it for models inside other models."""
+
+    def __call__(cls: Any, *args: Any, **fields: Any) -> Any:
+        unknown = [name for name in fields if name not in cls.model_fields]
+        if unknown:
+            raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            raise ValueError('; '.join(_message(cls, dict(e)) for e in error.errors(include_url=False))) from None
+
+
+class Checked(BaseModel, metaclass=_OneLineErrors):
+    """Base class of settings that may come from an untrusted configuration: no unknown fields, no type coercion.
+
+    Raises:
+        TypeError: If a field is unknown.
+        ValueError: If a value has the wrong type or is out of bounds. The message names the field.
+    """
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
 
 
@@ -21,19 +45,8 @@ CheckedT = TypeVar('CheckedT', bound=Checked)
 
 
 def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
-    """Construct `cls` from `fields`.
-
-    Raises:
-        TypeError: If a field is unknown.
-        ValueError: If a value has the wrong type or is out of bounds. The message names the field.
-    """
-    unknown = [name for name in fields if name not in cls.model_fields]
-    if unknown:
-        raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
-    try:
-        return cls(**fields)
-    except ValidationError as error:
-        raise ValueError('; '.join(_message(cls, dict(e)) for e in error.errors(include_url=False))) from None
+    """Construct `cls` from `fields`, with the errors of its constructor."""
+    return cls(**fields)
 
 
 def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:

@@ -29,11 +29,11 @@ class Position(NamedTuple):
 class Skeleton(Checked):
     """Everything in a network that its cells do not determine.
 
-    Fields that are left out have the stem's defaults (see ``network/stems.py``). ``check(Skeleton, fields)`` constructs
-    one from untrusted fields.
+    Fields that are left out have the stem's defaults (see ``network/stems.py``).
 
     Raises:
-        pydantic.ValidationError: A ValueError, if a value has the wrong type or is out of bounds.
+        TypeError: If a field is unknown.
+        ValueError: If a value has the wrong type or is out of bounds.
     """
     stem: Annotated[str, OneOf('stem', STEMS), Field(description='the layers before the first cell')] = DEFAULT_STEM
     num_cells: Annotated[int, Field(ge=1, le=32, description="normal cells in each stage, the paper's N")] = 4

@@ -1,5 +1,5 @@
 """The paper's controller: an LSTM that makes the decisions of a search space one after the other."""
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -45,23 +45,33 @@ class Controller(nn.Module):
         return scores.masked_fill(self.no_option, float('-inf')).log_softmax(-1)
 
     @torch.no_grad()
-    def sample(self, uniforms: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+            self, uniforms: torch.Tensor, options: Optional[Sequence[Sequence[int]]] = None,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return choices and their log-probabilities, both [B, decisions].
 
         Args:
             uniforms: Random numbers in [0, 1), [B, decisions]. Apart from rounding, the choices of a row depend on that
                 row only.
+            options: For each decision the options that may be chosen; all of them by default. The log-probabilities
+                are those of the policy without this restriction, as in :meth:`forward`.
         """
+        forbidden = self.no_option.clone()
+        if options is not None:
+            forbidden.fill_(True)
+            for row, allowed in zip(forbidden, options):
+                row[list(allowed)] = False
         inputs, state, tokens = self.start.expand(len(uniforms), 1, -1), None, []
         log_probs = []
         for t in range(uniforms.shape[1]):
             output, state = self.lstm(inputs, state)
-            scores = (output[:, 0] @ self.weight[t] + self.bias[t]).masked_fill(self.no_option[t], float('-inf'))
-            options = scores.log_softmax(-1)
+            scores = output[:, 0] @ self.weight[t] + self.bias[t]
+            chances = scores.masked_fill(forbidden[t], float('-inf')).log_softmax(-1)
             # Rounding may leave the sum of the probabilities a little below 1; then the last option is chosen.
-            beyond = (uniforms[:, t, None] >= options.exp().cumsum(-1)).sum(-1)
-            token = beyond.minimum((~self.no_option[t]).sum() - 1)
+            beyond = (uniforms[:, t, None] >= chances.exp().cumsum(-1)).sum(-1)
+            token = beyond.minimum((~forbidden[t]).nonzero().max())
             tokens.append(token)
-            log_probs.append(options.gather(-1, token[:, None])[:, 0])
+            options_log_probs = scores.masked_fill(self.no_option[t], float('-inf')).log_softmax(-1)
+            log_probs.append(options_log_probs.gather(-1, token[:, None])[:, 0])
             inputs = self.embedding(token + self.first_rows[t])[:, None]
         return torch.stack(tokens, dim=1), torch.stack(log_probs, dim=1)

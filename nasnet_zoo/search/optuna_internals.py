@@ -4,19 +4,24 @@ Optuna has no public way for a sampler to keep data with a study or a trial, to 
 to change a trial that another process began. Its own samplers do it in the same way. The storages' methods that are
 called here are public (``optuna.storages.BaseStorage``). ``pyproject.toml`` bounds the version of Optuna.
 """
-from typing import Any, List, Mapping
+from typing import Any, List, Mapping, Tuple
 
 from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-__all__ = ['get_all_trials', 'get_storage', 'get_study_attrs', 'set_study_attr', 'set_trial_attr',
+__all__ = ['get_all_trials', 'get_storage', 'get_study_attrs', 'get_study_key', 'set_study_attr', 'set_trial_attr',
            'set_trial_user_attr']
 
 
 def get_storage(study: Study) -> BaseStorage:
     """Return the storage of a study. There is no public accessor."""
     return study._storage
+
+
+def get_study_key(study: Study) -> Tuple[BaseStorage, int]:
+    """Return what tells a study from others in this process. Studies in two storages may have the same name."""
+    return study._storage, study._study_id
 
 
 def get_study_attrs(study: Study) -> Mapping[str, Any]:

@@ -190,7 +190,7 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
     rows = train_finalists(
         config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, log)
-    return sorted(rows, key=lambda row: -prepared.value(row['accuracy'], row))
+    return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:

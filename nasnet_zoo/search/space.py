@@ -47,6 +47,8 @@ class Space:
                 blocks=[dict(left=[choices['left'], 'h0'], right=[choices['right'], 'h0'])], outputs=[['b0']])),
             reduction=cell))
 
+    A space can be pickled if both functions can, for example if they are defined at the top level of a module.
+
     Args:
         name: The name of the space, part of its fingerprint.
         decisions: The decisions, in the order in which a controller makes them. Each has at least two options.
@@ -66,7 +68,7 @@ class Space:
             build: Callable[[Choices], Mapping[str, Any]],
             parse: Optional[Callable[[Genotype], Choices]] = None,
     ) -> None:
-        self.name, self.decisions = name, tuple(Decision(*decision) for decision in decisions)
+        self.name, self.decisions = name, tuple(Decision(n, tuple(options)) for n, options in decisions)
         self._build, self._parse = build, parse
         names = Counter(decision.name for decision in self.decisions)
         wrong = [d.name for d in self.decisions if names[d.name] > 1 or len(set(d.options)) < max(2, len(d.options))]
@@ -83,6 +85,12 @@ class Space:
     def sizes(self) -> Tuple[int, ...]:
         """The number of options of each decision."""
         return tuple(len(decision.options) for decision in self.decisions)
+
+    @property
+    def distributions(self) -> Dict[str, Any]:
+        """The decisions as Optuna's distributions, by name, for example for ``Study.ask`` and ``create_trial``."""
+        from optuna.distributions import CategoricalDistribution
+        return {name: CategoricalDistribution(options) for name, options in self.decisions}
 
     def choices(self, tokens: Sequence[int]) -> Choices:
         """Convert tokens (for each decision the index of an option) to choices (option by name of decision).
@@ -112,7 +120,10 @@ class Space:
         return load_genotype({'format': 1, 'name': name, **self._build(self.choices(tokens)), **fields})
 
     def suggest(self, trial: Any) -> Tuple[int, ...]:
-        """Let an Optuna trial suggest all choices, with any sampler, and return them as tokens."""
+        """Let an Optuna trial suggest all choices, with any sampler, and return them as tokens.
+
+        A ``FixedTrial`` or ``FrozenTrial`` gives the choices that it has.
+        """
         return self.tokens({name: trial.suggest_categorical(name, options) for name, options in self.decisions})
 
     def find(self, genotype: Genotype) -> Tuple[int, ...]:
@@ -142,36 +153,48 @@ def nasnet_space(
         ops: Names of operations of the genotype language.
         combines: Names of combines of the genotype language.
     """
-    def parts(i: int) -> List[Tuple[str, Sequence[str]]]:
-        states = ['h0', 'h1', *(f'b{k}' for k in range(i))]
-        return [('left_state', states), ('right_state', states), ('left_op', ops), ('right_op', ops),
-                ('combine', combines)]
+    cells = _NasnetCells(blocks, tuple(ops), tuple(combines))
+    return Space(cells.name, [Decision(f'{kind}.b{i}.{part}', options) for kind in KINDS for i in range(blocks)
+                              for part, options in cells.parts(i) if len(options) > 1], cells.build, cells.parse)
 
-    def build(choices: Choices) -> Dict[str, Any]:
+
+class _NasnetCells(NamedTuple):
+    """The conversion between choices and genotypes in the paper's space. Its methods can be pickled."""
+    blocks: int
+    ops: Tuple[str, ...]
+    combines: Tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f'nasnet-{self.blocks}'
+
+    def parts(self, i: int) -> List[Tuple[str, Tuple[str, ...]]]:
+        """Return the decisions about block `i`, with their options."""
+        states = ('h0', 'h1', *(f'b{k}' for k in range(i)))
+        return [('left_state', states), ('right_state', states), ('left_op', self.ops), ('right_op', self.ops),
+                ('combine', self.combines)]
+
+    def build(self, choices: Choices) -> Dict[str, Any]:
         genotype: Dict[str, Any] = dict(inputs=2)
         for kind in KINDS:
-            rows = [{part: choices.get(f'{kind}.b{i}.{part}', options[0]) for part, options in parts(i)}
-                    for i in range(blocks)]
+            rows = [{part: choices.get(f'{kind}.b{i}.{part}', options[0]) for part, options in self.parts(i)}
+                    for i in range(self.blocks)]
             read = {row[side] for row in rows for side in ('left_state', 'right_state')}
             genotype[kind] = dict(
                 blocks=[dict(left=[row['left_op'], row['left_state']], right=[row['right_op'], row['right_state']],
                              combine=row['combine']) for row in rows],
-                outputs=[[f'b{i}' for i in range(blocks) if f'b{i}' not in read]])
+                outputs=[[f'b{i}' for i in range(self.blocks) if f'b{i}' not in read]])
         return genotype
 
-    def parse(genotype: Genotype) -> Choices:
+    def parse(self, genotype: Genotype) -> Choices:
         choices = {}
-        for kind, i, block in _blocks(genotype, name, blocks):
+        for kind, i, block in _blocks(genotype, self.name, self.blocks):
             (left_op, left_state), (right_op, right_state) = block.edges
             values = left_state, right_state, left_op, right_op, block.combine
-            for (part, options), value in zip(parts(i), values):
-                _expect(value in options, genotype, f'{kind}.blocks[{i}]: {part} {value!r} is not in {name}')
+            for (part, options), value in zip(self.parts(i), values):
+                _expect(value in options, genotype, f'{kind}.blocks[{i}]: {part} {value!r} is not in {self.name}')
                 choices[f'{kind}.b{i}.{part}'] = value
         return choices
-
-    name = f'nasnet-{blocks}'
-    return Space(name, [Decision(f'{kind}.b{i}.{part}', tuple(options)) for kind in KINDS for i in range(blocks)
-                        for part, options in parts(i) if len(options) > 1], build, parse)
 
 
 def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
@@ -183,43 +206,52 @@ def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
         nodes: Number of nodes in each of the two cells.
         ops: Names of operations of the genotype language.
     """
-    def pairs(i: int) -> List[str]:
+    cells, decisions = _DartsCells(nodes, tuple(ops)), []
+    for kind in KINDS:
+        for i in range(nodes):
+            if len(cells.pairs(i)) > 1:
+                decisions.append(Decision(f'{kind}.b{i}.states', tuple(cells.pairs(i))))
+            decisions += [Decision(f'{kind}.b{i}.{side}_op', cells.ops) for side in ('left', 'right')]
+    return Space(cells.name, decisions, cells.build, cells.parse)
+
+
+class _DartsCells(NamedTuple):
+    """The conversion between choices and genotypes in the space of DARTS. Its methods can be pickled."""
+    nodes: int
+    ops: Tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f'darts-{self.nodes}'
+
+    def pairs(self, i: int) -> List[str]:
         """Return pairs of states in the order of DARTS, which calls h1 0 and h0 1."""
         return ['+'.join(pair) for pair in combinations(['h1', 'h0', *(f'b{k}' for k in range(i))], 2)]
 
-    def build(choices: Choices) -> Dict[str, Any]:
+    def build(self, choices: Choices) -> Dict[str, Any]:
         genotype: Dict[str, Any] = dict(inputs=2, fit='all')
         for kind in KINDS:
             rows = []
-            for i in range(nodes):
-                states = choices.get(f'{kind}.b{i}.states', pairs(i)[0]).split('+')
+            for i in range(self.nodes):
+                states = choices.get(f'{kind}.b{i}.states', self.pairs(i)[0]).split('+')
                 rows.append({side: [choices[f'{kind}.b{i}.{side}_op'], state]
                              for side, state in zip(('left', 'right'), states)})
-            genotype[kind] = dict(blocks=rows, outputs=[[f'b{i}' for i in range(nodes)]])
+            genotype[kind] = dict(blocks=rows, outputs=[[f'b{i}' for i in range(self.nodes)]])
         return genotype
 
-    def parse(genotype: Genotype) -> Choices:
+    def parse(self, genotype: Genotype) -> Choices:
         choices = {}
-        for kind, i, block in _blocks(genotype, name, nodes):
+        for kind, i, block in _blocks(genotype, self.name, self.nodes):
             order = ['h1', 'h0', *(f'b{k}' for k in range(i))]
             edges = sorted(block.edges, key=lambda edge: order.index(edge[1]))
             states = '+'.join(state for _, state in edges)
-            _expect(block.combine == 'add' and states in pairs(i), genotype,
+            _expect(block.combine == 'add' and states in self.pairs(i), genotype,
                     f'{kind}.blocks[{i}]: a block of this space adds two different states')
             choices[f'{kind}.b{i}.states'] = states
             for side, (op, _) in zip(('left', 'right'), edges):
-                _expect(op in ops, genotype, f'{kind}.blocks[{i}].{side}: {op} is not an operation of {name}')
+                _expect(op in self.ops, genotype, f'{kind}.blocks[{i}].{side}: {op} is not an operation of {self.name}')
                 choices[f'{kind}.b{i}.{side}_op'] = op
         return choices
-
-    name = f'darts-{nodes}'
-    decisions = []
-    for kind in KINDS:
-        for i in range(nodes):
-            if len(pairs(i)) > 1:
-                decisions.append(Decision(f'{kind}.b{i}.states', tuple(pairs(i))))
-            decisions += [Decision(f'{kind}.b{i}.{side}_op', tuple(ops)) for side in ('left', 'right')]
-    return Space(name, decisions, build, parse)
 
 
 def _blocks(genotype: Genotype, space: str, count: int) -> Iterator[Tuple[str, int, Block]]:

@@ -5,7 +5,7 @@ import torch
 from nasnet_zoo import load_genotype
 from nasnet_zoo.checked import check
 from nasnet_zoo.data import load_digits
-from nasnet_zoo.search.config import ChildSettings
+from nasnet_zoo.search.config import ChildSettings, SearchConfig
 from nasnet_zoo.search.errors import ChildError, Pruned
 from nasnet_zoo.search.evaluator import Evaluator
 
@@ -92,5 +92,14 @@ def test_settings_are_checked():
         check(ChildSettings, dict(val_share=1.))
     with pytest.raises(ValueError, match='recipe.rate: extra inputs are not permitted'):
         check(ChildSettings, dict(recipe=dict(rate=3)))
+    with pytest.raises(ValueError, match=r'^trials: input should be greater than or equal to 1, not 0 of type int; '
+                                         r"child\.recipe\.lr: input should be a valid number, not '1' of type str$"):
+        SearchConfig(out='x', trials=0, child=dict(recipe=dict(lr='1')))
+    with pytest.raises(TypeError, match="unexpected argument 'tirals'; known: out, "):
+        SearchConfig(out='x', tirals=3)
+    with pytest.raises(ValueError, match='^out: field required$'):
+        SearchConfig()
+    with pytest.raises(ValueError, match='^prune: Optuna prunes by a single objective only'):
+        SearchConfig(out='x', prune='median', objective='macs')
     recipe = ChildSettings(recipe=dict(lr=0.2)).recipe
     assert recipe.lr == 0.2 and recipe.epochs == 20, "the defaults are those of a child's recipe"

@@ -1,6 +1,9 @@
 """Search spaces: decisions to genotypes and back."""
+import copy
+import pickle
 import random
 
+import optuna
 import pytest
 
 from nasnet_zoo import compile_genotype, load_genotype
@@ -26,6 +29,28 @@ def test_tokens_to_genotype_and_back(space):
         for cell in genotype.cells.values():
             assert len(cell.live - {'h0', 'h1'}) == len(cell.blocks), 'no block is for nothing'
     compile_genotype(genotype, num_cells=1, cell_filters=2, stem='cifar', num_classes=3)
+
+
+@pytest.mark.parametrize('space', ALL[1:], ids=lambda space: f'{space.name} {len(space.decisions)}')
+def test_spaces_can_be_copied(space):
+    for copied in (pickle.loads(pickle.dumps(space)), copy.deepcopy(space)):
+        assert copied.fingerprint == space.fingerprint
+        genotype = space.genotype(draws(space, 1)[0])
+        assert copied.genotype(draws(space, 1)[0]) == genotype and copied.find(genotype) == draws(space, 1)[0]
+
+
+def test_trials_of_every_kind_suggest():
+    space, tokens = darts_space(2), draws(darts_space(2), 1)[0]
+    params = space.choices(tokens)
+    complete = optuna.trial.create_trial(params=params, distributions=space.distributions, value=1.)
+    study = optuna.create_study()
+    study.add_trial(complete)
+    for trial in (optuna.trial.FixedTrial(params), complete, study.trials[0], study.best_trial):
+        assert space.suggest(trial) == tokens
+    study.enqueue_trial(params)
+    assert space.suggest(study.ask(space.distributions)) == tokens
+    with pytest.raises(ValueError, match=f"'{space.decisions[0].name}' is not found"):
+        space.suggest(optuna.trial.FixedTrial({}))
 
 
 def test_sizes_are_the_papers():

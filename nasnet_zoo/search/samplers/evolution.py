@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Optional, Tuple
 
 from ..space import Space
-from .base import MAX_DRAWS, FinishedTrial, Reward, SpaceSampler, Tokens
+from .base import MAX_DRAWS, FinishedTrial, Options, Reward, SpaceSampler, Tokens
 
 __all__ = ['EvolutionSampler', 'build_evolution']
 
@@ -34,26 +34,29 @@ class EvolutionSampler(SpaceSampler):
     ) -> None:
         super().__init__(space, seed, reward)
         self.population, self.tournament = population, tournament
-        self._alive: Deque[FinishedTrial] = deque(maxlen=population)
 
     @property
     def settings(self) -> Dict[str, Any]:
         return dict(super().settings, population=self.population, tournament=self.tournament)
 
+    def start(self) -> None:
+        self._alive: Deque[FinishedTrial] = deque(maxlen=self.population)
+
     def learn(self, child: FinishedTrial) -> None:
         self._alive.append(child)
 
-    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
-        rng = random.Random(f'{self.seed}/{number}')
-        sizes = self.space.sizes
+    def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
+        rng = random.Random(f'{self._seed}/{number}')
         if len(self._alive) < self.population:
-            return tuple(rng.randrange(size) for size in sizes), {}
+            return tuple(rng.choice(allowed) for allowed in options), {}
         parent = max(rng.sample(self._alive, min(self.tournament, self.population)), key=lambda child: child.reward)
-        tokens = list(parent.tokens)
+        tokens = [token if token in allowed else rng.choice(allowed) for token, allowed in zip(parent.tokens, options)]
+        free = [i for i, allowed in enumerate(options) if len(allowed) > 1]
         for _ in range(MAX_DRAWS):
-            i = rng.randrange(len(tokens))
-            tokens[i] = (tokens[i] + rng.randrange(1, sizes[i])) % sizes[i]
-            if tuple(tokens) not in self._proposed:
+            i = rng.choice(free)
+            allowed = options[i]
+            tokens[i] = allowed[(allowed.index(tokens[i]) + rng.randrange(1, len(allowed))) % len(allowed)]
+            if tuple(tokens) not in self._history.proposed:
                 break
         return tuple(tokens), dict(parent=parent.number)
 

@@ -7,7 +7,7 @@ import torch
 from ..ppo import Learner, Sample
 from ..ppo_settings import PRESETS, PPOSettings
 from ..space import Space
-from .base import MAX_DRAWS, FinishedTrial, Reward, SpaceSampler, Tokens
+from .base import MAX_DRAWS, FinishedTrial, Options, Reward, SpaceSampler, Tokens
 
 __all__ = ['PPOSampler', 'build_ppo']
 
@@ -38,9 +38,6 @@ class PPOSampler(SpaceSampler):
         if isinstance(preset, str) and preset not in PRESETS:
             raise ValueError(f'preset: unknown preset {preset!r}; known: {", ".join(PRESETS)}')
         self.ppo = PRESETS[preset] if isinstance(preset, str) else preset
-        self._learner: Optional[Learner] = None
-        self._new_diagnostics: Dict[str, Any] = {}  # of the last update, to be stored with the next trial
-        self._drawn: Dict[int, Tuple[List[int], List[float]]] = {}  # by the current policy, for each trial number
 
     @property
     def settings(self) -> Dict[str, Any]:
@@ -48,10 +45,13 @@ class PPOSampler(SpaceSampler):
 
     @property
     def learner(self) -> Learner:
-        """The controller and its diagnostics."""
-        if self._learner is None:
-            self._learner = Learner(self.space.sizes, self.ppo, self.seed)
+        """The controller and its diagnostics. They exist once the sampler was asked for a trial of a study."""
         return self._learner
+
+    def start(self) -> None:
+        self._learner = Learner(self.space.sizes, self.ppo, self._seed)
+        self._new_diagnostics: Dict[str, Any] = {}  # of the last update, to be stored with the next trial
+        self._drawn: Dict[int, Tuple[List[int], List[float]]] = {}  # by the current policy, for each trial number
 
     def learn(self, child: FinishedTrial) -> None:
         log_probs = child.notes.get('log_probs') or self.learner.log_probs(child.tokens)
@@ -59,24 +59,30 @@ class PPOSampler(SpaceSampler):
             self._drawn.clear()
             self._new_diagnostics = dict(diagnostics=self.learner.diagnostics)
 
-    def propose(self, number: int) -> Tuple[Tokens, Dict[str, Any]]:
+    def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
+        tokens, log_probs = self._first_draw(number, options)
+        if self.ppo.novel and tuple(tokens) in self._history.proposed:
+            draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)], options)
+            new = (draw for draw in draws if tuple(draw[0]) not in self._history.proposed)
+            tokens, log_probs = next(new, draws[-1])
+        diagnostics, self._new_diagnostics = self._new_diagnostics, {}
+        return tuple(tokens), dict(diagnostics, log_probs=log_probs, update=self.learner.updates)
+
+    def _first_draw(self, number: int, options: Options) -> Tuple[List[int], List[float]]:
+        if any(len(allowed) < size for allowed, size in zip(options, self.space.sizes)):
+            return self._draw([(number, 0)], options)[0]
         if number not in self._drawn:
             # A batch is drawn at once, which costs little more than one draw. The numbers of a batch are always the
             # same, because the last bit of the log-probabilities depends on the other rows.
             first = number // self.ppo.batch * self.ppo.batch
             numbers = range(first, first + self.ppo.batch)
-            self._drawn.update(zip(numbers, self._draw([(n, 0) for n in numbers])))
-        tokens, log_probs = self._drawn[number]
-        if self.ppo.novel and tuple(tokens) in self._proposed:
-            draws = self._draw([(number, attempt) for attempt in range(1, MAX_DRAWS)])
-            tokens, log_probs = next((draw for draw in draws if tuple(draw[0]) not in self._proposed), draws[-1])
-        diagnostics, self._new_diagnostics = self._new_diagnostics, {}
-        return tuple(tokens), dict(diagnostics, log_probs=log_probs, update=self.learner.updates)
+            self._drawn.update(zip(numbers, self._draw([(n, 0) for n in numbers], options)))
+        return self._drawn[number]
 
-    def _draw(self, keys: Sequence[Tuple[int, int]]) -> List[Tuple[List[int], List[float]]]:
+    def _draw(self, keys: Sequence[Tuple[int, int]], options: Options) -> List[Tuple[List[int], List[float]]]:
         """Return tokens and log-probabilities for each pair of trial number and attempt."""
-        uniforms = np.stack([np.random.default_rng([self.seed, *key]).random(len(self.space.sizes)) for key in keys])
-        tokens, log_probs = self.learner.controller.sample(torch.from_numpy(uniforms).float())
+        uniforms = np.stack([np.random.default_rng([self._seed, *key]).random(len(self.space.sizes)) for key in keys])
+        tokens, log_probs = self.learner.controller.sample(torch.from_numpy(uniforms).float(), options)
         return list(zip(tokens.tolist(), log_probs.tolist()))
 
 

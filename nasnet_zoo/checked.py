@@ -24,7 +24,7 @@ class _OneLineErrors(ModelMetaclass):
     def __call__(cls: Any, *args: Any, **fields: Any) -> Any:
         unknown = [name for name in fields if name not in cls.model_fields]
         if unknown:
-            raise TypeError(f'unexpected argument {unknown[0]!r}; known: {", ".join(cls.model_fields)}')
+            raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
         try:
             return super().__call__(*args, **fields)
         except ValidationError as error:

@@ -71,7 +71,7 @@ def _read(path: Path, formats: Sequence[Format]) -> Dict[str, Any]:
         raise ValueError(f'{path}: this is not a weight file of PyTorch, safetensors or Keras (HDF5){reason}')
     try:
         return file_format.read(path)
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
     except Exception as error:  # libraries raise exceptions of many types for damaged or hostile files
         raise ValueError(f'{path}: cannot be read as {file_format.description}, and nothing was loaded: '

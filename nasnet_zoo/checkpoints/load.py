@@ -144,7 +144,8 @@ def _check_tensors(values: Mapping[str, Any]) -> None:
         if not isinstance(value, torch.Tensor):
             kind = value.path if isinstance(value, Foreign) else type(value).__name__
             raise ValueError(f'must hold a state dict, but {name[:60]!r} is a {kind}, not a tensor')
-        is_dense = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        is_dense = value.layout == torch.strided and not (
+            value.is_meta or value.is_quantized or value.is_nested)
         if not (is_dense and (value.is_floating_point() or name.endswith('num_batches_tracked'))):
             raise ValueError(f'{name} must be a dense floating-point tensor, not {value.dtype} with layout '
                              f'{value.layout} on device {value.device}')

@@ -188,7 +188,7 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
             channels, *_ = fields.get('input_size') or [1 if fields.get('color_order') == 'L' else 3]
             fields['input_size'] = [channels, *to_2tuple(size)]
         return check(Preprocessing, fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         hint = _hint(*(name for name in OPTIONS if re.search(f'(^|; ){name}: ', str(error))))
         raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}{hint}'
                          ) from None

@@ -87,6 +87,7 @@ def import_genotype(text: str, name: str = 'imported', which: Optional[str] = No
 
     Raises:
         ImportedTextError: If there is no such genotype, or if it cannot be expressed.
+        GenotypeError: If its cells are not a valid genotype, for example because they have too many nodes.
 
     Warns:
         UserWarning: The text has genotypes of other names, and `which` is not given.
@@ -194,6 +195,7 @@ def _find_form(value: Any, depth: int = 0) -> Optional[Callable[[], Cells]]:
 def _literal(node: Any) -> Any:
     """Return the value of a literal of Python or JSON; a range; or a number of NumPy. Raise a ValueError for others."""
     if isinstance(node, ast.Constant):
+        repr(node.value)  # raises a ValueError for an integer of thousands of digits, which no message could show
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_literal(entry) for entry in node.elts]

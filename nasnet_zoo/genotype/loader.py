@@ -96,7 +96,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         except (TypeError, RecursionError, ValueError) as error:
             raise GenotypeError('<dict>', [('', f'not JSON data: {shorten(error, 200)}')]) from None
     if not isinstance(source, (str, os.PathLike)):
-        raise GenotypeError(shorten(repr(source)), [
+        raise GenotypeError(f'<{type(source).__name__}>', [  # not its repr(), which may be huge or raise an error
             ('', f'a genotype is a name, a path or a dict, not a {type(source).__name__}')])
     name = os.fspath(source)
     is_path = isinstance(source, os.PathLike) or isinstance(name, bytes) or name.endswith('.json') or os.sep in name

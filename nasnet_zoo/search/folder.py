@@ -19,6 +19,8 @@ __all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'stu
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
+_FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
+
 
 def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
     """Return the settings that a search must be resumed with, as JSON data."""
@@ -58,9 +60,17 @@ def exclusive_lock(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / '.lock', timeout=0):
+            _remove_partial_files(out)
             yield
     except Timeout:
         raise SearchError(f'{out}: another process is running this search; --status shows its progress') from None
+
+
+def _remove_partial_files(out: Path) -> None:
+    """Remove the temporary files of ``atomic_write`` that a killed process has left."""
+    for name in _FILES:
+        for path in out.glob(f'.{name}.*{Path(name).suffix}'):
+            path.unlink()
 
 
 def read_json(path: Path) -> Any:

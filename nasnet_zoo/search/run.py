@@ -19,6 +19,7 @@ from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
 from .folder import exclusive_lock, read_search, start_or_resume, study_settings
+from .journal import has_records
 from .loop import Progress, Search
 from .objectives import reward
 from .pool_local import LocalPool
@@ -105,7 +106,12 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     path = Path(out) / 'search.json'
     if not path.exists():
         raise SearchError(f'{out}: there is no search here')
-    return finished_children(open_study(Path(out), read_search(path)['study'], storage))
+    content = read_search(path)
+    if storage is None and content['settings'].get('own_storage'):
+        raise SearchError(f'{out}: the trials of this search are in another storage; add --storage URL')
+    if storage is None and not has_records(Path(out) / 'study.log'):
+        return []  # the search has only just begun
+    return finished_children(open_study(Path(out), content['study'], storage))
 
 
 def _prepare(config: SearchConfig) -> _Prepared:

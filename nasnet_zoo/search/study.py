@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from .errors import SearchError
 from .folder import upgrade_settings
-from .journal import BatchedJournalStorage, truncate_incomplete_line
+from .journal import BatchedJournalStorage, remove_damaged_end
 from .optuna_internals import get_storage
 
 __all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_children', 'open_study']
@@ -58,7 +58,7 @@ def open_study(
     if create is None and storage is None and not path.exists():
         raise SearchError(f'{folder}: there is no search here')
     if create is not None and storage is None:
-        truncate_incomplete_line(path)
+        remove_damaged_end(path)
     try:
         backend = storage or BatchedJournalStorage(path)
         if create is None:
@@ -68,6 +68,8 @@ def open_study(
             pruner=create.pruner or optuna.pruners.NopPruner())
     except KeyError:
         raise SearchError(f'{folder}: there is no search here') from None
+    except SearchError:
+        raise
     except Exception as error:  # SQLAlchemy, Redis and JSON raise errors of their own
         raise _unusable(storage or path, error) from None
     _check_settings(study, create.settings, storage or path)

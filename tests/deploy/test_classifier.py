@@ -151,6 +151,8 @@ def test_files_from_elsewhere(folder):
     (preprocessing(class_names=['a', 'b']), 3, 'the output has 3 numbers for an image, but there are 2 class names'),
     ('{"format": 1}', 3, 'input_size: field required'),
     ('{', 3, 'the preprocessing, from the metadata and the options, is not valid'),
+    ('[' * 100_000, 3, 'the preprocessing, from the metadata and the options, is not valid: maximum recursion depth'),
+    (f'{{"{"9" * 10_000}": 1}}', 3, f"unexpected argument '{'9' * 59}…; known: format"),
     (preprocessing(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
     (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
      'mean: must be 3 numbers, one for each channel, not [0.5]'),

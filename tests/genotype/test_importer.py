@@ -185,3 +185,8 @@ def test_what_cannot_be_imported(text, message, tmp_path, monkeypatch):
     with pytest.raises(ImportedTextError, match=message):
         import_genotype(text)
     assert not list(tmp_path.iterdir())
+
+
+def test_integer_that_cannot_be_printed():
+    with pytest.raises(ImportedTextError):
+        import_genotype(V2.replace("('sep_conv_3x3', 0)", f"('sep_conv_3x3', 0x{'f' * 5000})", 1))

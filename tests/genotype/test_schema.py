@@ -176,6 +176,7 @@ def test_bad_sources(tmp_path):
     assert 'No such file' in problems('nowhere.json')
     assert "did you mean 'nasnet_c'" in problems('nasnet_d')
     assert 'is a name, a path or a dict, not a int' in problems(3)
+    assert 'not a int' in problems(10 ** 5000), 'Python does not print integers of so many digits'
     assert 'not JSON data' in problems({'a': {1, 2}})
     (tmp_path / 'latin.json').write_bytes(b'{"name": "caf\xe9"}')
     assert 'not UTF-8' in problems(tmp_path / 'latin.json')

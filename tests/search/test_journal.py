@@ -1,0 +1,85 @@
+"""Journals that a crash or a power failure has damaged."""
+import json
+import warnings
+
+import pytest
+
+from helpers.search_children import Noted
+from helpers.searches import search
+from nasnet_zoo.search import search_status
+from nasnet_zoo.search.errors import SearchError
+from nasnet_zoo.search.folder import exclusive_lock
+from nasnet_zoo.search.journal import has_records, remove_damaged_end
+from nasnet_zoo.search.study import StudySettings, finished_children, open_study
+
+pytest.importorskip('optuna')
+
+
+@pytest.fixture(scope='module')
+def content(tmp_path_factory):
+    """The journal of a search with three children."""
+    folder = tmp_path_factory.mktemp('journal')
+    search(folder, Noted(folder / 'log'), 3, workers=1)
+    assert not list(folder.glob('study.log.*')), 'no lock is left that a later process would wait for'
+    return (folder / 'study.log').read_bytes()
+
+
+@pytest.mark.parametrize('rest, is_line', [
+    (b'{"op_code": 4, "wor', True), (b'\0' * 5000, True), (b'\0' * 300 + b'\n', False), (b'\xff\n\n{}\n[', False)])
+def test_damaged_end_is_removed(tmp_path, content, rest, is_line):
+    path = tmp_path / 'study.log'
+    path.write_bytes(content + rest)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        remove_damaged_end(path)
+    assert path.read_bytes() == content
+    assert [str(one.message) for one in caught] == ([] if is_line else [
+        f'{path}: the last {len(rest)} bytes were not records of the search and were removed'])
+
+
+def test_search_goes_on_after_a_damaged_end(tmp_path, content):
+    (tmp_path / 'study.log').write_bytes(content + b'\0\n')
+    before = finished_children(open_study(tmp_path, 'test'))
+    with pytest.warns(UserWarning, match='the last 2 bytes were not records'):
+        study = search(tmp_path, Noted(tmp_path / 'log'), 4, workers=1)
+    assert finished_children(study)[:3] == before and len(before) == 3
+    assert len(finished_children(open_study(tmp_path, 'test'))) == 4
+
+
+@pytest.mark.parametrize('line', [b'\0\0\0\n', b'{"op_code": 4}\n', b'{}\n', b'7\n', b'{"op_code": 99}\n'])
+def test_damage_in_the_middle_is_refused_by_line(tmp_path, content, line):
+    lines = content.splitlines(keepends=True)
+    (tmp_path / 'study.log').write_bytes(b''.join([*lines[:10], line, *lines[10:]]))
+    for create in None, StudySettings(lambda trials: None):
+        with pytest.raises(SearchError, match='study.log: line 11 is .*; restore the file from a backup, or remove'):
+            open_study(tmp_path, 'test', create=create)
+
+
+@pytest.mark.parametrize('content', [b'\0' * 5000, b'a log\nof another program\n'])
+def test_file_without_records_is_refused(tmp_path, content):
+    path = tmp_path / 'study.log'
+    path.write_bytes(content)
+    with pytest.raises(SearchError, match='study.log: has no records of a search'):
+        remove_damaged_end(path)
+    assert path.read_bytes() == content
+
+
+def test_search_that_has_only_just_begun(tmp_path):
+    settings = dict(settings=dict(own_storage=False), study='test')
+    (tmp_path / 'search.json').write_text(json.dumps(settings), encoding='utf-8')
+    assert search_status(tmp_path) == []
+    (tmp_path / 'study.log').write_bytes(b'{"op_code":0,"wo')
+    assert search_status(tmp_path) == [] and not has_records(tmp_path / 'study.log')
+    settings['settings']['own_storage'] = True
+    (tmp_path / 'search.json').write_text(json.dumps(settings), encoding='utf-8')
+    with pytest.raises(SearchError, match='in another storage; add --storage URL'):
+        search_status(tmp_path)
+
+
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
+    left = [tmp_path / name for name in ('.search.json.abc123.json', '.report.html.x.html')]
+    kept = [tmp_path / name for name in ('.search.txt', 'search.json')]
+    for path in left + kept:
+        path.touch()
+    with exclusive_lock(tmp_path):
+        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)

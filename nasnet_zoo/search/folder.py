@@ -101,7 +101,7 @@ def read_search(path: Path) -> Dict[str, Any]:
         raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
 
 
-def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
+def start_or_resume(config: SearchConfig, settings: Dict[str, Any], num_images: int) -> str:
     """Write ``search.json`` for a new search, or compare it with the settings of a resumed one.
 
     Returns:
@@ -119,6 +119,10 @@ def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
         changed = changes(content['settings'], settings)
         if changed:
             raise SearchError(f'{config.out}: the search was started with other settings: {changed}')
+        before = content.get('num_images', num_images)  # earlier versions did not store it
+        if before != num_images:
+            raise SearchError(f'{config.out}: the search was started with {before} training images, and {config.data} '
+                              f'has {num_images} now; restore the images, or choose another --out')
         if content['is_old'] and config.child.img_size is not None:
             raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
                               'differently; choose another --out')
@@ -128,5 +132,5 @@ def start_or_resume(config: SearchConfig, settings: Dict[str, Any]) -> str:
             raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
         content = dict(study=f'{config.out.resolve().name}-{uuid.uuid4().hex[:8]}', versions=versions())
     write_json(path, dict(config=config.stored(), settings=settings, study=content['study'],
-                          versions=content.get('versions')))
+                          versions=content.get('versions'), num_images=num_images))
     return content['study']

@@ -40,12 +40,14 @@ class _Prepared(NamedTuple):
         config: The settings, with defaults that depend on the data or the space filled in.
         space: The search space.
         images: Where workers get the images.
+        num_images: Number of images, those held out for validation included.
         warm_start: The choices of the first child, if they are given.
         baseline: The finished children of the search to compare with, if there is one.
     """
     config: SearchConfig
     space: Space
     images: ImageSource
+    num_images: int
     warm_start: Optional[Choices]
     baseline: Optional[List[Dict[str, Any]]]
 
@@ -130,7 +132,7 @@ def _prepare(config: SearchConfig) -> _Prepared:
         child=child, data=data_name(config.data), cost_target=_cost_target(config, evaluator)))
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
-    return _Prepared(config, space, images, warm_start, baseline)
+    return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
@@ -157,7 +159,7 @@ def _open_study(prepared: _Prepared) -> optuna.Study:
     """Create or resume the study, and enqueue the warm start in a new one."""
     config, space = prepared.config, prepared.space
     settings = study_settings(config, space)
-    name = start_or_resume(config, settings)
+    name = start_or_resume(config, settings, prepared.num_images)
 
     def combine(trial: optuna.trial.FrozenTrial) -> float:
         return reward(*trial.values, config.cost_target)

@@ -53,6 +53,14 @@ def test_an_old_search_of_other_settings_is_refused(old):
     assert result.exit_code == 1 and 'seed was 6 and is None' in result.stderr
 
 
+def test_a_search_of_other_images_is_refused(old):
+    content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
+    (old / 'search.json').write_text(json.dumps(dict(content, num_images=7)), encoding='utf-8')
+    result = resume(old, '--trials', '13')
+    assert result.exit_code == 1 and 'started with 7 training images' in result.stderr
+    assert len(search_status(old)) == 4
+
+
 def test_an_old_search_of_resized_images_is_refused(old):
     content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     content['settings']['child']['img_size'] = 12

@@ -64,7 +64,10 @@ def dump(value: Any) -> str:
         return '{' + ', '.join(f'{json.dumps(key)}: {dump(child)}' for key, child in value) + '}'
     if isinstance(value, list):
         return '[' + ', '.join(map(dump, value)) + ']'
-    return json.dumps(value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # an object that JSON does not have
+        return json.dumps(type(value).__name__)
 
 
 def plain(value: Any) -> Any:

@@ -21,8 +21,8 @@ __all__ = ['CpuAutograd', 'use_cpu_autograd', 'concatenate', 'run_layers', 'subs
 def use_cpu_autograd(x: torch.Tensor, training: bool) -> bool:
     """Return whether to compute something of `x` in these ways: in eager training on a CPU.
 
-    Tracers, compilers, automatic mixed precision, the transforms of ``torch.func`` and tools that watch operations, such
-    as :class:`torch.utils.flop_counter.FlopCounterMode`, get PyTorch's own functions.
+    Tracers, compilers, automatic mixed precision, the transforms of ``torch.func`` and tools that watch operations
+    (such as :class:`torch.utils.flop_counter.FlopCounterMode`) get PyTorch's own functions.
     """
     return (
         training and type(x) is torch.Tensor and x.is_cpu and torch.is_grad_enabled()
@@ -191,18 +191,19 @@ def _conv_backward(
         grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], weight.shape[0], mask)
 
 
-Pair = Tuple[int, int]
+Pair = Union[int, Tuple[int, int]]
 Selected = Dict[int, torch.Tensor]  # by the id of the tensor from which the pixels were selected
 
 
 def _conv2d(
-        selected: Selected, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], stride: Pair,
-        padding: Union[Pair, str], dilation: Pair, groups: int,
+        selected: Selected, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None,
+        stride: Pair = 1, padding: Union[Pair, str] = 0, dilation: Pair = 1, groups: int = 1,
 ) -> torch.Tensor:
     """``F.conv2d`` with other gradients of wide depthwise kernels and of 1x1 convolutions with stride 2."""
     kernel_size = weight.shape[2:]
-    if bias is None and dilation == (1, 1) and isinstance(padding, tuple) and x.dim() == 4:
-        if groups == x.shape[1] == weight.shape[0] and kernel_size[1] in (5, 7, 9) and max(stride) <= 2:
+    if bias is None and dilation == (1, 1) and stride in ((1, 1), (2, 2)) and isinstance(padding, tuple) and (
+            x.dim() == 4):
+        if groups == x.shape[1] == weight.shape[0] and kernel_size[1] in (5, 7, 9):
             return _DepthwiseConv2d.apply(x, weight, stride, padding)
         if groups == 1 and kernel_size == (1, 1) and stride == (2, 2) and padding == (0, 0):
             pixels = selected.get(id(x))
@@ -210,18 +211,17 @@ def _conv2d(
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _avg_pool2d(selected: Selected, x: torch.Tensor, kernel_size: int, stride: int, padding: int, *args: Any,
-                ) -> torch.Tensor:
+def _avg_pool2d(selected: Selected, x: torch.Tensor, kernel_size: Pair, *args: Any) -> torch.Tensor:
     """``F.avg_pool2d``; with stride 1 and SAME padding that does not count, as a depthwise convolution.
 
     PyTorch's own takes 2 to 4 times as long in both passes.
     """
-    if (stride, padding, *args) != (1, kernel_size // 2, False, False, None):
-        return F.avg_pool2d(x, kernel_size, stride, padding, *args)
+    if not isinstance(kernel_size, int) or args != (1, kernel_size // 2, False, False, None) or x.dim() != 4:
+        return F.avg_pool2d(x, kernel_size, *args)
     ones = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
-    counts = F.conv2d(torch.ones_like(x[:1, :1]), ones[:1], padding=padding)
-    return F.conv2d(x, ones, padding=padding, groups=x.shape[1]).div_(counts)
+    counts = F.conv2d(torch.ones_like(x[:1, :1]), ones[:1], padding=kernel_size // 2)
+    return F.conv2d(x, ones, padding=kernel_size // 2, groups=x.shape[1]).div_(counts)
 
 
-# From the functions that nn.Conv2d and nn.AvgPool2d call, with all arguments by position
+# What nn.Conv2d and nn.AvgPool2d call, with all arguments by position
 REPLACEMENTS: Dict[Callable, Callable] = {F.conv2d: _conv2d, F.avg_pool2d: _avg_pool2d}

@@ -1,11 +1,14 @@
 """What `nasnet-zoo describe` prints, as a user types it."""
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from helpers.paths import ROOT
@@ -104,3 +107,25 @@ def test_model_card_figures_are_measured():
         assert row[2] == f'{report["input_size"][-1]}', name
     import timm
     assert names == set(timm.list_models(module='zoo')) - {'nasnet'}
+
+
+@pytest.mark.parametrize('name', ['nasnet_a_cifar_small', 'nasnet_b_cifar_small', 'nasnet_c_cifar_small',
+                                  'pnasnet5_mobile', 'amoebanet_c_mobile'])
+def test_counting_tools_agree(name):
+    """They also count batch norms, pools and activations, for which they are told to count nothing here."""
+    thop, ptflops = pytest.importorskip('thop'), pytest.importorskip('ptflops')
+    model = timm.create_model(name).eval()
+    size, report = model.default_cfg['input_size'], describe(name)
+    others = (nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.GroupNorm, nn.ReLU)
+    macs, params = thop.profile(
+        copy.deepcopy(model), (torch.zeros(1, *size),), verbose=False,
+        custom_ops=dict.fromkeys(others, lambda module, inputs, output: None))
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.GroupNorm) for p in m.parameters())
+    assert (macs, params) == (report['macs'], report['params'] - norms)  # thop has no rule for group norms
+    macs, params = ptflops.get_model_complexity_info(
+        copy.deepcopy(model), size, as_strings=False, print_per_layer_stat=False, backend='pytorch',
+        ignore_modules=list(others), backend_specific_config=dict(count_functional=False))
+    assert (macs, params) == (report['macs'] + model.num_classes, report['params'])  # it counts the classifier's bias
+    with FlopCounterMode(display=False) as counter:
+        model.train()(torch.zeros(2, *size))
+    assert counter.get_total_flops() == 2 * 2 * report['macs'], 'PyTorch counts the same in training'

@@ -47,6 +47,11 @@ def test_command_lines_are_understood(arguments):
     command.commands[name].make_context(name, rest)  # raises UsageError for an unknown or a malformed option
 
 
+def test_grad_cam_runs(tmp_path):
+    pytest.importorskip('pytorch_grad_cam', reason='the code needs grad-cam')
+    test_code_runs('docs/models.md', 2, tmp_path)
+
+
 @pytest.mark.parametrize(('page', 'block'), [(page, block) for page, blocks in RUNNABLE.items() for block in blocks])
 def test_code_runs(page, block, tmp_path):
     pytest.importorskip('matplotlib', reason='the code draws a picture')

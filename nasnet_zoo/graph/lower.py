@@ -32,7 +32,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..network import ops
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
-from .ir import NO_PADDING, SAME, Node
+from .ir import SAME, Node
+from .padding import fold_padding
 from .plain import check_layer, plain_copy, submodules
 
 __all__ = ['LOWERINGS', 'lower']
@@ -65,7 +66,7 @@ def lower(model: NASNet) -> Node:
         try:
             args, kwargs = fx.map_arg(node.args, values.get), fx.map_arg(node.kwargs, values.get)
             if node.op == 'output':
-                return _as_node(args[0])
+                return fold_padding(_as_node(args[0]))
             if node.op == 'call_module':
                 check_layer(plain.get_submodule(node.target), parameter)
             values[node] = _lower_node(plain, node, args, kwargs)
@@ -214,26 +215,17 @@ def _conv(x: Node, m: nn.Conv2d) -> Node:
 
 
 def _conv_same(x: Node, m: ops.Conv2dSame) -> Node:
-    conv = _conv(x, m)
-    if conv.attrs['dilation'] == (1, 1):
-        return conv.replace(padding=SAME)
-    span = tuple(d * (k - 1) + 1 for d, k in zip(m.dilation, m.kernel_size))  # ONNX has no SAME with a dilation
-    return conv.replace([_pad_same(x, span, conv.attrs['stride'])], padding=NO_PADDING)
-
-
-def _conv_strided(x: Node, m: ops.StridedConv1x1) -> Node:
-    conv = _conv(x, m)
-    if not m.first:
-        return conv
-    stride = conv.attrs['stride']
-    if stride != (2, 2):
-        return conv.replace([x.then('pad', padding=(-1, -1, 1, 1), value=0., kernel=(1, 1), stride=stride)])
-    # The next pixel in both directions is the last one of a 2x2 kernel; SAME padding is what lies beyond the border.
-    return conv.replace(params=dict(weight=F.pad(conv.params['weight'], (1, 0, 1, 0))), padding=SAME)
+    span = tuple(d * (k - 1) + 1 for d, k in zip(m.dilation, m.kernel_size))
+    return _conv(_pad_same(x, span, m.stride), m)
 
 
 def _pad_same(x: Node, kernel: Tuple[int, ...], stride: Tuple[int, ...], value: float = 0.) -> Node:
     return x.then('pad', padding=SAME, kernel=tuple(kernel), stride=tuple(stride), value=value)
+
+
+def _zero_pad(x: Node, m: nn.ZeroPad2d) -> Node:
+    left, right, top, bottom = m.padding
+    return x.then('pad', padding=(top, left, bottom, right), kernel=(1, 1), stride=(1, 1), value=0.)
 
 
 def _pool(op: str, x: Node, m: nn.Module, padding: Union[int, Tuple[int, int], str]) -> Node:
@@ -252,22 +244,10 @@ def _avg_pool(x: Node, m: nn.AvgPool2d) -> Node:
     return _pool('avg_pool', border, m, 0)
 
 
-def _avg_pool_same(x: Node, m: ops.AvgPool2dSame) -> Node:
-    if not m.count_include_pad:
-        return _pool('avg_pool', x, m, SAME)
-    return _pool('avg_pool', _pad_same(x, m.kernel_size, m.stride), m, 0)
-
-
 def _max_pool(x: Node, m: nn.MaxPool2d) -> Node:
     if to_2tuple(m.dilation) != (1, 1) or m.ceil_mode or m.return_indices:
         raise TypeError('MaxPool2d with a dilation, ceil_mode or return_indices has no lowering rule')
     return _pool('max_pool', x, m, m.padding)
-
-
-def _max_pool_same(x: Node, m: ops.MaxPool2dSame) -> Node:
-    if m.outside == float('-inf'):
-        return _pool('max_pool', x, m, SAME)
-    return _pool('max_pool', _pad_same(x, m.kernel_size, m.stride, m.outside), m, 0)
 
 
 def _batch_norm(x: Node, m: nn.Module) -> Node:
@@ -318,10 +298,8 @@ def _flatten(x: Node, start_dim: int, end_dim: int) -> Node:
 
 # A module's exact type: its lowering rule, from the nodes of the module's inputs and the module
 LOWERINGS: Dict[type, Callable[..., Node]] = {
-    ops.Conv2d: _conv,
     nn.Conv2d: _conv,
     ops.Conv2dSame: _conv_same,
-    ops.StridedConv1x1: _conv_strided,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.SyncBatchNorm: _batch_norm,
@@ -332,11 +310,11 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     FrozenBatchNormAct2d: _batch_norm_act,
     SplitBatchNorm2d: _batch_norm_act,
     nn.ReLU: lambda x, m: x.then('relu'),
-    ops.AvgPool2d: _avg_pool,
     nn.AvgPool2d: _avg_pool,
-    ops.AvgPool2dSame: _avg_pool_same,
+    ops.AvgPool2dSame: lambda x, m: _pool('avg_pool', x, m, SAME),
     nn.MaxPool2d: _max_pool,
-    ops.MaxPool2dSame: _max_pool_same,
+    ops.PadSame: lambda x, m: _pad_same(x, m.kernel_size, m.stride, m.value),
+    nn.ZeroPad2d: _zero_pad,
     ops.ExampleNorm: _group_norm,
     nn.AdaptiveAvgPool2d: _global_pool('avg'),
     nn.AdaptiveMaxPool2d: _global_pool('max'),

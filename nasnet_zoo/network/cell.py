@@ -71,7 +71,7 @@ class Output(nn.Module):
         parts: List[torch.Tensor] = []
         for i, project in enumerate(self.projections):
             parts.append(project(states[self.sources[i]]))
-        return concatenate(parts, self.training) if len(parts) > 1 else parts[0]
+        return concatenate(parts, self.training)
 
 
 def _projection(plan: PartPlan, filters: int, args: LayerArgs) -> nn.Module:

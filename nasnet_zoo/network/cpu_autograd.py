@@ -1,20 +1,70 @@
-"""Operations of PyTorch with faster backward passes (and some forward passes) for training on CPUs.
+"""Functions of PyTorch with faster backward passes (and some forward passes) for training on CPUs.
+
+The layers of a network are PyTorch's own and do not know of this module. In training on a CPU, what holds the layers
+calls them under :class:`CpuAutograd`, which replaces the functions that they call. Thus hooks and tools that go by the
+type of a layer see what they expect.
 
 The measurements were made with torch 2.15 (oneDNN, AVX-512, channels-last, float32). ``tools/benchmark.py train``
 measures what all of this gains. Values and gradients equal PyTorch's up to the order of summation.
 """
-from typing import List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
-from timm.models import register_notrace_function
+from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ['concatenate', 'subsample', 'depthwise_conv2d', 'avg_pool2d', 'use_cpu_autograd']
+__all__ = ['CpuAutograd', 'use_cpu_autograd', 'concatenate', 'run_layers', 'subsample', 'REPLACEMENTS']
 
 
 def use_cpu_autograd(x: torch.Tensor, training: bool) -> bool:
-    """Return whether to use these passes: in eager training on a CPU."""
-    return training and x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Return whether to compute something of `x` in these ways: in eager training on a CPU.
+
+    Tracers, compilers, automatic mixed precision, the transforms of ``torch.func`` and tools that watch operations
+    (such as :class:`torch.utils.flop_counter.FlopCounterMode`) get PyTorch's own functions.
+    """
+    return (
+        training and type(x) is torch.Tensor and x.is_cpu and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled('cpu') and not is_in_torch_dispatch_mode()
+        and not torch._C._are_functorch_transforms_active())  # PyTorch has no public function that says so
+
+
+class CpuAutograd(TorchFunctionMode):
+    """A context in which calls of the functions in :data:`REPLACEMENTS` go to their replacements.
+
+    A replacement takes the arguments that a layer passes on, and the pixels that are selected already.
+
+    Args:
+        selected: Pairs of a tensor and what :func:`subsample` has selected from it.
+    """
+
+    def __init__(self, *selected: Tuple[torch.Tensor, torch.Tensor]) -> None:
+        super().__init__()
+        self.selected = {id(x): pixels for x, pixels in selected}
+
+    def __torch_function__(self, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        replacement = None if kwargs else REPLACEMENTS.get(func)
+        return replacement(self.selected, *args) if replacement else func(*args, **(kwargs or {}))
+
+
+_NOTHING_SELECTED = CpuAutograd()
+
+
+def run_layers(layers: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    """Apply layers one after another, under :class:`CpuAutograd` those that may gain from it.
+
+    A context costs little, but each call of a function in it takes a few microseconds longer.
+    """
+    for layer in layers:
+        if isinstance(layer, nn.AvgPool2d) or isinstance(layer, nn.Conv2d) and (
+                layer.kernel_size[1] > 3 or layer.stride == (2, 2)):
+            with _NOTHING_SELECTED:
+                x = layer(x)
+        else:
+            x = layer(x)
+    return x
 
 
 def _order(x: torch.Tensor) -> torch.memory_format:
@@ -36,10 +86,15 @@ class _Concatenate(torch.autograd.Function):
     def backward(ctx, grad: torch.Tensor):
         return tuple([part.contiguous(memory_format=_order(grad)) for part in grad.split(ctx.widths, dim=1)])
 
+    @staticmethod
+    def jvp(ctx, *tangents: torch.Tensor) -> torch.Tensor:
+        return torch.cat(tangents, dim=1)
 
-@register_notrace_function
+
 def concatenate(parts: List[torch.Tensor], training: bool) -> torch.Tensor:
-    """Concatenate tensors [B, C, H, W] in depth."""
+    """Concatenate tensors [B, C, H, W] in depth; a single one stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
     if not torch.jit.is_scripting():
         if use_cpu_autograd(parts[0], training):
             return _Concatenate.apply(*parts)
@@ -47,36 +102,39 @@ def concatenate(parts: List[torch.Tensor], training: bool) -> torch.Tensor:
 
 
 class _Subsample(torch.autograd.Function):
-    """Strided slicing. A strided 1x1 convolution's backward is five times as slow, slicing's has the wrong layout."""
+    """Slicing. A strided 1x1 convolution's backward is five times as slow, slicing's own has the wrong layout."""
 
     @staticmethod
-    def forward(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
-        parts = []
-        for first in firsts:
-            shifted = F.pad(x, (-first, first, -first, first)) if first else x
-            parts.append(shifted[:, :, ::stride, ::stride].contiguous(memory_format=_order(x)))
-        return tuple(parts)
+    def forward(x: torch.Tensor, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
+        shifts = [F.pad(x, (-first, first, -first, first)) if first else x for first in firsts]
+        return tuple([shift[:, :, ::2, ::2].contiguous(memory_format=_order(x)) for shift in shifts])
 
     @staticmethod
-    def setup_context(ctx, inputs, output: Tuple[torch.Tensor, ...]) -> None:
-        x, ctx.stride, ctx.firsts = inputs
+    def setup_context(ctx, inputs: Tuple[Any, ...], output: Tuple[torch.Tensor, ...]) -> None:
+        x, ctx.firsts = inputs
         ctx.shape, ctx.order = x.shape, _order(x)
 
     @staticmethod
     def backward(ctx, *grads: torch.Tensor):
-        whole = torch.empty(ctx.shape, dtype=grads[0].dtype, device=grads[0].device, memory_format=ctx.order).zero_()
+        batch, channels, height, width = ctx.shape
+        if ctx.order is torch.channels_last:  # which new_zeros cannot make
+            whole = grads[0].new_zeros(batch, height, width, channels).permute(0, 3, 1, 2)
+        else:
+            whole = grads[0].new_zeros(ctx.shape)
         for first, grad in zip(ctx.firsts, grads):
-            pixels = whole[:, :, first::ctx.stride, first::ctx.stride]
+            pixels = whole[:, :, first::2, first::2]
             pixels.copy_(grad[:, :, :pixels.shape[2], :pixels.shape[3]])
-        return whole, None, None
+        return whole, None
+
+    @staticmethod
+    def jvp(ctx, tangent: torch.Tensor, _: None) -> Tuple[torch.Tensor, ...]:
+        return _Subsample.forward(tangent, ctx.firsts)
 
 
-def subsample(x: torch.Tensor, stride: int, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
-    """Return, for each of `firsts`, the pixels that a 1x1 convolution with this stride reads from pixel `first` on.
-
-    Beyond the border are zeros. The values of `firsts` must differ by less than `stride`.
-    """
-    return _Subsample.apply(x, stride, firsts)
+def subsample(x: torch.Tensor, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
+    """Return, for each of `firsts`, the pixels that a 1x1 convolution with stride 2 reads from pixel `first` (0 or 1)
+    on. Beyond the border are zeros."""
+    return _Subsample.apply(x, firsts)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
@@ -91,9 +149,10 @@ class _DepthwiseConv2d(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, padding, groups=weight.shape[0])
 
     @staticmethod
-    def setup_context(ctx, inputs, output: torch.Tensor) -> None:
+    def setup_context(ctx, inputs: Tuple[Any, ...], output: torch.Tensor) -> None:
         x, weight, ctx.stride, ctx.padding = inputs
         ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
@@ -107,13 +166,20 @@ class _DepthwiseConv2d(torch.autograd.Function):
             x = F.pad(x, (edge, edge)) if edge else x
             padding = (ctx.padding[0], ctx.padding[1] - edge)
             beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns only
-            grad_weight = torch.empty_like(weight)
+            grad_weight = grad.new_empty(weight.shape)
             for c in range(0, weight.shape[3] - 1, 2):
                 _, part, _ = _conv_backward(
                     F.pad(grad, (c // step, beyond - c // step)), x, weight[..., c:c + 3], ctx.stride, padding,
                     [False, True, False])
                 grad_weight[..., c:c + 3] = part
         return grad_x, grad_weight, None, None
+
+    @staticmethod
+    def jvp(ctx, x_tangent: torch.Tensor, weight_tangent: torch.Tensor, *_: None) -> torch.Tensor:
+        x, weight = ctx.saved_tensors
+        forward = _DepthwiseConv2d.forward
+        return (forward(x_tangent, weight, ctx.stride, ctx.padding)
+                + forward(x, weight_tangent, ctx.stride, ctx.padding))
 
 
 def _conv_backward(
@@ -125,18 +191,37 @@ def _conv_backward(
         grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], weight.shape[0], mask)
 
 
-def depthwise_conv2d(
-        x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int],
+Pair = Union[int, Tuple[int, int]]
+Selected = Dict[int, torch.Tensor]  # by the id of the tensor from which the pixels were selected
+
+
+def _conv2d(
+        selected: Selected, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None,
+        stride: Pair = 1, padding: Union[Pair, str] = 0, dilation: Pair = 1, groups: int = 1,
 ) -> torch.Tensor:
-    """Depthwise ``F.conv2d`` for kernels of an odd width over 3, and strides 1 and 2."""
-    return _DepthwiseConv2d.apply(x, weight, stride, padding)
+    """``F.conv2d`` with other gradients of wide depthwise kernels and of 1x1 convolutions with stride 2."""
+    kernel_size = weight.shape[2:]
+    if bias is None and dilation == (1, 1) and stride in ((1, 1), (2, 2)) and isinstance(padding, tuple) and (
+            x.dim() == 4):
+        if groups == x.shape[1] == weight.shape[0] and kernel_size[1] in (5, 7, 9):
+            return _DepthwiseConv2d.apply(x, weight, stride, padding)
+        if groups == 1 and kernel_size == (1, 1) and stride == (2, 2) and padding == (0, 0):
+            pixels = selected.get(id(x))
+            return F.conv2d(subsample(x, (0,))[0] if pixels is None else pixels, weight)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def avg_pool2d(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """Average pooling of stride 1 that does not count its padding, as a depthwise convolution.
+def _avg_pool2d(selected: Selected, x: torch.Tensor, kernel_size: Pair, *args: Any) -> torch.Tensor:
+    """``F.avg_pool2d``; with stride 1 and SAME padding that does not count, as a depthwise convolution.
 
     PyTorch's own takes 2 to 4 times as long in both passes.
     """
+    if not isinstance(kernel_size, int) or args != (1, kernel_size // 2, False, False, None) or x.dim() != 4:
+        return F.avg_pool2d(x, kernel_size, *args)
     ones = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
     counts = F.conv2d(torch.ones_like(x[:1, :1]), ones[:1], padding=kernel_size // 2)
     return F.conv2d(x, ones, padding=kernel_size // 2, groups=x.shape[1]).div_(counts)
+
+
+# What nn.Conv2d and nn.AvgPool2d call, with all arguments by position
+REPLACEMENTS: Dict[Callable, Callable] = {F.conv2d: _conv2d, F.avg_pool2d: _avg_pool2d}

@@ -46,6 +46,7 @@ class NASNet(nn.Module):
     Attributes:
         genotype, skeleton: What the network was compiled from. :attr:`config` holds both as JSON data.
         plan: What the network computes, see ``network/plan.py``.
+        act: The module whose output [B, num_features, H, W] the head reads, such as Grad-CAM wants it.
         drop_path_progress: Scalar buffer in [0, 1], set by :meth:`set_drop_path_progress`.
     """
     sources: List[List[int]]
@@ -96,7 +97,7 @@ class NASNet(nn.Module):
         self.sources = [[x.source for x in cell.inputs] for cell in plan.cells]
         self.slots = [[output.slot for output in cell.outputs] for cell in plan.cells]
         self.final_sources: List[int] = list(plan.final.sources)
-        self.final_is_rectified = plan.final.is_rectified
+        self.act = nn.ReLU() if plan.final.is_rectified else nn.Identity()
         self.feature_info = [tap.info for tap in plan.taps]
         self.num_features = plan.final.channels
 
@@ -175,7 +176,9 @@ class NASNet(nn.Module):
         """Return the hidden states of the stem and of the first `num_cells` cells by slot."""
         drop_prob: Optional[torch.Tensor] = None
         if self.training and self.drop_path_rate > 0.:
-            drop_prob = self.drop_path_progress * self.drop_path_rate
+            # A product with a tensor made of x, so that tracers record it instead of its present value
+            rate = x.new_full([], self.drop_path_rate, dtype=self.drop_path_progress.dtype)
+            drop_prob = self.drop_path_progress * rate
         states: Dict[int, torch.Tensor] = {}
         for slot, state in enumerate(self.stem(x)):
             states[slot] = state
@@ -190,17 +193,21 @@ class NASNet(nn.Module):
                     states[slot] = outputs[k]
         return states
 
-    def _gather(self, states: Dict[int, torch.Tensor], sources: List[int], rectify: bool) -> torch.Tensor:
-        """Return features: the concatenation of states, perhaps rectified."""
-        x = torch.cat([states[k] for k in sources], dim=1) if len(sources) > 1 else states[sources[0]]
-        return F.relu(x) if rectify else x
+    def _gather(self, states: Dict[int, torch.Tensor], sources: List[int]) -> torch.Tensor:
+        """Return the concatenation of states."""
+        return torch.cat([states[k] for k in sources], dim=1) if len(sources) > 1 else states[sources[0]]
+
+    def _final(self, states: Dict[int, torch.Tensor]) -> torch.Tensor:
+        """Return the last features, which the classifier reads."""
+        return self.act(self._gather(states, self.final_sources))
 
     def _read(self, states: Dict[int, torch.Tensor], tap: Tap) -> torch.Tensor:
-        return self._gather(states, list(tap.sources), tap.is_rectified)
+        x = self._gather(states, list(tap.sources))
+        return F.relu(x) if tap.is_rectified else x
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Compute features [B, num_features, H / output stride, W / output stride] from images [B, in_chans, H, W]."""
-        return self._gather(self._forward_states(x, len(self.cells)), self.final_sources, self.final_is_rectified)
+        return self._final(self._forward_states(x, len(self.cells)))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Compute logits [B, num_classes] from features, or if `pre_logits` what the linear layer reads."""
@@ -208,7 +215,7 @@ class NASNet(nn.Module):
 
     def forward(self, x: torch.Tensor):
         states = self._forward_states(x, len(self.cells))
-        x = self.forward_head(self._gather(states, self.final_sources, self.final_is_rectified))
+        x = self.forward_head(self._final(states))
         if self.aux_head is not None and self.training and not torch.jit.is_scripting():
             return x, self.aux_head(self._read(states, self.plan.aux))
         return x

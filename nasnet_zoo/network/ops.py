@@ -8,20 +8,21 @@ is not part of its module: the cell applies it, once for all operations on the s
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Callable, Dict, List, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import to_2tuple
-from timm.models import register_notrace_module
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from ..genotype.operations import COMBINES, OPERATIONS, Builder
-from .cpu_autograd import avg_pool2d, concatenate, depthwise_conv2d, subsample, use_cpu_autograd
+from .cpu_autograd import CpuAutograd, concatenate, run_layers, subsample, use_cpu_autograd
 
 __all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
-           'avg_pool_same', 'Conv2d', 'Conv2dSame', 'StridedConv1x1', 'MaxPool2dSame', 'AvgPool2d', 'AvgPool2dSame',
-           'FactorizedReduction', 'ExampleNorm', 'Add', 'Concat']
+           'avg_pool_same', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm', 'Add',
+           'Concat']
+
+Pair = Union[int, Tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,35 @@ class LayerArgs:
         """Return a batch norm."""
         return nn.BatchNorm2d(channels, eps=self.bn_eps, momentum=self.bn_momentum, **self.dd)
 
-    def conv(
-            self,
-            in_chs: int,
-            out_chs: int,
-            kernel_size: Union[int, Tuple[int, int]],
-            stride: Union[int, Tuple[int, int]] = 1,
-            dilation: int = 1,
-            groups: int = 1,
-    ) -> nn.Conv2d:
+    def conv(self, in_chs: int, out_chs: int, kernel_size: Pair, stride: Pair = 1, dilation: int = 1,
+             groups: int = 1) -> nn.Conv2d:
         """Return a convolution with TensorFlow's SAME padding and without a bias. The kernel size must be odd."""
-        strides, spans = to_2tuple(stride), [dilation * (k - 1) for k in to_2tuple(kernel_size)]
-        kwargs = dict(stride=strides, dilation=dilation, groups=groups, bias=False, **self.dd)
-        if kernel_size == 1 and stride > 1:
-            return StridedConv1x1(in_chs, out_chs, kernel_size, **kwargs)
-        if all(s == 1 or span == 0 for s, span in zip(strides, spans)):
-            return Conv2d(in_chs, out_chs, kernel_size, padding=[span // 2 for span in spans], **kwargs)
-        return Conv2dSame(in_chs, out_chs, kernel_size, **kwargs)
+        padding = _symmetric_padding(kernel_size, stride, dilation)
+        layer = Conv2dSame if padding is None else nn.Conv2d
+        return layer(in_chs, out_chs, kernel_size, stride, padding or 0, dilation, groups, bias=False, **self.dd)
+
+    def conv_layers(self, name: str, in_chs: int, out_chs: int, kernel_size: Pair, stride: Pair = 1, dilation: int = 1,
+                    groups: int = 1) -> Dict[str, nn.Module]:
+        """Return the same convolution as layers by name, of which the one called `name` is a plain ``nn.Conv2d``.
+
+        Tools that go by the exact type of a layer then know it. If the padding depends on the size of the input, a
+        :class:`PadSame` comes first.
+        """
+        layers: Dict[str, nn.Module] = {}
+        padding = _symmetric_padding(kernel_size, stride, dilation)
+        if padding is None:
+            layers[f'{name}_pad'] = PadSame([dilation * (k - 1) + 1 for k in to_2tuple(kernel_size)], stride)
+        layers[name] = nn.Conv2d(
+            in_chs, out_chs, kernel_size, stride, padding or 0, dilation, groups, bias=False, **self.dd)
+        return layers
+
+
+def _symmetric_padding(kernel_size: Pair, stride: Pair, dilation: int) -> Optional[Tuple[int, ...]]:
+    """Return how many pixels SAME padding adds on each side, [height, width]; None if that depends on the input."""
+    spans = [dilation * (k - 1) for k in to_2tuple(kernel_size)]
+    if any(s > 1 and span > 0 for s, span in zip(to_2tuple(stride), spans)):
+        return None
+    return tuple(span // 2 for span in spans)
 
 
 def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: float = 0.) -> torch.Tensor:
@@ -81,110 +94,80 @@ def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) ->
     return F.avg_pool2d(pad_same(x, kernel_size, stride), kernel_size, stride) / inside
 
 
-@register_notrace_module
-class Conv2d(nn.Conv2d):
-    """A convolution with a faster backward pass on CPUs where it is depthwise."""
+class Layers(nn.Sequential):
+    """``nn.Sequential`` with faster backward passes of its convolutions and pools in training on a CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.convolve(x)
-
-    def convolve(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve input that is padded as far as this layer does not pad it itself."""
         if not torch.jit.is_scripting():
-            is_depthwise = self.groups == self.in_channels == self.out_channels and self.dilation[1] == 1
-            if is_depthwise and self.kernel_size[1] > 3 and use_cpu_autograd(x, self.training):
-                return depthwise_conv2d(x, self.weight, self.stride, self.padding)
-        return self._conv_forward(x, self.weight, self.bias)
+            if use_cpu_autograd(x, self.training):
+                return run_layers(self, x)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
-@register_notrace_module
-class Conv2dSame(Conv2d):
-    """A convolution of stride 2 with SAME padding, which depends on the input's size."""
+class PadSame(nn.Module):
+    """SAME padding by `value`, for a layer of this kernel size and stride that does not pad."""
+
+    def __init__(self, kernel_size: Sequence[int], stride: Pair, value: float = 0.) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.value = tuple(kernel_size), to_2tuple(stride), value
+
+    def extra_repr(self) -> str:
+        return f'kernel_size={self.kernel_size}, stride={self.stride}, value={self.value}'
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pad_same(x, self.kernel_size, self.stride, self.value)
+
+
+class Conv2dSame(nn.Conv2d):
+    """A convolution of stride 2 with SAME padding in a single layer."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         span = [self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.dilation[1] * (self.kernel_size[1] - 1) + 1]
-        return self.convolve(pad_same(x, span, self.stride))  # TorchScript does not support super()
+        return self._conv_forward(pad_same(x, span, self.stride), self.weight, self.bias)
 
 
-@register_notrace_module
-class StridedConv1x1(nn.Conv2d):
-    """A strided 1x1 convolution; if `shifted`, of the input shifted left and up by one pixel."""
-
-    def __init__(self, *args: Any, shifted: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.first = int(shifted)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            if use_cpu_autograd(x, self.training):
-                return F.conv2d(subsample(x, self.stride[0], [self.first])[0], self.weight)
-        if self.first:
-            x = F.pad(x, (-1, 1, -1, 1))
-        return self._conv_forward(x, self.weight, self.bias)
-
-
-@register_notrace_module
-class MaxPool2dSame(nn.Module):
-    """Max pooling with SAME padding by the value `outside`: -inf as in TensorFlow, or 0 as in Keras' NASNet."""
-
-    def __init__(self, kernel_size: int, stride: int, outside: float) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.outside = to_2tuple(kernel_size), to_2tuple(stride), outside
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(pad_same(x, self.kernel_size, self.stride, self.outside), self.kernel_size, self.stride)
-
-
-@register_notrace_module
-class AvgPool2d(nn.AvgPool2d):
-    """Average pooling of stride 1 that does not count its padding, with a faster implementation on CPUs."""
-
-    def __init__(self, kernel_size: int) -> None:
-        super().__init__(kernel_size, 1, kernel_size // 2, count_include_pad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            if use_cpu_autograd(x, self.training):
-                return avg_pool2d(x, self.kernel_size)
-        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, False, False)
-
-
-@register_notrace_module
 class AvgPool2dSame(nn.Module):
-    """Average pooling with SAME padding by zeros, which are counted if `count_include_pad`."""
+    """Average pooling with SAME padding that does not count."""
 
-    def __init__(self, kernel_size: int, stride: int, count_include_pad: bool) -> None:
+    def __init__(self, kernel_size: Pair, stride: Pair) -> None:
         super().__init__()
         self.kernel_size, self.stride = to_2tuple(kernel_size), to_2tuple(stride)
-        self.count_include_pad = count_include_pad
+
+    def extra_repr(self) -> str:
+        return f'kernel_size={self.kernel_size}, stride={self.stride}'
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.count_include_pad:
-            return F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
         return avg_pool_same(x, self.kernel_size, self.stride)
 
 
-@register_notrace_module
 class FactorizedReduction(nn.Module):
     """Two strided 1x1 convolutions, the second one pixel off, concatenated, then batch norm (Google)."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> None:
         super().__init__()
         # A 1x1 average pool of stride s followed by a 1x1 convolution is a 1x1 convolution of stride s.
-        kwargs = dict(kernel_size=1, stride=stride, bias=False, **args.dd)
-        self.path_1 = StridedConv1x1(in_chs, out_chs // 2, **kwargs) if out_chs > 1 else None
-        self.path_2 = StridedConv1x1(in_chs, out_chs - out_chs // 2, shifted=True, **kwargs)
+        self.path_1 = args.conv(in_chs, out_chs // 2, 1, stride) if out_chs > 1 else None
+        self.shift = nn.ZeroPad2d((-1, 1, -1, 1))  # to the left and up
+        self.path_2 = args.conv(in_chs, out_chs - out_chs // 2, 1, stride)
         self.bn = args.norm(out_chs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.path_1 is None:
-            return self.bn(self.path_2(x))
+        shifted = self.shift(x)
         if not torch.jit.is_scripting():
-            if use_cpu_autograd(x, self.training):  # both paths at once, so that the gradient of x is written once
-                pixels = subsample(x, self.path_1.stride[0], [0, 1])
-                paths = [F.conv2d(part, path.weight) for part, path in zip(pixels, (self.path_1, self.path_2))]
+            if use_cpu_autograd(x, self.training):
+                pixels = subsample(x, (0, 1))  # for both paths at once, so that the gradient of x is written once
+                with CpuAutograd((x, pixels[0]), (shifted, pixels[1])):
+                    paths = self.paths(x, shifted)
                 return self.bn(concatenate(paths, self.training))
-        return self.bn(concatenate([self.path_1(x), self.path_2(x)], self.training))
+        return self.bn(concatenate(self.paths(x, shifted), self.training))
+
+    def paths(self, x: torch.Tensor, shifted: torch.Tensor) -> List[torch.Tensor]:
+        """Compute what is concatenated, from the input and the shifted input."""
+        if self.path_1 is None:
+            return [self.path_2(shifted)]
+        return [self.path_1(x), self.path_2(shifted)]
 
 
 def conv_1x1_bn(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> OrderedDict:
@@ -203,7 +186,7 @@ def identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs, project: C
     """The state itself, or [ReLU,] `project` where the shape must change."""
     if stride == 1 and in_chs == out_chs:
         return nn.Identity()
-    return nn.Sequential(project(in_chs, out_chs, stride, args))
+    return Layers(project(in_chs, out_chs, stride, args))
 
 
 def factorized_identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> nn.Module:
@@ -213,8 +196,8 @@ def factorized_identity(in_chs: int, out_chs: int, stride: int, args: LayerArgs)
 
 def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> nn.Module:
     """[ReLU,] depthwise, pointwise, BN, and all of it once more. The first half changes the shape."""
-    return nn.Sequential(OrderedDict(
-        dw1=args.conv(in_chs, in_chs, kernel_size, stride=stride, groups=in_chs),
+    return Layers(OrderedDict(
+        **args.conv_layers('dw1', in_chs, in_chs, kernel_size, stride, groups=in_chs),
         pw1=args.conv(in_chs, out_chs, 1),
         bn1=args.norm(out_chs),
         act=nn.ReLU(inplace=True),
@@ -226,8 +209,8 @@ def sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_siz
 
 def dil_sep_conv(in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernel_size: int) -> nn.Module:
     """[ReLU,] depthwise with dilation 2, pointwise, BN (DARTS)."""
-    return nn.Sequential(OrderedDict(
-        dw=args.conv(in_chs, in_chs, kernel_size, stride=stride, dilation=2, groups=in_chs),
+    return Layers(OrderedDict(
+        **args.conv_layers('dw', in_chs, in_chs, kernel_size, stride, dilation=2, groups=in_chs),
         pw=args.conv(in_chs, out_chs, 1),
         bn=args.norm(out_chs),
     ))
@@ -254,9 +237,9 @@ def full_conv(
     for i, (kernel, kwargs) in enumerate(convs):
         if i:
             layers[f'act{i}'] = nn.ReLU(inplace=True)
-        layers[f'conv{i}'] = args.conv(widths[i], widths[i + 1], kernel, **kwargs)
+        layers.update(args.conv_layers(f'conv{i}', widths[i], widths[i + 1], kernel, **kwargs))
         layers[f'bn{i}'] = args.norm(widths[i + 1])
-    return nn.Sequential(layers)
+    return Layers(layers)
 
 
 def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, kernel_size: int) -> nn.Module:
@@ -265,31 +248,44 @@ def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, ker
     ``args.pool_padding`` says how pools of stride 2 treat the border: ``'tf'`` ignores what is outside (Google),
     ``'timm'`` counts zeros in averages, ``'keras'`` sees zeros in averages and in maxima.
     """
-    strided = stride > 1
-    if mode == 'avg' and strided:
-        layer = AvgPool2dSame(kernel_size, stride, count_include_pad=args.pool_padding != 'tf')
-    elif mode == 'avg':
-        layer = AvgPool2d(kernel_size)
-    elif strided or kernel_size % 2 == 0:
-        layer = MaxPool2dSame(kernel_size, stride, 0. if strided and args.pool_padding == 'keras' else float('-inf'))
+    counts_zeros = stride > 1 and (mode, args.pool_padding) in _POOLS_THAT_COUNT_ZEROS
+    layers: Dict[str, nn.Module] = {}
+    if mode == 'avg' and not counts_zeros:
+        layers['pool'] = (
+            nn.AvgPool2d(kernel_size, 1, kernel_size // 2, count_include_pad=False)
+            if stride == 1 and kernel_size % 2 else AvgPool2dSame(kernel_size, stride))
+    elif stride == 1 and kernel_size % 2:
+        layers['pool'] = nn.MaxPool2d(kernel_size, 1, kernel_size // 2)
     else:
-        layer = nn.MaxPool2d(kernel_size, 1, kernel_size // 2)
-    if in_chs == out_chs:
-        return layer
-    return nn.Sequential(OrderedDict(pool=layer, **conv_1x1_bn(in_chs, out_chs, 1, args)))
+        layers['pad'] = PadSame(to_2tuple(kernel_size), stride, 0. if counts_zeros else float('-inf'))
+        layers['pool'] = (nn.AvgPool2d if mode == 'avg' else nn.MaxPool2d)(kernel_size, stride)
+    if in_chs != out_chs:
+        layers.update(conv_1x1_bn(in_chs, out_chs, 1, args))
+    return Layers(OrderedDict(layers))
 
 
-@register_notrace_module
+_POOLS_THAT_COUNT_ZEROS = {('avg', 'timm'), ('avg', 'keras'), ('max', 'keras')}  # mode and pool_padding
+
+
+@fx.wrap
+def group_norm(x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    """``F.group_norm`` that only scales and shifts where a group is a single number, which cannot be normalised.
+
+    Tracers of ``torch.fx`` record it as a call, because it depends on the size of the input.
+    """
+    if x.shape[1] // num_groups * x.shape[2] * x.shape[3] == 1:
+        return x * weight[:, None, None] + bias[:, None, None]
+    return torch.group_norm(x, num_groups, weight, bias, eps)
+
+
 class ExampleNorm(nn.GroupNorm):
     """Layer norm over C, H, W (one group) or instance norm over H, W (one group per channel), for each example.
 
-    Scale and shift are per channel. A group of a single number cannot be normalised; it is only scaled and shifted.
+    Scale and shift are per channel. A group of a single number is only scaled and shifted.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[1] // self.num_groups * x.shape[2] * x.shape[3] == 1:
-            return x * self.weight[:, None, None] + self.bias[:, None, None]
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Add(nn.Module):

@@ -1,17 +1,49 @@
 """Backward passes that are quicker give PyTorch's values and gradients."""
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from nasnet_zoo.network import cpu_autograd as backward
-from nasnet_zoo.network import ops
-from nasnet_zoo.network.cpu_autograd import avg_pool2d, concatenate, depthwise_conv2d, subsample
+from nasnet_zoo.network import cpu_autograd, ops
+from nasnet_zoo.network.cpu_autograd import CpuAutograd, concatenate, subsample
 
 
 def data(*shape, order=torch.contiguous_format):
     torch.manual_seed(sum(shape))
     return torch.randn(shape, dtype=torch.float64).contiguous(memory_format=order).requires_grad_()
+
+
+def replaced(function):
+    """`function` as layers in training on a CPU compute it."""
+    def call(*args):
+        with CpuAutograd():
+            return function(*args)
+    return call
+
+
+def depthwise(stride, padding):
+    return lambda x, weight: F.conv2d(x, weight, None, stride, padding, (1, 1), len(weight))
+
+
+def avg_pool(x):
+    return F.avg_pool2d(x, 3, 1, 1, False, False, None)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Counts how often each of the functions with a backward pass of its own is used."""
+    counts = Counter()
+    for name in ('_DepthwiseConv2d', '_Subsample', '_Concatenate'):
+        function = getattr(cpu_autograd, name)
+        monkeypatch.setattr(function, 'apply', lambda *args, f=function.apply, name=name: (
+            counts.update([name]) or f(*args)))
+    pool = cpu_autograd.REPLACEMENTS[F.avg_pool2d]
+    monkeypatch.setitem(cpu_autograd.REPLACEMENTS, F.avg_pool2d, lambda *args: counts.update(['pool']) or pool(*args))
+    return counts
 
 
 def assert_same(function, reference, *inputs):
@@ -31,19 +63,18 @@ ORDERS = pytest.mark.parametrize('order', [torch.contiguous_format, torch.channe
 @pytest.mark.parametrize('size', [(9, 8), (7, 11), (5, 5)])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('kernel', [(3, 5), (5, 5), (7, 7), (1, 7), (5, 9)])
-def test_depthwise_conv(kernel, stride, size, order):
+def test_depthwise_conv(kernel, stride, size, order, used):
     padding = [k // 2 for k in kernel]
     x, weight = data(2, 6, *size, order=order), data(6, 1, *kernel)
-    assert_same(
-        lambda x, w: depthwise_conv2d(x, w, (stride, stride), padding),
-        lambda x, w: F.conv2d(x, w, None, stride, padding, groups=6), x, weight)
+    function = depthwise((stride, stride), tuple(padding))
+    assert_same(replaced(function), function, x, weight)
+    assert used['_DepthwiseConv2d'] == 1
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_depthwise_conv_without_padding(stride):  # as behind pad_same
-    assert_same(
-        lambda x, w: depthwise_conv2d(x, w, (stride, stride), (0, 0)),
-        lambda x, w: F.conv2d(x, w, None, stride, 0, groups=4), data(2, 4, 12, 13), data(4, 1, 5, 5))
+    function = depthwise((stride, stride), (0, 0))
+    assert_same(replaced(function), function, data(2, 4, 12, 13), data(4, 1, 5, 5))
 
 
 @ORDERS
@@ -52,14 +83,26 @@ def test_depthwise_conv_without_padding(stride):  # as behind pad_same
 def test_subsample(firsts, size, order):
     def reference(x):
         return torch.cat([F.pad(x, (-first, first, -first, first))[:, :, ::2, ::2] for first in firsts])
-    assert_same(lambda x: torch.cat(subsample(x, 2, firsts)), reference, data(2, 3, *size, order=order))
+    assert_same(lambda x: torch.cat(subsample(x, firsts)), reference, data(2, 3, *size, order=order))
 
 
 @ORDERS
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1), (2, 3)])
 def test_avg_pool(size, order):
-    assert_same(lambda x: avg_pool2d(x, 3), lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
-                data(2, 3, *size, order=order))
+    assert_same(replaced(avg_pool), avg_pool, data(2, 3, *size, order=order))
+
+
+def test_others_are_left_alone(used):
+    x, weight = data(2, 4, 9, 8), data(4, 1, 5, 5)
+    for function in (
+            lambda: F.conv2d(x, weight, groups=4), lambda: F.conv2d(x, weight, None, 1, 'same', 1, 4),
+            lambda: F.conv2d(x, weight, None, (1, 1), (2, 2), (2, 2), 4),
+            lambda: F.conv2d(x, data(4, 4, 1, 1), data(4), (2, 2), (0, 0), (1, 1), 1),
+            lambda: F.conv2d(x[0], weight, None, (1, 1), (2, 2), (1, 1), 4),
+            lambda: F.avg_pool2d(x, 3, 2, 1, False, False, None), lambda: F.avg_pool2d(x, 3),
+            lambda: F.avg_pool2d(x, 3, 1, 1, False, True, None)):
+        torch.testing.assert_close(replaced(function)(), function(), rtol=0, atol=0)
+    assert not set(used) & {'_DepthwiseConv2d', '_Subsample'}
 
 
 @ORDERS
@@ -70,31 +113,77 @@ def test_concatenate_hands_dense_gradients_on(order):
     assert all(gradient.is_contiguous(memory_format=order) for gradient in gradients)
 
 
-def test_second_derivatives():
-    x, weight = data(1, 2, 6, 6), data(2, 1, 5, 5)
-    torch.autograd.gradcheck(lambda x, w: depthwise_conv2d(x, w, (1, 1), (2, 2)), (x, weight))
-    torch.autograd.gradgradcheck(lambda x, w: depthwise_conv2d(x, w, (1, 1), (2, 2)), (x, weight))
-    torch.autograd.gradgradcheck(lambda x: subsample(x, 2, (0, 1)), (x,))
+def test_second_derivatives_and_forward_mode():
+    x, weight, function = data(1, 2, 6, 6), data(2, 1, 5, 5), replaced(depthwise((1, 1), (2, 2)))
+    torch.autograd.gradcheck(function, (x, weight), check_forward_ad=True)
+    torch.autograd.gradgradcheck(function, (x, weight))
+    for stride in (1, 2):
+        torch.autograd.gradgradcheck(replaced(depthwise((stride, stride), (2, 2))), (x, weight))
+    torch.autograd.gradcheck(lambda x: subsample(x, (0, 1)), (x,), check_forward_ad=True)
+    torch.autograd.gradgradcheck(lambda x: subsample(x, (0, 1)), (x,))
+    torch.autograd.gradcheck(lambda x: concatenate([x, x * x], True), (x,), check_forward_ad=True)
 
 
-@pytest.mark.parametrize('layer', [
-    lambda args: args.conv(4, 4, 5, groups=4), lambda args: args.conv(4, 4, 7, stride=2, groups=4),
-    lambda args: args.conv(4, 6, 1, stride=2), lambda args: ops.FactorizedReduction(4, 6, 2, args),
-    lambda args: ops.AvgPool2d(3)])
-@pytest.mark.parametrize('size', [8, 9])
-def test_layers_use_them_in_training_only(monkeypatch, layer, size):
-    module, used = layer(ops.LayerArgs()).double(), []
-    for name in ('avg_pool2d', 'depthwise_conv2d', 'subsample'):
-        monkeypatch.setattr(ops, name, lambda *args, f=getattr(backward, name): used.append(1) or f(*args))
-    x = data(2, 4, size, size)
+LAYERS = pytest.mark.parametrize('layer, name', [
+    (lambda args: ops.Layers(args.conv(4, 4, 5, groups=4)), '_DepthwiseConv2d'),
+    (lambda args: ops.Layers(args.conv(4, 4, 7, stride=2, groups=4)), '_DepthwiseConv2d'),
+    (lambda args: ops.build_operation('sep_conv_7x7', 4, 4, 2, args), '_DepthwiseConv2d'),
+    (lambda args: ops.build_operation('identity', 4, 6, 2, args), '_Subsample'),
+    (lambda args: ops.FactorizedReduction(4, 6, 2, args), '_Subsample'),
+    (lambda args: ops.FactorizedReduction(4, 1, 2, args), '_Subsample'),
+    (lambda args: ops.build_operation('avg_pool_3x3', 4, 4, 1, args), 'pool'),
+    (lambda args: ops.build_operation('avg_pool_3x3', 4, 6, 1, args), 'pool'),
+])
+
+
+def with_fixed_norms(module):
+    """In double precision and without a difference between the modes."""
     for norm in [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]:
-        norm.momentum = 0.  # so that the modes differ in nothing else
+        norm.momentum = 0.
         norm.eval().train = lambda mode=True: None
-    plain = module.eval()(x)
+    return module.double()
+
+
+@LAYERS
+@pytest.mark.parametrize('size', [8, 9])
+def test_layers_use_them_in_training_only(used, layer, name, size):
+    module = with_fixed_norms(layer(ops.LayerArgs()))
+    x = data(2, 4, size, size)
+    expected = module.eval()(x)
+    gradients = torch.autograd.grad(expected.square().sum(), [x, *module.parameters()])
     assert not used
-    torch.testing.assert_close(module.train()(x), plain)
-    assert used
+    output = module.train()(x)
+    torch.testing.assert_close(output, expected)
+    for ours, theirs in zip(torch.autograd.grad(output.square().sum(), [x, *module.parameters()]), gradients):
+        torch.testing.assert_close(ours, theirs)
+    assert used[name]
     used.clear()
     with torch.no_grad():
         module(x)
     assert not used
+
+
+@LAYERS
+def test_whoever_watches_gets_pytorchs_own(used, layer, name):
+    module, x = with_fixed_norms(layer(ops.LayerArgs())).train(), data(2, 4, 8, 8)
+    with FlopCounterMode(display=False):
+        module(x)
+    torch.func.vmap(lambda image: module(image[None]))(x)
+    torch.func.jvp(module, (x,), (x,))
+    torch.jit.trace(module, x, check_trace=False)
+    make_fx(module)(x)
+    torch.fx.symbolic_trace(module)
+    with torch.autocast('cpu', torch.bfloat16):
+        module.float()(x.float()).sum().backward()
+    assert not used
+
+
+@LAYERS
+def test_hooks_of_layers_run_in_training(layer, name):
+    """Pruning sets a weight in a hook: a layer whose hooks do not run would keep the old one."""
+    module, x = layer(ops.LayerArgs()).train(), data(2, 4, 8, 8).float()
+    called = set()
+    for m in module.modules():
+        m.register_forward_hook(lambda m, inputs, output: called.add(m))
+    module(x)
+    assert called == set(module.modules())

@@ -1,17 +1,23 @@
 """The network: Google's wiring, any size and width, and timm's model interface, on narrow N = 1 builds."""
 import copy
+import io
 import json
 
 import pytest
 import timm
 import torch
-from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
+from timm.models import FeatureInfo
 from timm.models._manipulate import group_parameters
+from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
 from nasnet_zoo.network import nasnet as network
+from nasnet_zoo.network.ops import ExampleNorm
 from nasnet_zoo.network.plan import plan_network
 
 GENOTYPES = list_genotypes()
@@ -427,17 +433,92 @@ def test_torchscript(genotype):
         torch.testing.assert_close(scripted(images(*size)), model(images(*size)))
 
 
-@each_genotype
-def test_fx(genotype):
-    model = build(genotype, drop_path_rate=0.2)
-    tracer_kwargs = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
-    train_nodes, eval_nodes = get_graph_node_names(model, tracer_kwargs=tracer_kwargs)
-    traced = create_feature_extractor(
-        model, train_return_nodes=train_nodes[-1:], eval_return_nodes=eval_nodes[-1:], tracer_kwargs=tracer_kwargs)
-    for size in ((64, 64), (33, 47)):
-        torch.testing.assert_close(next(iter(traced.eval()(images(*size)).values())), model(images(*size)))
-    next(iter(traced.train()(images()).values())).sum().backward()
+def of_darts():
+    """A genotype with the operations that the shipped ones lack."""
+    data = load_genotype('nasnet_a').to_dict()
+    for kind, operations in dict(normal=['dil_sep_conv_5x5', 'max_pool_2x2'], reduction=[
+            'factorized_identity', 'max_pool_2x2', 'dil_sep_conv_3x3', 'dil_conv_3x3', 'conv_1x7_7x1']).items():
+        for block, operation in zip(data[kind]['blocks'], operations):
+            block['left'][0] = operation
+    return data
+
+
+traced_networks = pytest.mark.parametrize('genotype, kwargs', [
+    *(pytest.param(genotype, dict(stem='cifar'), id=genotype) for genotype in GENOTYPES),
+    pytest.param('nasnet_a', dict(stem='imagenet'), id='imagenet'),
+    *(pytest.param(of_darts(), dict(stem='cifar', pool_padding=padding, reductions='replace'), id=f'darts-{padding}')
+      for padding in ('tf', 'timm', 'keras'))])
+each_mode = pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+
+
+def results_and_gradients(call, model, x):
+    torch.manual_seed(1)  # of drop path
+    results = call(x)
+    results = results if isinstance(results, tuple) else (results,)
+    parameters = list(model.parameters())
+    return results, torch.autograd.grad(
+        sum(result.square().sum() for result in results), parameters, allow_unused=not model.training)
+
+
+def assert_computes_the_same(trace, model, *sizes):
+    """Values and gradients; `model` is in double precision, so that batch norms over few pixels do not matter."""
+    for size in sizes:
+        x = images(*size).double()
+        values, gradients = results_and_gradients(trace, model, x)
+        expected, expected_gradients = results_and_gradients(model, model, x)
+        if model.training:
+            torch.testing.assert_close(values, expected)
+        else:
+            assert all(map(torch.equal, values, expected))
+        torch.testing.assert_close(gradients, expected_gradients)
+
+
+@traced_networks
+@each_mode
+def test_fx(genotype, kwargs, training):
+    model = build(genotype, drop_path_rate=0.4, aux_head=True, **kwargs).double().train(training)
+    trace = torch.fx.symbolic_trace(model)
+    assert_computes_the_same(trace, model, (48, 48), (33, 47))
+    if training:  # a trace follows the schedule
+        model.set_drop_path_progress(0.25)
+        trace.drop_path_progress.fill_(0.25)
+        assert_computes_the_same(trace, model, (48, 48))
+
+
+@traced_networks
+def test_torchvision_extracts_features(genotype, kwargs):
+    model = build(genotype, drop_path_rate=0.4, **kwargs)
+    train_nodes, eval_nodes = get_graph_node_names(model)
+    assert {'stem.bn', 'cells.0.fits.0.conv', 'act', 'head.fc'} <= {*train_nodes} & {*eval_nodes}
+    extractor = create_feature_extractor(model, return_nodes=['cells.0', 'act', 'head.fc'])
+    x = images(64, 64)
+    features = extractor.eval()(x)
+    assert torch.equal(features['act'], model.forward_features(x))
+    assert torch.equal(features['head.fc'], model(x))
+    assert torch.equal(features['cells.0'], model.cells[0]([model.stem(x)[k] for k in model.sources[0]])[-1])
+    extractor.train()(x)['head.fc'].sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('genotype', ['nasnet_b', 'nasnet_c', of_darts()], ids=['nasnet_b', 'nasnet_c', 'darts'])
+@each_mode
+def test_make_fx(genotype, training):
+    model = build(genotype, drop_path_rate=0.4, stem='cifar').double().train(training)
+    assert_computes_the_same(make_fx(model)(images(16, 16).double()), model, (16, 16))
+
+
+def test_traces_of_checkpointed_networks():
+    model = build(drop_path_rate=0.4, stem='cifar').double().train()
+    model.set_grad_checkpointing()
+    assert_computes_the_same(torch.fx.symbolic_trace(model), model, (32, 32))
+
+
+@each_mode
+def test_torchscript_trace(training):
+    model = build(stem='cifar').double().train(training)
+    trace = torch.jit.trace(model, images().double(), check_trace=False)
+    torch.jit.save(trace, io.BytesIO())
+    assert_computes_the_same(trace, model, (32, 32))
 
 
 @pytest.mark.parametrize('genotype', ['nasnet_a', 'nasnet_b', 'nasnet_c'])
@@ -480,3 +561,74 @@ def test_meta_device_and_dtype():
     model = build(dtype=torch.bfloat16, drop_path_rate=0.2).train()
     assert model(images().bfloat16()).dtype == torch.bfloat16
     assert isinstance(copy.deepcopy(model), NASNet)
+
+
+# --- tools that look into a model
+
+def test_layers_with_weights_are_pytorchs_own():
+    """Counting and quantisation go by the exact type of a layer."""
+    for genotype in (*GENOTYPES, of_darts()):
+        model = build(genotype, aux_head=True, pool_padding='keras')
+        types = {type(m) for m in model.modules() if list(m.parameters(recurse=False))}
+        assert types - {ExampleNorm} == {nn.Conv2d, nn.BatchNorm2d, nn.Linear}
+
+
+@each_genotype
+def test_act_computes_what_the_head_reads(genotype):
+    """Grad-CAM takes the output of a module and its gradient."""
+    whole, pruned = build(genotype, stem='cifar'), build(genotype, stem='cifar')
+    pruned.prune_intermediate_layers([1])
+    for model in (whole, pruned):
+        seen = []
+        handle = model.act.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        output = model(images())
+        handle.remove()
+        assert torch.equal(seen[0], model.forward_features(images()))
+        gradient, = torch.autograd.grad(output.sum(), seen[0])
+        assert gradient.shape[:2] == (2, model.num_features) and gradient.any()
+
+
+def test_pruned_weights_follow_in_training():
+    model = build(stem='cifar').train()
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convs:
+        prune.l1_unstructured(conv, 'weight', 0.5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        model(images()).square().sum().backward()
+        optimizer.step()
+    output = model(images())
+    for conv in convs:
+        prune.remove(conv, 'weight')
+    assert torch.equal(model(images()), output), 'the hook has set the weight of the step, also behind a fast pass'
+
+
+def test_transforms_of_torch_func():
+    model = build(stem='cifar', cell_filters=2).double().train()
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
+        norm.eval()
+    parameters, x, labels = dict(model.named_parameters()), images(12, 12).double(), torch.tensor([1, 4])
+
+    def loss(parameters, image, label):
+        return F.cross_entropy(torch.func.functional_call(model, parameters, image[None]), label[None])
+    per_image = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, labels)
+    for i in range(2):
+        expected = torch.autograd.grad(loss(parameters, x[i], labels[i]), list(parameters.values()))
+        for gradient, name in zip(expected, parameters):
+            torch.testing.assert_close(per_image[name][i], gradient)
+    tangent = torch.func.jvp(model, (x,), (torch.ones_like(x),))[1]
+    with forward_ad.dual_level():  # with the faster passes
+        again = forward_ad.unpack_dual(model(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    torch.testing.assert_close(again, tangent)
+
+
+def test_mixed_precision_on_a_cpu():
+    plain = build(stem='cifar').train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    for model in (plain, saving):
+        with torch.autocast('cpu', torch.bfloat16):
+            loss = model(images()).float().square().sum()
+        loss.backward()
+    for p, q in zip(plain.parameters(), saving.parameters()):
+        assert torch.equal(p.grad, q.grad) and p.grad.dtype == torch.float32

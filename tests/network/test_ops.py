@@ -1,6 +1,7 @@
 """Operations and combines against their definitions, computed another way."""
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nasnet_zoo.genotype.operations import COMBINES, OPERATIONS
@@ -104,11 +105,22 @@ def test_convolutions_are_googles():
 
 
 def test_same_padding_is_tensorflows():
-    conv = build_operation('sep_conv_3x3', 1, 1, 2, LayerArgs()).dw1
-    conv.weight.data = torch.arange(9.).view(1, 1, 3, 3)
+    operation = build_operation('sep_conv_3x3', 1, 1, 2, LayerArgs())
+    weight = operation.dw1.weight.data = torch.arange(9.).view(1, 1, 3, 3)
+    conv = LayerArgs().conv(1, 1, 3, stride=2)  # the same as a single layer
+    conv.weight.data = weight
     x = torch.randn(1, 1, 6, 7)
     # an even side is padded after the last pixel only, an odd one on both ends
-    torch.testing.assert_close(conv(x), F.conv2d(F.pad(x, (1, 1, 0, 1)), conv.weight, stride=2))
+    expected = F.conv2d(F.pad(x, (1, 1, 0, 1)), weight, stride=2)
+    torch.testing.assert_close(operation.dw1(operation.dw1_pad(x)), expected)
+    torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize('op', OPERATIONS)
+def test_layers_with_weights_are_pytorchs_own(op):
+    for shape in ((4, 4, 1), (4, 8, 1), (4, 4, 2), (4, 8, 2)):
+        for layer in build_operation(op, *shape, LayerArgs()).modules():
+            assert not list(layer.parameters(recurse=False)) or type(layer) in (nn.Conv2d, nn.BatchNorm2d)
 
 
 def test_factorized_reduction_shifts_its_second_path():

@@ -4,12 +4,12 @@ import inspect
 import re
 import reprlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Type
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ['Checked', 'CliOption', 'OneOf', 'check', 'printable', 'shorten', 'suggest']
+__all__ = ['Checked', 'CliOption', 'OneOf', 'printable', 'shorten', 'suggest']
 
 
 if TYPE_CHECKING:  # pydantic's metaclass has no public name
@@ -21,7 +21,7 @@ else:
 class _OneLineErrors(ModelMetaclass):
     """Lets a constructor raise errors of one line. Pydantic does not call it for models inside other models."""
 
-    def __call__(cls: Any, *args: Any, **fields: Any) -> Any:
+    def __call__(cls: Any, /, *args: Any, **fields: Any) -> Any:
         unknown = [name for name in fields if name not in cls.model_fields]
         if unknown:
             raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
@@ -39,14 +39,6 @@ class Checked(BaseModel, metaclass=_OneLineErrors):
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.
     """
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
-
-
-CheckedT = TypeVar('CheckedT', bound=Checked)
-
-
-def check(cls: Type[CheckedT], fields: Mapping[str, Any]) -> CheckedT:
-    """Construct `cls` from `fields`, with the errors of its constructor."""
-    return cls(**fields)
 
 
 def _message(cls: Type[Checked], error: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from timm.models import (
 )
 from timm.models._hub import download_cached_file
 
-from .checked import Checked, check
+from .checked import Checked
 from .genotype.loader import list_genotypes, load_genotype
 from .genotype.schema import Genotype
 from .network.nasnet import NASNet, compile_genotype
@@ -114,7 +114,7 @@ _MODELS = (
 
 def _stem_cfg(args: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the entries of timm's configuration that describe the images for a model with these arguments."""
-    return check(Skeleton, {name: args[name] for name in ('stem', 'img_size') if name in args}).data_cfg
+    return Skeleton(**{name: args[name] for name in ('stem', 'img_size') if name in args}).data_cfg
 
 
 default_cfgs = generate_default_cfgs({
@@ -182,14 +182,14 @@ def _create(
     given = kwargs.get('pretrained_cfg')
     if isinstance(given, (dict, PretrainedCfg)):
         facts = given if isinstance(given, dict) else given.to_dict()
-        check(_Facts, {name: facts[name] for name in _Facts.model_fields if facts.get(name) is not None})
+        _Facts(**{name: facts[name] for name in _Facts.model_fields if facts.get(name) is not None})
     overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
         overlay = _with_source(variant, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
     if kwargs.get('filters') is not None:  # a width can be given either way
         args = {name: value for name, value in args.items() if name != 'cell_filters'}
     kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
-    levels = check(Skeleton, {name: kwargs[name] for name in ('stem',) if name in kwargs}).num_levels
+    levels = Skeleton(**{name: kwargs[name] for name in ('stem',) if name in kwargs}).num_levels
     return build_model_with_cfg(
         compile_genotype, variant, pretrained,
         pretrained_cfg_overlay=overlay,

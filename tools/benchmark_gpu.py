@@ -40,7 +40,6 @@ from torch.nn import functional as F
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import optimize_for_inference
-from nasnet_zoo.checked import check
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.data.datasets import ImageSet
 from nasnet_zoo.data.preprocessing import make_preprocessing
@@ -327,7 +326,7 @@ def compare_all_inference(models: Dict[str, Tuple], compiled: bool, results: Res
 def compare_training(modes: Tuple[str, ...], results: Results) -> None:
     """Time a training step of the smallest NASNet-A in each mode."""
     args, name, images = results.args, train_zoo.NAMES[0], fake_images(results.args)
-    recipe = check(train_zoo.GpuRecipe, dict(batch_size=args.train_batch, bf16=args.device == 'cuda'))
+    recipe = train_zoo.GpuRecipe(batch_size=args.train_batch, bf16=args.device == 'cuda')
     for mode in modes:
         begun = time.perf_counter()
         try:

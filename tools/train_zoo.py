@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
-from nasnet_zoo.checked import Checked, check
+from nasnet_zoo.checked import Checked
 from nasnet_zoo.data.datasets import DataError, ImageSet, data_name, load_data
 from nasnet_zoo.network.nasnet import NASNet
 from nasnet_zoo.training.config import TrainConfig
@@ -433,10 +433,10 @@ def train_all(args: argparse.Namespace) -> List[Dict]:
     """Train all models in turn. Return their accuracies."""
     begun = time.perf_counter()
     data = load_small_images(args)
-    recipe = check(GpuRecipe, dict(batch_size=args.batch_size, bf16=torch.device(args.device).type == 'cuda'))
-    configs = [check(GpuTrainConfig, dict(
+    recipe = GpuRecipe(batch_size=args.batch_size, bf16=torch.device(args.device).type == 'cuda')
+    configs = [GpuTrainConfig(
         source=name, data=args.data, out=args.out / name, device=args.device, recipe=recipe,
-        **TINY_NETWORK if args.tiny else {})) for name in args.names]
+        **TINY_NETWORK if args.tiny else {}) for name in args.names]
     prepared, results = [], []
     for config in configs:
         trainer, seconds = prepare(config, data[0], args.mode)

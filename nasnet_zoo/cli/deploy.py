@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checked import check, printable
+from ..checked import printable
 from ..checkpoints.entries import Entry
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing
@@ -46,7 +46,7 @@ def export(
         if len(given) > 1:
             raise ValueError(f'{", ".join(given)}: choose one')
         changes = drop_none(class_names=_read_lines(labels), precision=next(iter(given.values()), None))
-        config = check(ExportConfig, {**dict(config), **changes})
+        config = ExportConfig(**{**dict(config), **changes})
         manifest = deploy(config, command=[Path(sys.argv[0]).name, *sys.argv[1:]])
     print_report(manifest, as_json, lambda manifest: _print_manifest(config.out, manifest))
 

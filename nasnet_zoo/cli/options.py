@@ -8,7 +8,7 @@ from typing import Annotated, Any, Callable, Dict, Iterator, List, Literal, Mapp
 import typer
 from pydantic.fields import FieldInfo
 
-from ..checked import Checked, CliOption, OneOf, check
+from ..checked import Checked, CliOption, OneOf
 from .common import exit_on_error
 
 __all__ = ['with_settings']
@@ -35,7 +35,7 @@ def with_settings(settings: Type[Checked]) -> Callable[[Callable[..., None]], Ca
                 if value is not None and value != []:
                     _set(settings, given, path, value)
             with exit_on_error():
-                config = check(settings, given)
+                config = settings(**given)
             command(config=config, **values)
 
         signature = inspect.signature(command, eval_str=True)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from timm.data import create_transform
 from timm.layers import to_2tuple
 
-from ..checked import Checked, check
+from ..checked import Checked
 from ..network.measure import check_counts, output_width
 from ..network.nasnet import NASNet
 from ..network.skeleton import Side, Skeleton
@@ -152,14 +152,14 @@ def make_preprocessing(
     cfg, width = model.pretrained_cfg, output_width(model)
     known = label_names(model) or ()
     size = cfg['input_size'][1:] if img_size is None else to_2tuple(img_size)
-    preprocessing = check(Preprocessing, dict(
+    preprocessing = Preprocessing(
         input_size=[model.in_chans, *size],
         layout='NHWC' if with_preprocessing else 'NCHW', dtype='uint8' if with_preprocessing else 'float32',
         color_order='L' if model.in_chans == 1 else 'RGB', mean=list(mean or cfg['mean']), std=list(std or cfg['std']),
         interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
         crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits',
-        class_names=list(class_names or (known if len(known) == width else map(str, range(width))))))
+        class_names=list(class_names or (known if len(known) == width else map(str, range(width)))))
     if len(preprocessing.class_names) != width:
         raise ValueError(f'class_names: {len(preprocessing.class_names)} names for {width} classes')
-    check(Skeleton, {**model.skeleton.model_dump(), 'img_size': size})  # raises for images that are too small
+    Skeleton(**{**model.skeleton.model_dump(), 'img_size': size})  # raises for images that are too small
     return preprocessing

@@ -10,7 +10,6 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
 import numpy as np
 from timm.layers import to_2tuple
 
-from ..checked import check
 from ..data.preprocessing import METADATA_KEY, Preprocessing
 from .session import PROVIDERS, ProviderError, Session, full_batches, one_line, silence_stderr
 
@@ -187,7 +186,7 @@ def _read_preprocessing(path: Any, metadata: Mapping[str, str], changes: Mapping
         if size is not None:
             channels, *_ = fields.get('input_size') or [1 if fields.get('color_order') == 'L' else 3]
             fields['input_size'] = [channels, *to_2tuple(size)]
-        return check(Preprocessing, fields)
+        return Preprocessing(**fields)
     except (ValueError, TypeError, RecursionError) as error:
         hint = _hint(*(name for name in OPTIONS if re.search(f'(^|; ){name}: ', str(error))))
         raise ValueError(f'{path}: the preprocessing, from the metadata and the options, is not valid: {error}{hint}'

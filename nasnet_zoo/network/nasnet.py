@@ -10,7 +10,7 @@ from timm.models._features import feature_take_indices
 from torch import nn
 from torch.nn import functional as F
 
-from ..checked import Checked, check
+from ..checked import Checked
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from .aux_head import AuxHead
@@ -164,7 +164,7 @@ class NASNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Replace the classifier; 0 classes remove it. `global_pool` is kept if None and removed if ''."""
         pool = self.head.global_pool.pool_type if global_pool is None else global_pool
-        check(_ClassifierArgs, dict(num_classes=num_classes, global_pool=pool))
+        _ClassifierArgs(num_classes=num_classes, global_pool=pool)
         self.num_classes = num_classes
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, **dd)
@@ -320,15 +320,15 @@ def compile_genotype(
         TypeError: If an argument is unknown.
     """
     genotype = load_genotype(genotype)
-    args = check(_NetworkArgs, dict(
+    args = _NetworkArgs(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate, aux_head=aux_head))
+        drop_path_rate=drop_path_rate, aux_head=aux_head)
     fields = dict(skeleton, stem=stem, num_cells=num_cells)
     if cell_filters is not None:
         fields['cell_filters'] = cell_filters
     if filters is not None:
         fields['cell_filters'] = _cell_filters(genotype, fields, filters, cell_filters)
-    structure = check(Skeleton, fields)
+    structure = Skeleton(**fields)
     check_model_size(genotype, structure, num_classes, aux_head)
     if output_stride not in (None, 32, structure.output_stride):
         raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets cannot be dilated; the output '
@@ -338,7 +338,7 @@ def compile_genotype(
 
 def _cell_filters(genotype: Genotype, fields: Mapping[str, Any], filters: int, cell_filters: Optional[int]) -> int:
     """Return the F that gives the width `filters`. Raises a ValueError if `cell_filters` contradicts it."""
-    whole = first_filters(genotype, check(Skeleton, fields), filters)
+    whole = first_filters(genotype, Skeleton(**fields), filters)
     if cell_filters not in (None, whole):
         raise ValueError(f'cell_filters, filters: filters={filters} corresponds to cell_filters={whole}, not to '
                          f'{cell_filters}; pass only one of them')

@@ -7,7 +7,7 @@ import typer
 from pydantic import ConfigDict, Field, model_validator
 from typer.testing import CliRunner
 
-from nasnet_zoo.checked import Checked, CliOption, OneOf, check
+from nasnet_zoo.checked import Checked, CliOption, OneOf
 from nasnet_zoo.cli.options import with_settings
 
 
@@ -127,9 +127,15 @@ def test_new_entries_of_a_table_are_in_the_help(monkeypatch):
     app.command()(with_settings(Box)(lambda config: None))
     text = ' '.join(CliRunner().invoke(app, ['--help'], env={'COLUMNS': '200'}).output.replace('│', ' ').split())
     assert 'oval (like an egg)' in text
-    assert check(Box, dict(name='tea', shape='oval')).shape == 'oval'
+    assert Box(name='tea', shape='oval').shape == 'oval'
 
 
 def test_a_check_of_the_whole_model_has_a_message_of_its_own():
     with pytest.raises(ValueError, match='^fragile: a shiny box is not fragile$'):
-        check(Box, dict(name='tea', fragile=True, finish='shiny'))
+        Box(name='tea', fragile=True, finish='shiny')
+
+
+@pytest.mark.parametrize('name', ['weight', 'cls', 'self'])
+def test_unknown_fields_are_named(name):
+    with pytest.raises(TypeError, match=f"^unexpected argument '{name}'; known: name, "):
+        Box(**{name: 1})

@@ -10,7 +10,6 @@ from torch import nn
 
 from helpers.strategies import genotypes
 from nasnet_zoo import GenotypeWarning, Skeleton, compile_genotype, list_genotypes, load_genotype
-from nasnet_zoo.checked import check
 from nasnet_zoo.network.plan import plan_network
 from nasnet_zoo.network.stems import STEMS, Stem, StemConv
 
@@ -81,7 +80,6 @@ def test_a_skeleton_has_the_defaults_of_its_stem():
     for skeleton, facts in ((Skeleton(stem='cifar'), (1e-5, 0.1, 32)), (Skeleton(), (1e-3, 3e-4, 224))):
         assert (skeleton.bn_eps, skeleton.bn_momentum, skeleton.img_size) == facts
     assert Skeleton(stem='cifar', bn_eps=0.5).bn_eps == 0.5
-    assert check(Skeleton, dict(stem='cifar')) == Skeleton(stem='cifar')
     assert (Skeleton(stem='cifar').stem_width, Skeleton().stem_width) == (132, 32)
     assert Skeleton(**Skeleton(stem='cifar').model_dump(mode='json')) == Skeleton(stem='cifar')
 
@@ -91,7 +89,7 @@ def test_a_skeleton_written_by_an_older_version_is_read():
         stem='cifar', num_cells=2, cell_filters=8, stem_filters=None, reductions='replace',
         skip_reduction_layer_input=False, bn_eps=1e-3, bn_momentum=0.5, pool_padding='tf', drop_path_by_depth=True,
         img_size=[24, 32])
-    skeleton = check(Skeleton, written)
+    skeleton = Skeleton(**written)
     assert (skeleton.bn_eps, skeleton.bn_momentum, skeleton.size) == (1e-3, 0.5, (24, 32))
     assert skeleton.model_dump(mode='json') == written
 
@@ -103,11 +101,11 @@ def test_a_skeleton_written_by_an_older_version_is_read():
     (dict(stem='cfiar', img_size=2), 'stem: '), (dict(bn_eps='1'), 'bn_eps: '), (dict(num_cells=0), 'num_cells: ')])
 def test_what_a_skeleton_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
-        check(Skeleton, fields)
+        Skeleton(**fields)
     with pytest.raises(ValueError, match=message):
         Skeleton(**fields)
     with pytest.raises(TypeError, match="unexpected argument 'width'"):
-        check(Skeleton, dict(fields, width=3))
+        Skeleton(**fields, width=3)
 
 
 # --- stems

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from nasnet_zoo import load_genotype
-from nasnet_zoo.checked import check
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.search.config import ChildSettings, SearchConfig
 from nasnet_zoo.search.errors import ChildError, Pruned
@@ -16,7 +15,7 @@ CELLS = load_genotype('nasnet_c')
 
 
 def evaluator(recipe=None, **settings):
-    return Evaluator(TRAIN, check(ChildSettings, {
+    return Evaluator(TRAIN, ChildSettings(**{
         'num_cells': 1, 'cell_filters': 4, **settings, 'recipe': {**RECIPE, **(recipe or {})}}))
 
 
@@ -87,11 +86,11 @@ def test_other_errors_are_errors(monkeypatch):
 
 def test_settings_are_checked():
     with pytest.raises(TypeError, match="unexpected argument 'filters'"):
-        check(ChildSettings, dict(filters=3))
+        ChildSettings(filters=3)
     with pytest.raises(ValueError, match='val_share'):
-        check(ChildSettings, dict(val_share=1.))
+        ChildSettings(val_share=1.)
     with pytest.raises(ValueError, match='recipe.rate: extra inputs are not permitted'):
-        check(ChildSettings, dict(recipe=dict(rate=3)))
+        ChildSettings(recipe=dict(rate=3))
     with pytest.raises(ValueError, match=r'^trials: input should be greater than or equal to 1, not 0 of type int; '
                                          r"child\.recipe\.lr: input should be a valid number, not '1' of type str$"):
         SearchConfig(out='x', trials=0, child=dict(recipe=dict(lr='1')))

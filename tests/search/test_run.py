@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from helpers.darts import PC_DARTS_CIFAR
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
@@ -132,6 +133,7 @@ def test_the_code_in_the_guide_runs(tmp_path, number):
     path = tmp_path / 'example.py'
     path.write_text(CODE[number], encoding='utf-8')
     (tmp_path / 'searches').mkdir()
+    (tmp_path / 'genotypes.py').write_text(PC_DARTS_CIFAR, encoding='utf-8')
     subprocess.run([sys.executable, path], cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
 
 

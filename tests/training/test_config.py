@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nasnet_zoo.checked import check
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data.datasets import DATA_SETS
 from nasnet_zoo.training import run as runs
@@ -21,7 +20,7 @@ def test_defaults():
 
 def test_json():
     config = TrainConfig(source='nasnet_a', out='run', stem='cifar', recipe=Recipe(sizes=((0, 16), (3, 32))))
-    assert check(TrainConfig, json.loads(config.model_dump_json())) == config
+    assert TrainConfig(**json.loads(config.model_dump_json())) == config
 
 
 @pytest.mark.parametrize('fields, message', [
@@ -33,7 +32,7 @@ def test_json():
 ])
 def test_what_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        check(TrainConfig, dict(fields, source='nasnet_a', out='run'))
+        TrainConfig(**fields, source='nasnet_a', out='run')
 
 
 def test_a_recipe_says_which_field_is_wrong():

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 import nasnet_zoo  # noqa: F401  (for timm)
 from helpers.paths import ROOT, TESTS
-from nasnet_zoo.checked import check
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.hub.folder import read_accuracy, record_accuracy
@@ -42,7 +41,7 @@ COMMAND = [
 
 def settings(out, recipe=None, **options):
     return TrainConfig(**{'source': 'nasnet_a', 'out': out, 'drop_path_rate': 0., **SMALL, **options,
-                          'recipe': check(Recipe, {**RECIPE, **(recipe or {})})})
+                          'recipe': Recipe(**{**RECIPE, **(recipe or {})})})
 
 
 def train(out, say=lambda line: None, **options):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nasnet_zoo import compile_genotype
-from nasnet_zoo.checked import check
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.training.metrics import evaluate
 from nasnet_zoo.training.recipe import Recipe
@@ -25,7 +24,7 @@ def small(genotype='nasnet_a', **kwargs):
 
 
 def recipe(**kwargs):
-    return check(Recipe, {**DIGITS, 'epochs': 1, **kwargs})
+    return Recipe(**{**DIGITS, 'epochs': 1, **kwargs})
 
 
 def same(model, other):

@@ -105,36 +105,33 @@ class _Subsample(torch.autograd.Function):
     """Slicing. A strided 1x1 convolution's backward is five times as slow, slicing's own has the wrong layout."""
 
     @staticmethod
-    def forward(x: torch.Tensor, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
-        shifts = [F.pad(x, (-first, first, -first, first)) if first else x for first in firsts]
-        return tuple([shift[:, :, ::2, ::2].contiguous(memory_format=_order(x)) for shift in shifts])
+    def forward(x: torch.Tensor, shifted: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+        return tuple([image[:, :, ::2, ::2].contiguous(memory_format=_order(x))
+                      for image in (x, shifted) if image is not None])
 
     @staticmethod
     def setup_context(ctx, inputs: Tuple[Any, ...], output: Tuple[torch.Tensor, ...]) -> None:
-        x, ctx.firsts = inputs
-        ctx.shape, ctx.order = x.shape, _order(x)
+        ctx.shape, ctx.order = inputs[0].shape, _order(inputs[0])
 
     @staticmethod
     def backward(ctx, *grads: torch.Tensor):
-        batch, channels, height, width = ctx.shape
-        if ctx.order is torch.channels_last:  # which new_zeros cannot make
-            whole = grads[0].new_zeros(batch, height, width, channels).permute(0, 3, 1, 2)
-        else:
-            whole = grads[0].new_zeros(ctx.shape)
-        for first, grad in zip(ctx.firsts, grads):
+        whole = torch.empty(ctx.shape, dtype=grads[0].dtype, device=grads[0].device, memory_format=ctx.order).zero_()
+        for first, grad in enumerate(grads):
             pixels = whole[:, :, first::2, first::2]
             pixels.copy_(grad[:, :, :pixels.shape[2], :pixels.shape[3]])
-        return whole, None
+        return whole, None  # the gradient of `shifted` is in that of x
 
     @staticmethod
-    def jvp(ctx, tangent: torch.Tensor, _: None) -> Tuple[torch.Tensor, ...]:
-        return _Subsample.forward(tangent, ctx.firsts)
+    def jvp(ctx, tangent: torch.Tensor, shifted_tangent: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+        return _Subsample.forward(tangent, shifted_tangent)
 
 
-def subsample(x: torch.Tensor, firsts: Sequence[int]) -> Tuple[torch.Tensor, ...]:
-    """Return, for each of `firsts`, the pixels that a 1x1 convolution with stride 2 reads from pixel `first` (0 or 1)
-    on. Beyond the border are zeros."""
-    return _Subsample.apply(x, firsts)
+def subsample(x: torch.Tensor, shifted: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, ...]:
+    """Return the pixels that a 1x1 convolution with stride 2 reads from `x`, and those that it reads from `shifted`.
+
+    `shifted` is `x` shifted to the left and up by one pixel, if it is wanted.
+    """
+    return _Subsample.apply(x, shifted)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
@@ -166,7 +163,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
             x = F.pad(x, (edge, edge)) if edge else x
             padding = (ctx.padding[0], ctx.padding[1] - edge)
             beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns only
-            grad_weight = grad.new_empty(weight.shape)
+            grad_weight = torch.empty_like(weight)
             for c in range(0, weight.shape[3] - 1, 2):
                 _, part, _ = _conv_backward(
                     F.pad(grad, (c // step, beyond - c // step)), x, weight[..., c:c + 3], ctx.stride, padding,
@@ -207,7 +204,7 @@ def _conv2d(
             return _DepthwiseConv2d.apply(x, weight, stride, padding)
         if groups == 1 and kernel_size == (1, 1) and stride == (2, 2) and padding == (0, 0):
             pixels = selected.get(id(x))
-            return F.conv2d(subsample(x, (0,))[0] if pixels is None else pixels, weight)
+            return F.conv2d(subsample(x)[0] if pixels is None else pixels, weight)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 

@@ -157,7 +157,7 @@ class FactorizedReduction(nn.Module):
         shifted = self.shift(x)
         if not torch.jit.is_scripting():
             if use_cpu_autograd(x, self.training):
-                pixels = subsample(x, (0, 1))  # for both paths at once, so that the gradient of x is written once
+                pixels = subsample(x, shifted)  # for both paths at once, so that the gradient of x is written once
                 with CpuAutograd((x, pixels[0]), (shifted, pixels[1])):
                     paths = self.paths(x, shifted)
                 return self.bn(concatenate(paths, self.training))

@@ -420,9 +420,11 @@ def prepare_networks(folder: Path) -> Subject:
             elif kind == 1:
                 other = rng.choice((*TEXTS, *theirs, f'{name}x', f'module.{name}', 1, None, b'x', ('a',)))
                 tensors[other] = tensors[name]
-            else:
-                value = tensors[name]
-                tensors[name] = _odd_tensor(rng, value) if isinstance(value, torch.Tensor) else value
+            elif isinstance(tensors[name], torch.Tensor):
+                try:
+                    tensors[name] = _odd_tensor(rng, tensors[name])
+                except (RuntimeError, IndexError):
+                    pass  # it is odd already, and does not have the operation
         if rng.random() < 0.3:
             tensors = {rng.choice(('module.', '_orig_mod.', 'model.', 'module.module.', 'x.')) + str(name): tensor
                        for name, tensor in tensors.items()}

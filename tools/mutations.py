@@ -16,6 +16,7 @@ __all__ = ['NUMBERS', 'Opaque', 'Pairs', 'Raw', 'TEXTS', 'change_bytes', 'change
            'dump', 'leaf', 'parse', 'plain', 'split_pickle']
 
 _LONG = 5000  # more digits than Python converts between text and integers
+_MAX_REPEATED = 100_000  # characters; changes in a row would otherwise make texts of gigabytes
 
 TEXTS = (
     '', ' ', '\0', 'a\0b', '\ud800', 'x\udfff', '\ufeff', '\u202e', '\U0010ffff', 'é', 'ﬁ', 'x' * 101, 'x' * 10_000,
@@ -218,7 +219,9 @@ def change_text(text: str, rng: Random, others: Sequence[str]) -> str:
         if kind == 0:
             words[first:last] = []
         elif kind == 1:
-            words[first:last] = words[first:last] * rng.choice((2, 2, 3, 50))
+            part, times = words[first:last], rng.choice((2, 2, 3, 50))
+            if times * sum(map(len, part)) < _MAX_REPEATED:
+                words[first:last] = part * times
         elif kind == 2:
             words[first:last] = [rng.choice(WORDS)]
         elif kind == 3:

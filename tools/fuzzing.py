@@ -378,7 +378,7 @@ def _weight_reader(make: Callable[[Random], bytes], path: Path) -> Subject:
 
 def _odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
     """Return something that may stand for a tensor, but should not."""
-    return rng.choice((
+    make = rng.choice((
         lambda: tensor.half(), lambda: tensor.to(torch.bfloat16), lambda: tensor.long(), lambda: tensor.bool(),
         lambda: tensor.to(torch.complex64), lambda: tensor[None], lambda: tensor[:0], lambda: tensor.flatten()[:1],
         lambda: tensor.to('meta'), lambda: tensor.to_sparse() if tensor.ndim else tensor, lambda: tensor * float('nan'),
@@ -387,7 +387,11 @@ def _odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
         lambda: {},
         lambda: torch.quantize_per_tensor(torch.ones(tensor.shape), 0.1, 0, torch.qint8),
         lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-    ))()
+    ))
+    try:
+        return make()
+    except (RuntimeError, IndexError):  # it is odd already, and does not have the operation
+        return tensor
 
 
 def _their_names(model: NASNet) -> List[str]:
@@ -421,10 +425,7 @@ def prepare_networks(folder: Path) -> Subject:
                 other = rng.choice((*TEXTS, *theirs, f'{name}x', f'module.{name}', 1, None, b'x', ('a',)))
                 tensors[other] = tensors[name]
             elif isinstance(tensors[name], torch.Tensor):
-                try:
-                    tensors[name] = _odd_tensor(rng, tensors[name])
-                except (RuntimeError, IndexError):
-                    pass  # it is odd already, and does not have the operation
+                tensors[name] = _odd_tensor(rng, tensors[name])
         if rng.random() < 0.3:
             tensors = {rng.choice(('module.', '_orig_mod.', 'model.', 'module.module.', 'x.')) + str(name): tensor
                        for name, tensor in tensors.items()}

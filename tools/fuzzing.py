@@ -390,7 +390,7 @@ def _odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
     ))
     try:
         return make()
-    except (RuntimeError, IndexError):  # it is odd already, and does not have the operation
+    except (RuntimeError, IndexError, TypeError):  # it is odd already, and does not have the operation
         return tensor
 
 

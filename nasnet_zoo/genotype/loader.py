@@ -134,7 +134,7 @@ def _parse(label: str, text: str) -> Tuple[Any, List[Tuple[str, str]]]:
             data = {}
             for key, child in value:
                 if key in data:
-                    problems.append((_path((*path, shorten(key))), 'duplicate key; keep one of them'))
+                    problems.append((_path((*path, key)), 'duplicate key; keep one of them'))
                 data[key] = clean(child, (*path, shorten(key)))
             return data
         elif isinstance(value, list):
@@ -163,7 +163,7 @@ class _Pairs(list):
 
 def _path(location: Sequence[Union[str, int]]) -> str:
     """Write ``('normal', 'blocks', 2, 'left')`` as ``normal.blocks[2].left``."""
-    parts = [f'[{part}]' if isinstance(part, int) else f'.{part}' for part in location]
+    parts = [f'[{part}]' if isinstance(part, int) else f'.{shorten(part)}' for part in location]
     return ''.join(parts).lstrip('.')
 
 

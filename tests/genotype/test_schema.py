@@ -325,3 +325,11 @@ def test_every_mutant_compiles_or_is_refused(data):
 def test_the_example_that_teaches_the_language():
     page = (genotypes_dir() / 'README.md').read_text(encoding='utf-8')
     compile_small(load_genotype(json.loads(page.split('```json\n')[1].split('```')[0])), device='meta')
+
+
+def test_a_long_key_is_shortened_in_the_message():
+    data = load_genotype('nasnet_a').to_dict()
+    data['normal']['blocks'][1]['x' * 5000] = data['y' * 5000] = 1
+    with pytest.raises(GenotypeError, match=r'normal\.blocks\[1\]\.x+…: unknown key') as error:
+        load_genotype(data)
+    assert len(str(error.value)) < 1000

@@ -13,7 +13,7 @@ from timm.data import create_transform
 from timm.layers import to_2tuple
 
 from ..checked import Checked
-from ..network.measure import check_counts, output_width
+from ..network.measure import check_counts
 from ..network.nasnet import NASNet
 from ..network.skeleton import Side, Skeleton
 from ..zoo import label_names
@@ -148,8 +148,7 @@ def make_preprocessing(
         ValueError: If class names or statistics do not match the network, if images are too small for it, or if its
             stem or head was replaced by one with other numbers of channels or classes.
     """
-    check_counts(model)
-    cfg, width = model.pretrained_cfg, output_width(model)
+    cfg, width = model.pretrained_cfg, check_counts(model)
     known = label_names(model) or ()
     size = cfg['input_size'][1:] if img_size is None else to_2tuple(img_size)
     preprocessing = Preprocessing(

@@ -13,7 +13,7 @@ from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
-from ..network.measure import check_counts, output_width
+from ..network.measure import check_counts
 from ..network.nasnet import NASNet
 from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
 from .session import ProviderError, Session, full_batches
@@ -241,8 +241,8 @@ def _check_fit(
     if not model.num_classes and not model.head.global_pool.pool_type:
         raise ValueError("model: returns feature maps, but a file must return a vector for each image; use "
                          "global_pool='avg'")
-    check_counts(model)
-    given, needed = (preprocessing.input_size[0], len(preprocessing.class_names)), (model.in_chans, output_width(model))
+    needed = model.in_chans, check_counts(model)
+    given = preprocessing.input_size[0], len(preprocessing.class_names)
     if given != needed:
         raise ValueError(
             'preprocessing: has {} channels and {} class names, but the network has {} channels and {} outputs'.format(

@@ -97,8 +97,9 @@ def _check_names(model: NASNet, class_names: Optional[Sequence[str]]) -> Optiona
     wrong = next((name for name in class_names if not isinstance(name, str)), None)
     if wrong is not None:
         raise ValueError(f'class_names: must be strings, not {wrong!r}')
-    if len(class_names) != output_width(model):
-        raise ValueError(f'class_names: {len(class_names)} names for {output_width(model)} classes')
+    width = output_width(model)
+    if len(class_names) != width:
+        raise ValueError(f'class_names: {len(class_names)} names for {width} classes')
     return list(class_names)
 
 

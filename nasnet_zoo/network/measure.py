@@ -37,8 +37,11 @@ def output_width(model: NASNet) -> int:
         return model.forward_head(features).shape[1]
 
 
-def check_counts(model: NASNet) -> None:
+def check_counts(model: NASNet) -> int:
     """Check that the attributes ``in_chans`` and ``num_classes`` are true of the network's modules.
+
+    Returns:
+        What :func:`output_width` returns.
 
     Raises:
         ValueError: If not. It says what to call.
@@ -54,3 +57,4 @@ def check_counts(model: NASNet) -> None:
             f'model: its head returns {width} values, but model.num_classes is {model.num_classes}; instead of '
             f'replacing the classifier, call model.reset_classifier({classes})' + (
                 ', and then load trained weights into model.head.fc' if classes else ''))
+    return width

@@ -19,6 +19,8 @@ __all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'stu
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
+_ADDED: Dict[str, Any] = {}  # settings that earlier versions lacked, with what those versions did
+
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 
 
@@ -27,7 +29,8 @@ def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
     settings = {name: value for name, value in config.stored().items() if name not in _MAY_CHANGE}
     del settings['blocks']  # the name of the space contains it
     return dict(settings, space=space.name, fingerprint=space.fingerprint,
-                preset=config.preset if config.sampler == 'ppo' else None, own_storage=config.storage is not None)
+                ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
+                own_storage=config.storage is not None)
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
@@ -35,9 +38,11 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
 
     Earlier versions stored ``objective`` as ``cost``, and a ``seed`` of the sampler in addition to that of the
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
-    numbers.
+    numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = dict(settings)
+    new = {**_ADDED, **settings}
+    if 'preset' in new:
+        new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):
         return new
     new['objective'] = new.pop('cost')

@@ -94,7 +94,8 @@ model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)</
 
 
 def _settings_line(config: SearchConfig, space: Space) -> str:
-    shown = dict(space=space.name, sampler=config.sampler, preset=config.preset if config.sampler == 'ppo' else None,
+    shown = dict(space=space.name, sampler=config.sampler,
+                 ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
                  seed=config.seed, data=config.data, prune=config.prune, objective=config.objective)
     return ', '.join(f'{name} {escape(str(value))}' for name, value in shown.items() if value is not None)
 

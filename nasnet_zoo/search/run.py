@@ -166,7 +166,7 @@ def _open_study(prepared: _Prepared) -> optuna.Study:
 
     study = open_study(config.out, name, config.storage, StudySettings(
         sampler=lambda trials: SAMPLERS[config.sampler].resolve()(
-            space, config.seed, config.preset, trials, combine if config.objective else None),
+            space, config.seed, config.ppo_preset, trials, combine if config.objective else None),
         settings=settings,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
@@ -214,7 +214,7 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
     cell = space.genotype(
         space.tokens(params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
         search=dict(
-            space=space.name, sampler=config.sampler, preset=config.preset if config.sampler == 'ppo' else None,
+            space=space.name, sampler=config.sampler, ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
             seed=config.seed, trials=len(trials), trial=won['number'], child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],

@@ -200,7 +200,8 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
     return dict(
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
-        loss=report['log']['loss'], seconds=report['log']['seconds'])
+        loss=report['log']['loss'], seconds=report['log']['seconds'],
+        genotype=job.genotype.to_dict())
 
 
 class _Epochs:

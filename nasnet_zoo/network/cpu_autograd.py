@@ -224,11 +224,11 @@ def _kernel_gradient_by_pixels(
     of which it multiplies the one for the other. oneDNN takes a multiple of the time, especially if the kernel is
     larger than the image.
     """
-    channels, size, grad_size = len(weight), x.shape[2:], grad.shape[2:]
-    products = torch.bmm(
-        grad.permute(1, 2, 3, 0).reshape(channels, -1, len(grad)), x.permute(1, 0, 2, 3).reshape(channels, len(x), -1))
-    readers = _readers(grad_size, size, weight.shape[2:], stride, padding, dilation).to(products)
-    return (products.reshape(channels, -1) @ readers).reshape(weight.shape)
+    by_channel, grad_by_channel = (  # [C, B, pixels]
+        images.contiguous().flatten(2).transpose(0, 1) for images in (x, grad))
+    products = torch.bmm(grad_by_channel.transpose(1, 2), by_channel).flatten(1)
+    readers = _readers(grad.shape[2:], x.shape[2:], weight.shape[2:], stride, padding, dilation).to(products)
+    return (products @ readers).reshape(weight.shape)
 
 
 @lru_cache(maxsize=64)

@@ -115,9 +115,13 @@ class Space:
                                  f'{", ".join(options)}')
         return tuple(options.index(choices[name]) for name, options in self.decisions)
 
+    def build(self, tokens: Sequence[int]) -> Mapping[str, Any]:
+        """Return the genotype of tokens as JSON data, as the space's function writes it, without checking it."""
+        return self._build(self.choices(tokens))
+
     def genotype(self, tokens: Sequence[int], name: str = 'cell', **fields: Any) -> Genotype:
         """Return the genotype of tokens, with further `fields` such as ``search`` and ``results``."""
-        return load_genotype({'format': 1, 'name': name, **self._build(self.choices(tokens)), **fields})
+        return load_genotype({'format': 1, 'name': name, **self.build(tokens), **fields})
 
     def suggest(self, trial: Any) -> Tuple[int, ...]:
         """Let an Optuna trial suggest all choices, with any sampler, and return them as tokens.

@@ -129,18 +129,20 @@ class GaussianProcess:
         return covariance
 
 
-def fit_hyperparameters(counts: Counts, rewards: Rewards) -> Hyperparameters:
+def fit_hyperparameters(counts: Counts, rewards: Rewards, max_children: int = 300) -> Hyperparameters:
     """Return the hyperparameters of the highest posterior probability, as far as 40 steps of Adam get from the prior.
 
     The logarithms have independent normal priors of variance 4, whose means are the defaults of
     :class:`Hyperparameters`.
 
     Args:
-        counts: Some children, see :meth:`~nasnet_zoo.search.encoding.Encoder.counts`. Time grows with the third power
-            of their number.
+        counts: Some children, see :meth:`~nasnet_zoo.search.encoding.Encoder.counts`.
         rewards: Their rewards.
+        max_children: If there are more children, :func:`select` chooses so many, because the time grows with the third
+            power of their number.
     """
-    values = np.asarray(rewards, dtype=np.float64)
+    chosen = select(rewards, max_children)
+    values, counts = np.asarray(rewards, dtype=np.float64)[chosen], [group[chosen] for group in counts]
     standardised = torch.from_numpy((values - values.mean()) / (values.std() or 1.))
     distances = torch.from_numpy(squared_distances(counts, counts))
     start = Hyperparameters()
@@ -157,7 +159,8 @@ def _gradient(logs: torch.Tensor, distances: torch.Tensor, values: torch.Tensor)
     """Return the gradient of the negative log likelihood (Rasmussen and Williams, equation 5.9)."""
     *scales, amplitude, noise = logs.exp()
     signal = amplitude * torch.exp(-sum(scale * group for scale, group in zip(scales, distances)))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(signal + noise * torch.eye(len(signal), dtype=torch.float64)))
+    covariance = signal + noise * torch.eye(len(signal), dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     alpha = inverse @ values
     outer = inverse - alpha[:, None] * alpha
     weighted = outer * signal

@@ -72,17 +72,20 @@ class Encoder:
         return self._numbers.setdefault(part, len(self._numbers))
 
 
-def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the squared Euclidean distances between two sets of children, float64 [groups, children, children].
+def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> List[np.ndarray]:
+    """Return for each group the squared Euclidean distances of two sets of children, float32 [children, children].
 
     They are exact, because counts are small integers. One set may lack the columns of features that were met later.
     """
     found = []
     for left, right in zip(a, b):
         width = min(left.shape[1], right.shape[1])
-        product = left[:, :width] @ right[:, :width].T
-        found.append((left ** 2).sum(1)[:, None] + (right ** 2).sum(1) - 2 * product)
-    return np.stack(found).astype(np.float64)
+        distances = left[:, :width] @ right[:, :width].T
+        distances *= -2
+        distances += (left ** 2).sum(1)[:, None]
+        distances += (right ** 2).sum(1)
+        found.append(distances)
+    return found
 
 
 def _parts(genotype: Mapping[str, Any]) -> List[_Part]:

@@ -90,32 +90,26 @@ def open_trials(study, count):
     return [ask(study) for _ in range(count)]
 
 
-def test_pending_trials_are_taken_into_account():
-    """Open trials are different from one another and from what would be proposed without the others."""
+def test_open_and_failed_trials_are_not_proposed_again():
     study = study_of()
     for _ in range(12):
         trial, tokens = ask(study)
         study.tell(trial, value(SPACE, tokens))
     trials = open_trials(study, 30)
     assert len({tokens for _, tokens in trials}) == 30
-    deviations = [study.trials[trial.number].system_attrs['nasnet_zoo']['predicted'][1] for trial, _ in trials[:2]]
-    # what failed is neither pending nor proposed again
     for trial, _ in trials:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    again = open_trials(study, 2)
-    assert not {tokens for _, tokens in again} & {tokens for _, tokens in trials}
-    assert len(deviations) == 2 and all(deviation > 0 for deviation in deviations)
+    assert not {tokens for _, tokens in open_trials(study, 2)} & {tokens for _, tokens in trials}
 
 
 def test_a_pending_trial_changes_the_next_proposal(monkeypatch):
-    asked = {}
+    predict, asked = GPSampler._predict, {}
     for is_ignored in (False, True):
         study = study_of()
         for _ in range(12):
             trial, tokens = ask(study)
             study.tell(trial, value(SPACE, tokens))
         if is_ignored:
-            predict = GPSampler._predict
             monkeypatch.setattr(GPSampler, '_predict', lambda self, pool, pending: predict(self, pool, []))
         asked[is_ignored] = [tokens for _, tokens in open_trials(study, 12)]
     assert asked[True][0] == asked[False][0] and asked[True] != asked[False]

@@ -3,8 +3,10 @@ import importlib
 from typing import Any, List
 
 _LAZY = {  # name: its module, imported on first use; most of them import Optuna
+    'GPSampler': '.samplers.gp',
     'PPOSampler': '.samplers.ppo',
     'EvolutionSampler': '.samplers.evolution',
+    'LocalSearchSampler': '.samplers.local',
     'Decision': '.space',
     'Space': '.space',
     'nasnet_space': '.space',

@@ -19,7 +19,6 @@ from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
 from .folder import exclusive_lock, read_search, start_or_resume, study_settings
-from .journal import has_records
 from .loop import Progress, Search
 from .objectives import reward
 from .pool_local import LocalPool
@@ -28,7 +27,7 @@ from .pruning import PRUNERS
 from .report import write_report
 from .samplers import SAMPLERS
 from .space import SPACES, Choices, Space
-from .study import StudySettings, check_storage, finished_children, open_study
+from .study import StudySettings, check_storage, finished_children, open_stored_study, open_study
 
 __all__ = ['run_search', 'search_status']
 
@@ -105,15 +104,8 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     Raises:
         SearchError: If there is no search.
     """
-    path = Path(out) / 'search.json'
-    if not path.exists():
-        raise SearchError(f'{out}: there is no search here')
-    content = read_search(path)
-    if storage is None and content['settings'].get('own_storage'):
-        raise SearchError(f'{out}: the trials of this search are in another storage; add --storage URL')
-    if storage is None and not has_records(Path(out) / 'study.log'):
-        return []  # the search has only just begun
-    return finished_children(open_study(Path(out), content['study'], storage))
+    study = open_stored_study(Path(out), storage)
+    return finished_children(study) if study else []
 
 
 def _prepare(config: SearchConfig) -> _Prepared:

@@ -6,14 +6,20 @@
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
+from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from ..data.datasets import data_name
+from ..drawing import draw
+from ..files import write_utf8
 from ..genotype.loader import load_genotype
+from ..genotype.schema import Genotype
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
@@ -24,7 +30,9 @@ from .objectives import reward
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
-from .report import write_report
+from .report.live import LiveReport
+from .report.pages import search_page
+from .report.record import SearchRecord, read_finals, read_record
 from .samplers import SAMPLERS
 from .space import SPACES, Choices, Space
 from .study import StudySettings, check_storage, finished_children, open_stored_study, open_study
@@ -41,14 +49,14 @@ class _Prepared(NamedTuple):
         images: Where workers get the images.
         num_images: Number of images, those held out for validation included.
         warm_start: The choices of the first child, if they are given.
-        baseline: The finished children of the search to compare with, if there is one.
+        baseline: The search to compare with, if there is one.
     """
     config: SearchConfig
     space: Space
     images: ImageSource
     num_images: int
     warm_start: Optional[Choices]
-    baseline: Optional[List[Dict[str, Any]]]
+    baseline: Optional[SearchRecord]
 
     def value(self, accuracy: float, costs: Mapping[str, Any]) -> float:
         """Return the number by which children are compared: the accuracy, or the reward for two objectives."""
@@ -86,9 +94,23 @@ def run_search(
         raise SearchError(f'{config.out}: there is no search to resume')
     with exclusive_lock(config.out):
         study = _open_study(prepared)
-        Search(study, space, pool, config.objective).run(config.trials, on_progress)
-        finals = _run_final(prepared, study, log)
+        search = Search(study, space, pool, config.objective)
+        render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
+        with LiveReport(config.out / 'report.html', render, log):
+            search.run(config.trials, on_progress)
+            finals = _run_final(prepared, study, log)
         return write_winner(prepared, study, finals)
+
+
+def _report(prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, state: str,
+            winner: Optional[Genotype] = None) -> str:
+    """Return the report of the search in its present state, see :func:`~nasnet_zoo.search.report.pages.search_page`."""
+    config = prepared.config
+    record = SearchRecord(
+        config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
+        winner=winner)
+    record = replace(record, finals=read_finals(config.out, record))
+    return search_page(record, state, prepared.baseline, since)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -110,7 +132,7 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
 
 def _prepare(config: SearchConfig) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
-    baseline = None if config.baseline is None else search_status(config.baseline)
+    baseline = None if config.baseline is None else read_record(config.baseline)
     space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     images: ImageSource = DataSource(config.data, config.data_root)
@@ -212,6 +234,8 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
             mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))
     cell.save(config.out / 'cell.json')
-    write_report(config, study, space, cell, finals, prepared.baseline)
+    draw(cell, config.out / 'cells.svg')
+    trials = partial(study.get_trials, deepcopy=False)
+    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(timezone.utc), 'finished', cell))
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -1,4 +1,4 @@
-"""The plots of reports. Each function draws one plot for any number of searches, so that all pages show the same plots."""
+"""The plots of reports. Each function draws one plot for any number of searches, so all pages show the same plots."""
 import io
 import re
 from typing import Any, Callable, List, Optional, Sequence, Tuple
@@ -10,7 +10,7 @@ from ...genotype.schema import Genotype
 from ..objectives import OBJECTIVES
 from .html import Key, Picture
 from .record import Child, SearchRecord
-from .statistics import TOPS, best_fifth, expected_best, moving_mean, pareto_front, rank_correlation, shares, top_means
+from .statistics import TOPS, expected_best, moving_mean, pareto_front, shares, top_means
 
 __all__ = ['COLOURS', 'plot_cost', 'plot_distribution', 'plot_learning', 'plot_predictions', 'plot_shares', 'plot_tops',
            'show_cells']
@@ -25,7 +25,7 @@ _SETTINGS = {
     'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK, 'xtick.color': _INK, 'ytick.color': _INK,
     'axes.facecolor': 'none', 'figure.facecolor': 'none', 'axes.spines.top': False, 'axes.spines.right': False,
     'axes.grid': True, 'grid.color': GREY, 'grid.alpha': 0.25, 'grid.linewidth': 0.6, 'axes.linewidth': 0.6,
-    'axes.axisbelow': True, 'lines.linewidth': 1.7, 'axes.titlesize': 10,
+    'axes.axisbelow': True, 'lines.linewidth': 1.7, 'lines.markersize': 4, 'axes.titlesize': 10,
 }
 
 
@@ -82,17 +82,17 @@ def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
     If none of the searches is a random one, the first one's random children show what random search would have found.
     """
     text = 'The best child so far, and the means of the best 5 and 25 children so far.'
-    shown = _keys(searches) + [Key(name, 'currentColor', style) for name, style in _STYLES.items()]
-    drawn = searches[0].random_children
+    keys = _keys(searches) + [Key(name, 'currentColor', style) for name, style in _STYLES.items()]
+    draws = searches[0].random_draws
     is_compared = any(search.settings.get('sampler') == 'random' for search in searches)
-    expected = [] if is_compared else expected_best([child.reward for child in drawn])
-    if len(expected) > 1:
-        shown.append(Key('random', GREY, 'solid'))
-        text += (f' Grey: the expected best of as many random children, estimated from the {len(expected)} random '
-                 f'children of {searches[0].label}. It cannot be estimated for more.')
+    expected = expected_best(draws) if not is_compared and 1 < len(draws) < len(searches[0].evaluated) else []
+    if expected:
+        keys.append(Key('expected best of random children', GREY))
+        text += (f' The grey line is estimated from the {len(expected)} children that {searches[0].label} drew at '
+                 'random. It cannot be estimated for more children.')
 
     def paint(axes: Any) -> None:
-        if len(expected) > 1:
+        if expected:
             axes.plot(range(1, 1 + len(expected)), expected, color=GREY)
         lines = []
         for search, colour in _colours(searches):
@@ -101,35 +101,42 @@ def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
                 if places:
                     ends = [*places, len(search.evaluated)], [*means, means[-1]]
                     axes.step(*ends, where='post', color=colour, linestyle=_STYLES[name])
+                    axes.plot(ends[0][-1], ends[1][-1], 'o', color=colour)
                     lines += means
         if lines:
             _show_upper_part(axes, lines)
         _percent_axis(axes.yaxis)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel='children', ylabel=searches[0].reward_name)
-    return Picture('Best children so far', _plot(paint), text, shown)
+    return Picture('Best children so far', _plot(paint), text, keys)
 
 
 def plot_learning(searches: Sequence[SearchRecord]) -> Picture:
     """Plot the reward of each child and the moving mean, which shows what a sampler has learned."""
-    width = max(1, max(len(search.children) for search in searches) // 10)
+    width = max(len(search.children) for search in searches) // 10
 
     def paint(axes: Any) -> None:
         for search, colour in _colours(searches):
             places = [child.place for child in search.children]
             rewards = [child.reward for child in search.children]
-            axes.plot(places, rewards, '.', color=colour, alpha=0.4, markersize=4)
-            axes.plot(places, moving_mean(rewards, width), color=colour)
+            axes.plot(places, rewards, '.' if width > 1 else 'o', color=colour, alpha=0.4 if width > 1 else 1.)
+            if width > 1:
+                axes.plot(places, moving_mean(rewards, width), color=colour)
         _show_upper_part(axes, [child.reward for search in searches for child in search.children])
         _percent_axis(axes.yaxis)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel='children in the order of their proposal', ylabel=searches[0].reward_name)
     return Picture(
         'What the sampler has learned', _plot(paint),
-        f'Each dot is a child. The lines are means of the last {width} children.' if width > 1 else
-        'Each dot is a child.', _keys(searches))
+        'Each dot is a child.' + (f' The lines are means of the last {width} children.' if width > 1 else ''),
+        _keys(searches, 'solid' if width > 1 else 'dot'))
 
 
-def plot_distribution(searches: Sequence[SearchRecord]) -> Picture:
-    """Plot which fraction of the children has at least a given reward."""
+def plot_distribution(searches: Sequence[SearchRecord]) -> Optional[Picture]:
+    """Plot which fraction of the children has at least a given reward, if there are several searches."""
+    if len(searches) == 1:
+        return None
+
     def paint(axes: Any) -> None:
         for search, colour in _colours(searches):
             rewards = np.sort([child.reward for child in search.children])
@@ -169,9 +176,10 @@ def plot_predictions(searches: Sequence[SearchRecord]) -> Optional[Picture]:
 
 def _quality(children: Sequence[Any]) -> str:
     """Return how good predictions are, as a text."""
+    from scipy.stats import spearmanr
     means, sds = np.array([child.predicted for child in children]).T
     rewards = np.array([child.reward for child in children])
-    text = f'rank correlation {rank_correlation(means, rewards):.2f} over {len(children)} children'
+    text = f'rank correlation {spearmanr(means, rewards).statistic:.2f} over {len(children)} children'
     if np.isfinite(sds).all():
         text += f'; {np.mean(np.abs(means - rewards) <= 2 * sds):.0%} within two standard deviations'
     return text + '.'
@@ -188,8 +196,8 @@ def plot_cost(searches: Sequence[SearchRecord], cost: str) -> Picture:
                       if child.measured.get(cost) is not None]
             if points:
                 shown += [accuracy for _, accuracy in points]
-                axes.plot(*zip(*points), '.', color=colour, alpha=0.4, markersize=4)
-                axes.plot(*zip(*(points[i] for i in pareto_front(points))), 'o-', color=colour, markersize=4)
+                axes.plot(*zip(*points), '.', color=colour, alpha=0.4)
+                axes.plot(*zip(*(points[i] for i in pareto_front(points))), 'o-', color=colour)
         _show_upper_part(axes, shown)
         _percent_axis(axes.yaxis)
         axes.set(xlabel=label, ylabel='validation accuracy')
@@ -242,5 +250,5 @@ def show_cells(title: str, genotype: Genotype) -> Picture:
     """Return the drawing of a pair of cells."""
     from matplotlib import style
     figure = draw(genotype)
-    with style.context(['default', {'svg.hashsalt': genotype.digest}], after_reset=True):
+    with style.context(['default', {'svg.hashsalt': genotype.layout_digest}], after_reset=True):
         return Picture(title, _svg(figure), is_drawing=True)

@@ -2,7 +2,8 @@
 from html import escape
 from typing import Iterable, Mapping, NamedTuple, Optional, Sequence
 
-__all__ = ['Key', 'Picture', 'code', 'facts', 'items', 'page', 'paragraph', 'pictures', 'progress', 'section', 'table']
+__all__ = ['Key', 'Picture', 'code', 'details', 'facts', 'items', 'page', 'paragraph', 'pictures', 'progress',
+           'section', 'table']
 
 
 class Key(NamedTuple):
@@ -52,7 +53,7 @@ p, li { max-width: 48rem; overflow-wrap: anywhere } p { margin: .5rem 0 }
 .facts div, figure, .scroll, pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem }
 .facts div { padding: .5rem .8rem } .facts dt { color: var(--soft); font-size: .85rem }
 .facts dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: .8rem }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: .8rem }
 figure { margin: 0; padding: .8rem; min-width: 0 } figure h3 { font-size: 1rem; margin: 0 0 .3rem; line-height: 1.3 }
 figure svg { display: block; width: 100%; height: auto; margin: 0 auto }
 .drawing .canvas { background: #fff; border-radius: .3rem; padding: .3rem; overflow-x: auto }
@@ -63,8 +64,10 @@ figure svg { display: block; width: 100%; height: auto; margin: 0 auto }
 .scroll { overflow-x: auto; margin: .6rem 0 } table { border-collapse: collapse; width: 100% }
 th, td { padding: .35rem .8rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th { font-size: .85rem; color: var(--soft); font-weight: 600; vertical-align: bottom }
-tr + tr > * { border-top: 1px solid var(--line) } td.text, th.text { text-align: left; white-space: normal }
+tr + tr > * { border-top: 1px solid var(--line) } 
+td.text, th.text { text-align: left; white-space: normal; min-width: 8rem }
 pre { padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.4 }
+details { margin: 2.2rem 0 } summary { font-size: 1.25rem; font-weight: 700; cursor: pointer }
 progress { width: 100%; accent-color: var(--accent) }
 '''
 
@@ -102,6 +105,11 @@ def section(title: str, *parts: str) -> str:
     return f'<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>' if content else ''
 
 
+def details(title: str, *parts: str) -> str:
+    """Return parts that are hidden until the reader opens them."""
+    return f'<details><summary>{escape(title)}</summary>\n' + '\n'.join(filter(None, parts)) + '\n</details>'
+
+
 def paragraph(text: str, soft: bool = False) -> str:
     """Return a paragraph; a `soft` one is less prominent."""
     return f'<p class="soft">{escape(text)}</p>' if soft else f'<p>{escape(text)}</p>'
@@ -126,8 +134,7 @@ def facts(values: Mapping[str, Optional[str]]) -> str:
 
 def progress(value: int, maximum: int) -> str:
     """Return a progress bar."""
-    return (f'<progress max="{maximum:d}" value="{value:d}" aria-label="progress of the search">{value:d} of {maximum:d}'
-            '</progress>')
+    return f'<progress max="{maximum:d}" value="{value:d}" aria-label="finished part of the search"></progress>'
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]], texts: Sequence[str] = ()) -> str:

@@ -1,175 +1,287 @@
-"""The report of a search: one HTML file that needs no other file, with plots as embedded SVG."""
-import io
-import statistics
-from collections import Counter
-from html import escape
-from itertools import accumulate
+"""The two pages: the report of a search, and a comparison of searches. Both consist of the same plots and tables."""
+import re
+from datetime import datetime, timedelta, timezone
+from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-import optuna
+from optuna.trial import TrialState
 
-from ..drawing import draw
-from ..files import write_utf8
-from ..genotype.schema import Genotype
-from .config import SearchConfig
-from .objectives import OBJECTIVES
-from .space import Space
-from .study import finished_children
+from ...files import write_utf8
+from . import figures, html
+from .record import SearchRecord, read_record
+from .statistics import TOPS, ancestors, best_fifth, differences, top_means
 
-__all__ = ['write_report', 'pareto_front']
+__all__ = ['REFRESH', 'STATES', 'search_page', 'write_report']
 
-
-def pareto_front(points: Sequence[Tuple[float, float]]) -> List[int]:
-    """Return the indices of the (cost, value) pairs that no other pair beats in both, sorted by cost."""
-    front: List[int] = []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[i][1] > points[front[-1]][1]:
-            front.append(i)
-    return front
+REFRESH = 30  # seconds after which a browser loads the page of a running search again
+STATES = {  # of a search: what its page says
+    'running': 'The search is running. This page is written again from time to time, and loads itself again every '
+               f'{REFRESH} seconds. If it stays as it is, the search has been stopped: --resume continues it.',
+    'stopped': 'The search was stopped before its end. --resume continues it.',
+    'unfinished': 'The search has not ended. Unless it is running, --resume continues it.',
+    'finished': '',
+}
 
 
-def write_report(
-        config: SearchConfig, study: optuna.Study, space: Space, cell: Genotype, finals: Sequence[Dict[str, Any]],
-        baseline: Optional[Sequence[Dict[str, Any]]] = None,
-) -> Path:
-    """Write report.html and cells.svg into the folder of a search.
+def search_page(
+        record: SearchRecord, state: str = 'finished', baseline: Optional[SearchRecord] = None,
+        since: Optional[datetime] = None,
+) -> str:
+    """Return the report of a search as an HTML page.
 
     Args:
-        config: The settings of the search.
-        study: Its study.
-        space: Its space.
-        cell: The winner.
-        finals: The best children after the longer training, best first.
-        baseline: The finished children of another search to compare with.
+        record: The search.
+        state: Its state, a key of `STATES`.
+        baseline: Another search to compare with.
+        since: When the process began, with a time zone; for the number of children per hour of a running search.
     """
-    children = finished_children(study)
-    draw(cell, config.out / 'cells.svg')
-    trials = study.get_trials(deepcopy=False)
-    genotypes = {child['number']: space.genotype(space.tokens(trials[child['number']].params)) for child in children}
-    failures = Counter(trial.user_attrs['reason'] for trial in trials if 'reason' in trial.user_attrs)
-    text = _PAGE.format(
-        name=escape(cell.name),
-        settings=_settings_line(config, space),
-        children=len(children),
-        failed=failures.total(),
-        cells=_inline((config.out / 'cells.svg').read_text(encoding='utf-8')),
-        finalists=len(finals),
-        finals=_final_rows(finals),
-        accuracy_plot=_plot_accuracy(children, baseline),
-        cost_plot=_plot_cost(children, config.objective or 'macs'),
-        operations_plot=_plot_operations(children, genotypes),
-        failures=_failure_list(failures))
-    write_utf8(config.out / 'report.html', text)
-    return config.out / 'report.html'
+    searches = [record, *([baseline] if baseline else [])]
+    shown = [search for search in searches if search.children]
+    return html.page(
+        record.label,
+        [_progress(record, state, since),
+         *(_winner(record) if record.children else [html.paragraph('No child has been trained yet.')]),
+         *(_plots(shown) if record.children else []),
+         _cells_of_good_children([
+             ('best fifth', figures.COLOURS[0], record, best_fifth(record)),
+             ('all children', figures.GREY, record, record.children)]) if record.children else '',
+         _ancestors(record), _differences(shown), _failures(record), _settings(record)],
+        refresh=REFRESH if state == 'running' else None)
 
 
-_PAGE = '''<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{name}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-td, th {{ padding: .2rem .8rem; text-align: right }} svg {{ max-width: 100%; height: auto }}
-pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
-</style>
-<h1>{name}</h1>
-<p>{settings}. {children} children were trained; {failed} others failed or were pruned.</p>
-<h2>The winner</h2>
-{cells}
-<p>The best {finalists} children were trained again, for longer. The winner is the best of them on the held-out images.
-To build it at ImageNet size:</p>
-<pre>import nasnet_zoo
-model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)</pre>
-<h2>The best children, trained again</h2>
-<table><tr><th>child<th>accuracy in the search<th>accuracy after longer training
-<th>parameters<th>mult-adds<th>training time<th>architecture{finals}</table>
-<h2>Accuracy over the search</h2>
-{accuracy_plot}
-<h2>Accuracy and cost</h2>
-{cost_plot}
-<h2>Operations of good cells</h2>
-{operations_plot}
-{failures}
-</html>
-'''
+def comparison_page(records: Sequence[SearchRecord]) -> str:
+    """Return a comparison of searches as an HTML page."""
+    shown = [record for record in records if record.children]
+    names = ', '.join(record.label for record in records)
+    cells = [figures.show_cells(f'{record.label}: {genotype.name}', genotype)
+             for record in records if (genotype := _best_cells(record))]
+    return html.page(
+        f'Comparison of {len(records)} searches',
+        [html.paragraph(names), _unequal_settings(records),
+         html.section('Results', html.table('results of the searches', [_summary_row(record) for record in records],
+                                            texts=['search', 'sampler', 'space', 'winner'])),
+         *(_plots(shown) if shown else []), _differences(shown),
+         _cells_of_good_children([(f'best fifth of {record.label}', colour, record, best_fifth(record))
+                                  for record, colour in zip(shown, figures.COLOURS)]),
+         html.section('The best cells', html.pictures(cells))])
 
 
-def _settings_line(config: SearchConfig, space: Space) -> str:
-    shown = dict(space=space.name, sampler=config.sampler,
-                 ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
-                 seed=config.seed, data=config.data, prune=config.prune, objective=config.objective)
-    return ', '.join(f'{name} {escape(str(value))}' for name, value in shown.items() if value is not None)
+def write_report(folders: Sequence[Path], out: Path, storage: Optional[str] = None) -> Dict[str, Any]:
+    """Write the report of a search, or a comparison of several searches, as an HTML page that needs no other file.
+
+    Args:
+        folders: The folders of the searches, which may be running.
+        out: The page to write.
+        storage: The URL of the storage of those searches whose trials are not in their folder.
+
+    Returns:
+        JSON data: ``page`` (its path), ``searches`` (for each one its settings and results) and ``differences`` (for
+        each pair of searches the differences of their rewards after equal numbers of children, and their p-values).
+
+    Raises:
+        SearchError: If a folder contains no search.
+    """
+    labels = [folder.resolve().name for folder in map(Path, folders)]
+    if len(set(labels)) < len(labels):
+        labels = [str(folder) for folder in folders]
+    records = [read_record(Path(folder), storage, label) for folder, label in zip(folders, labels)]
+    if len(records) == 1:
+        has_ended = records[0].winner and len(records[0].evaluated) >= records[0].wanted
+        text = search_page(records[0], 'finished' if has_ended else 'unfinished')
+    else:
+        text = comparison_page(records)
+    write_utf8(out, text)
+    return dict(page=str(out), searches=[_summary(record) for record in records], differences=[
+        dict(search=a.label, other=b.label, children=children, differences=[found._asdict() for found in rows])
+        for a, b in combinations(records, 2) for children, rows in [differences(a, b)]])
 
 
-def _final_rows(finals: Sequence[Dict[str, Any]]) -> str:
-    return ''.join(
-        f'<tr><td>{row["number"]}<td>{row["child_value"]:.2%}<td>{row["accuracy"]:.2%}<td>{row["params"]:,}'
-        f'<td>{row["macs"]:,}<td>{row["seconds"]:.0f} s<td><code>{row["architecture"][:12]}</code>' for row in finals)
+def _summary(record: SearchRecord) -> Dict[str, Any]:
+    """Return the settings and the results of a search as JSON data."""
+    final = record.finals[0] if record.finals else None
+    return dict(
+        name=record.label, settings=dict(record.settings), children=len(record.children),
+        failed=sum(trial.state == TrialState.FAIL for trial in record.evaluated),
+        pruned=sum(trial.state == TrialState.PRUNED for trial in record.evaluated),
+        seconds=sum(child.measured.get('seconds', 0.) for child in record.children),
+        rewards={name: means[-1] if (means := top_means(record, top)[1]) else None for name, top in TOPS.items()},
+        curves={name: [list(point) for point in zip(*top_means(record, top))] for name, top in TOPS.items()},
+        winner=record.winner.name if record.winner else None, final=dict(final) if final else None)
 
 
-def _failure_list(failures: 'Counter[str]') -> str:
-    if not failures:
+def _summary_row(record: SearchRecord) -> Dict[str, str]:
+    """Return the results of a search as a row of a table."""
+    found = _summary(record)
+    final = found['final'] or {}
+    return {
+        'search': record.label, 'sampler': str(record.settings.get('sampler')),
+        'space': str(record.settings.get('space')), 'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
+        **{name: _percent(value) for name, value in found['rewards'].items()},
+        'training time': _duration(found['seconds']), 'winner': found['winner'] or '',
+        'after longer training': _percent(final.get('accuracy')),
+        'parameters': f'{final["params"]:,}' if final else '', 'mult-adds': f'{final["macs"]:,}' if final else ''}
+
+
+def _seed(settings: Mapping[str, Any]) -> Any:
+    return settings.get('seed', settings.get('child', {}).get('recipe', {}).get('seed'))
+
+
+def _percent(value: Optional[float]) -> str:
+    return '' if value is None else f'{value:.2%}'
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration with the two largest units that matter."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f'{seconds:.0f} s'
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f'{days} d {hours} h' if days else f'{hours} h {minutes} min' if hours else f'{minutes} min'
+
+
+def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> str:
+    """Return how far a search is, and when it will probably end."""
+    now = datetime.now(timezone.utc)
+    done, failed = len(record.evaluated), record.failures.total()
+    per_hour = end = None
+    if since is not None and state == 'running':
+        finished = [t.datetime_complete.astimezone(timezone.utc) for t in record.evaluated if t.datetime_complete]
+        recent = sum(time >= since for time in finished)
+        if recent and done < record.wanted:
+            rate = recent / max((now - since).total_seconds(), 1e-9)
+            per_hour = f'{3600 * rate:.3g}'
+            left = timedelta(seconds=(record.wanted - done) / rate)
+            end = f'{now + left:%d %b %H:%M} UTC, in {_duration(left.total_seconds())}'
+    values = {
+        f'best {record.reward_name}': _percent(record.best.reward) if record.best else None,
+        'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
+        'children per hour': per_hour, 'expected end of the search': end,
+        'training time': _duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
+        'best children trained again': str(len(record.finals)) if record.finals else None,
+        'as of': f'{now:%d %b %Y %H:%M:%S} UTC',
+    }
+    return '\n'.join([html.paragraph(_description(record), soft=True), html.facts(values),
+                      html.progress(min(done, record.wanted), record.wanted) if state != 'finished' else '',
+                      html.paragraph(STATES[state]) if STATES[state] else ''])
+
+
+def _description(record: SearchRecord) -> str:
+    """Return the main settings of a search in one line."""
+    settings = record.settings
+    names = ('space', 'sampler', 'ppo_preset', 'data', 'prune', 'objective')
+    shown = {name: settings.get(name) for name in names} | {'seed': _seed(settings)}
+    return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in shown.items() if value is not None)
+
+
+def _best_cells(record: SearchRecord) -> Optional[Any]:
+    """Return the winner, or the best child so far if it is known how it looks."""
+    if record.winner or not record.best:
+        return record.winner
+    return record.genotype(record.best, f'child-{record.best.number}')
+
+
+def _winner(record: SearchRecord) -> List[str]:
+    """Return the sections on the winner, or the best child so far, and on the longer training."""
+    cells = _best_cells(record)
+    drawing = html.pictures([figures.show_cells(cells.name, cells)]) if cells else ''
+    rows = [{
+        'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
+        'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',
+        'mult-adds': f'{row["macs"]:,}', 'training time': _duration(row['seconds']),
+        'architecture': row['architecture'][:12]} for row in record.finals]
+    finals = html.section('The best children, trained again', html.table(
+        'accuracies after longer training', rows, texts=['architecture']))
+    if record.winner is None:
+        return [html.section('The best child so far', drawing), finals]
+    return [html.section(
+        'The winner', drawing,
+        html.paragraph('The best children were trained again, for longer. The winner is the best of them on the '
+                       'held-out images. To build it at ImageNet size:'),
+        html.code('import nasnet_zoo\n'
+                  "model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)")), finals]
+
+
+def _plots(searches: Sequence[SearchRecord]) -> List[str]:
+    """Return the sections with plots of the rewards of searches, each of which has children."""
+    costs = [cost for cost in searches[0].costs if all(cost in search.costs for search in searches)]
+    return [
+        html.section('Rewards', html.pictures([
+            figures.plot_tops(searches), figures.plot_learning(searches), figures.plot_distribution(searches),
+            figures.plot_predictions(searches)])),
+        html.section('Accuracy and cost', html.pictures([figures.plot_cost(searches, cost) for cost in costs]))]
+
+
+def _cells_of_good_children(groups: Sequence[figures.Group]) -> str:
+    if not groups:
         return ''
-    reasons = ''.join(f'<li>{count} × {escape(reason)}' for reason, count in failures.most_common(10))
-    return f'<h2>Failed and pruned children</h2><ul>{reasons}</ul>'
+    return html.section('What good cells consist of', html.pictures(
+        [figures.plot_shares(groups, part) for part in ('operation', 'source')]))
 
 
-def _figure() -> Tuple[Any, Any]:
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(9, 4), layout='constrained')
-    return figure, figure.add_subplot()
+def _ancestors(record: SearchRecord) -> str:
+    """Return the line of ancestors of the winner, if its sampler changes earlier children."""
+    line = ancestors(record, record.winning_child) if record.winning_child else []
+    if len(line) < 2:
+        return ''
+    return html.section(
+        'Ancestors of the winner' if record.winner else 'Ancestors of the best child so far',
+        html.table('line of ancestors', [{
+            'child': str(one.number), 'reward': 'failed' if one.reward is None else _percent(one.reward),
+            'changes': '; '.join(f'{name}: {old} → {new}' for name, old, new in one.changes)} for one in line],
+            texts=['changes']))
 
 
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format='svg')
-    return _inline(buffer.getvalue())
+def _differences(searches: Sequence[SearchRecord]) -> str:
+    """Return the table of differences between searches, if there are several."""
+    rows = []
+    for a, b in combinations(searches, 2):
+        children, found = differences(a, b)
+        rows += [{'search': a.label, 'minus': b.label, 'children of each': str(children), 'reward': one.name,
+                  'difference, points': f'{100 * one.value:+.2f}', 'p': f'{one.p:.2g}'} for one in found]
+    return html.section(
+        'Differences', html.table('differences between searches', rows, texts=['search', 'minus', 'reward']),
+        html.paragraph(
+            'p is from a two-sided permutation test over the children, which counts the children of a search as '
+            'independent. It says whether these two searches differ, and not whether their samplers would differ again '
+            'with other seeds. Rewards of short trainings are noisy, and the best of them is partly lucky: use '
+            '"nasnet-zoo compare" before you claim that one cell is better than another.', soft=True) if rows else '')
 
 
-def _inline(svg: str) -> str:
-    """Return the element of an SVG file, without its XML declaration."""
-    return svg[svg.index('<svg'):]
+def _unequal_settings(records: Sequence[SearchRecord]) -> str:
+    """Return a warning if the searches differ in how children are trained and rated."""
+    proposing = {'sampler', 'ppo_preset', 'space', 'fingerprint', 'own_storage', 'seed', 'child.recipe.seed'}
+    settings = [_flat(record.settings) for record in records]
+    names = [name for name in dict.fromkeys(chain(*settings))
+             if name not in proposing and len({str(one.get(name)) for one in settings}) > 1]
+    return html.section(
+        'The rewards cannot be compared', html.paragraph('The searches train or rate children in different ways:'),
+        html.table('settings that differ', [
+            {'setting': name, **{record.label: str(one.get(name)) for record, one in zip(records, settings)}}
+            for name in names], texts=['setting'])) if names else ''
 
 
-def _plot_accuracy(children: Sequence[Dict[str, Any]], baseline: Optional[Sequence[Dict[str, Any]]]) -> str:
-    figure, axes = _figure()
-    values = [100 * child['value'] for child in children]
-    axes.plot(values, '.', color='tab:gray', label='children')
-    axes.plot(list(accumulate(values, max)), label='best so far')
-    width = max(1, len(values) // 10)
-    means = [statistics.mean(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
-    axes.plot(means, label=f'mean of the last {width}')
-    if baseline:
-        best = list(accumulate((100 * child['value'] for child in baseline), max))
-        axes.plot(best, '--', label='best so far of the baseline')
-    axes.set(xlabel='children in the order in which they were proposed', ylabel='validation accuracy, %')
-    axes.legend()
-    return _svg(figure)
+def _failures(record: SearchRecord) -> str:
+    """Return why children failed. Reasons that differ only in numbers are counted together; one of them is shown."""
+    groups: Dict[str, List[str]] = {}
+    for reason in record.failures.elements():
+        groups.setdefault(re.sub(r'\d[\d.,]*', '#', reason), []).append(reason)
+    largest = sorted(groups.values(), key=len, reverse=True)[:10]
+    return html.section('Failed and pruned children', html.items(
+        [f'{len(reasons)} × {"for example: " if len(set(reasons)) > 1 else ""}{reasons[0]}' for reasons in largest]))
 
 
-def _plot_cost(children: Sequence[Dict[str, Any]], objective: str) -> str:
-    figure, axes = _figure()
-    _, label, unit = OBJECTIVES[objective]
-    points = [(child[objective] / unit, 100 * child['value']) for child in children]
-    axes.plot(*zip(*points), '.', color='tab:gray')
-    axes.plot(*zip(*(points[i] for i in pareto_front(points))), 'o-', label='Pareto front')
-    axes.set(xlabel=label, ylabel='validation accuracy, %')
-    axes.legend()
-    return _svg(figure)
+def _settings(record: SearchRecord) -> str:
+    """Return the settings of the search that are not None."""
+    return html.details('Settings', html.table('settings of the search', [
+        {'setting': name, 'value': str(value)} for name, value in _flat(record.settings).items() if value is not None],
+        texts=['setting', 'value']))
 
 
-def _plot_operations(children: Sequence[Dict[str, Any]], genotypes: Dict[int, Genotype]) -> str:
-    """Plot how frequent each operation is in the best fifth of the children and in all."""
-    def shares(chosen: Sequence[Dict[str, Any]]) -> Dict[str, float]:
-        counts = Counter(op for child in chosen for cell in genotypes[child['number']].cells.values()
-                         for block in cell.blocks for op, _ in block.edges)
-        return {op: 100 * count / counts.total() for op, count in counts.items()}
-    every = shares(children)
-    best = shares(sorted(children, key=lambda child: -child['value'])[:max(1, len(children) // 5)])
-    ops = sorted(every, key=lambda op: best.get(op, 0.))
-    figure, axes = _figure()
-    axes.barh([i + 0.2 for i in range(len(ops))], [best.get(op, 0.) for op in ops], 0.4, label='best fifth')
-    axes.barh([i - 0.2 for i in range(len(ops))], [every[op] for op in ops], 0.4, label='all', color='tab:gray')
-    axes.set_yticks(range(len(ops)), ops)
-    axes.set_xlabel('fraction of the operations, %')
-    axes.legend()
-    return _svg(figure)
+def _flat(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
+    """Return nested settings with dotted names."""
+    flat: Dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f'{prefix}{name}.') if isinstance(value, Mapping) else {prefix + name: value})
+    return flat

@@ -92,22 +92,33 @@ class SearchRecord:
         return max(self.children, key=lambda child: child.reward, default=None)
 
     @cached_property
-    def random_children(self) -> List[Child]:
-        """The children that were drawn at random, independently of each other.
+    def random_draws(self) -> List[float]:
+        """The rewards of the children that were drawn at random, independently of each other.
 
-        All children of random search are. Evolution, local search and ``gp`` begin with random children, to which they
-        note neither a parent nor a prediction. The first children of the other samplers are not drawn uniformly.
+        These are all children of random search. Evolution, local search and ``gp`` begin with random children, to which
+        they note neither a parent nor a prediction. The first children of the other samplers are not drawn uniformly.
+        A child that failed counts as the worst child of the search.
         """
-        if self.settings.get('sampler') not in ('random', 'evolution', 'local', 'gp'):
+        sampler = self.settings.get('sampler')
+        if sampler not in ('random', 'evolution', 'local', 'gp') or not self.children:
             return []
-        return [child for child in self.children
-                if child.parent is None and child.predicted is None and 'fixed_params' not in child.trial.system_attrs
-                and (self.settings['sampler'] == 'random' or 'tokens' in child.trial.system_attrs.get(NOTES, {}))]
+        rewards = {child.number: child.reward for child in self.children}
+        return [rewards.get(trial.number, min(rewards.values())) for trial in self.evaluated
+                if 'fixed_params' not in trial.system_attrs and not trial.system_attrs.get(NOTES, {}).keys() & {
+                    'parent', 'predicted'} and (sampler == 'random' or 'tokens' in trial.system_attrs.get(NOTES, {}))]
 
     @cached_property
     def failures(self) -> 'Counter[str]':
         """How often children failed or were pruned for each reason."""
         return Counter(trial.user_attrs['reason'] for trial in self.evaluated if 'reason' in trial.user_attrs)
+
+    @cached_property
+    def winning_child(self) -> Optional[Child]:
+        """The winner or, before the end of the search, the best child so far."""
+        if self.winner is None:
+            return self.best
+        return next((child for child in self.children
+                     if child.trial.user_attrs['architecture'] == self.winner.architecture_digest), None)
 
     @property
     def costs(self) -> List[str]:
@@ -122,11 +133,11 @@ class SearchRecord:
 
     def reward(self, accuracy: float, *cost: float) -> float:
         """Return the reward of a child, given its accuracy and, in a search with two objectives, its cost."""
-        return reward(accuracy, *cost, self.settings['cost_target']) if cost else accuracy
+        return reward(accuracy, cost[0], self.settings['cost_target']) if cost else accuracy
 
     def genotype(self, child: Child, name: str = 'cell') -> Optional[Genotype]:
         """Return the cells of a child, if the space is known."""
-        return self.space and self.space.genotype(self.space.tokens(child.trial.params), name)
+        return self.space.genotype(self.space.tokens(child.trial.params), name) if self.space else None
 
 
 def parent_of(trial: FrozenTrial) -> Optional[int]:
@@ -167,7 +178,7 @@ def read_record(folder: Path, storage: Optional[str] = None, label: Optional[str
 
 
 def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
-    """Return the best children of the longer training so far, best first. Those of other numbers of epochs are left out.
+    """Return the results of the longer training so far, best first, without those of other numbers of epochs.
 
     Args:
         folder: The folder of the search.
@@ -175,7 +186,8 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     """
     path = folder / 'finals.json'
     rows = [row for row in read_json(path) if 'accuracy' in row] if path.exists() else []
-    epochs = record.winner.results['epochs'] if record.winner else rows[-1]['epochs'] if rows else None
+    results = record.winner.results if record.winner else None
+    epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
     objective = record.settings.get('objective')
 
     def order(row: Mapping[str, Any]) -> Tuple[float, int]:

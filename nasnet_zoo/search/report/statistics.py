@@ -7,7 +7,7 @@ import numpy as np
 from .record import Child, SearchRecord, parent_of
 
 __all__ = ['Ancestor', 'Difference', 'ancestors', 'best_fifth', 'differences', 'expected_best', 'moving_mean',
-           'pareto_front', 'rank_correlation', 'shares', 'top_means', 'TOPS']
+           'pareto_front', 'shares', 'top_means', 'TOPS']
 
 TOPS = {'best': 1, 'mean of the top 5': 5, 'mean of the top 25': 25}  # figure 6 of the NASNet paper shows these
 PERMUTATIONS = 1999
@@ -43,17 +43,6 @@ def moving_mean(values: Sequence[float], width: int) -> List[float]:
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)
     return ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
-
-
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's rank correlation. Equal values have the mean of their ranks."""
-    ranks = []
-    for values in (a, b):
-        _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[index])
-    if any(np.ptp(values) == 0 for values in ranks):
-        return float('nan')
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def expected_best(values: Sequence[float]) -> List[float]:

@@ -43,7 +43,7 @@ def _print_result(result: Dict[str, Any]) -> None:
     table = Table('search', 'children', 'failed', 'best', 'mean of the top 5', 'mean of the top 25', 'winner',
                   title='Rewards', title_justify='left')
     for search in result['searches']:
-        rewards = ['' if value is None else f'{value:.2%}' for value in search['rewards'].values()]
+        rewards = ['' if value is None else f'{value:.4f}' for value in search['rewards'].values()]
         table.add_row(search['name'], str(search['children']), str(search['failed']), *rewards, search['winner'] or '')
     Console().print(table)
     print(result['page'])

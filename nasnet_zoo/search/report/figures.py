@@ -59,6 +59,13 @@ def _percent_axis(axis: Any) -> None:
     axis.set_major_formatter(PercentFormatter(1))
 
 
+def _reward_axis(axis: Any, search: SearchRecord, text: str = '') -> None:
+    """Label an axis with what the reward of a search is, after `text`."""
+    axis.set_label_text(text + search.reward_name)
+    if search.reward_format.endswith('%'):
+        _percent_axis(axis)
+
+
 def _show_upper_part(axes: Any, values: Sequence[float]) -> None:
     """Leave the lowest twentieth of the values out of a plot, in which they would take most of the room."""
     low, high = np.quantile(values, 0.05 if len(values) >= 20 else 0), max(values)
@@ -105,9 +112,9 @@ def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
                     lines += means
         if lines:
             _show_upper_part(axes, lines)
-        _percent_axis(axes.yaxis)
+        _reward_axis(axes.yaxis, searches[0])
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel='children', ylabel=searches[0].reward_name)
+        axes.set(xlabel='children')
     return Picture('Best children so far', _plot(paint), text, keys)
 
 
@@ -123,9 +130,9 @@ def plot_learning(searches: Sequence[SearchRecord]) -> Picture:
             if width > 1:
                 axes.plot(places, moving_mean(rewards, width), color=colour)
         _show_upper_part(axes, [child.reward for search in searches for child in search.children])
-        _percent_axis(axes.yaxis)
+        _reward_axis(axes.yaxis, searches[0])
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel='children in the order of their proposal', ylabel=searches[0].reward_name)
+        axes.set(xlabel='children in the order of their proposal')
     return Picture(
         'What the sampler has learned', _plot(paint),
         'Each dot is a child.' + (f' The lines are means of the last {width} children.' if width > 1 else ''),
@@ -141,9 +148,9 @@ def plot_distribution(searches: Sequence[SearchRecord]) -> Optional[Picture]:
         for search, colour in _colours(searches):
             rewards = np.sort([child.reward for child in search.children])
             axes.ecdf(rewards, complementary=True, color=colour)
-        _percent_axis(axes.xaxis)
+        _reward_axis(axes.xaxis, searches[0])
         _percent_axis(axes.yaxis)
-        axes.set(xlabel=searches[0].reward_name, ylabel='children with at least this reward', ylim=(0, 1.02))
+        axes.set(ylabel='children with at least this reward', ylim=(0, 1.02))
     return Picture('Distribution of the rewards', _plot(paint),
                    'The farther to the right a line is, the better are the children of the search.',
                    _keys(searches))
@@ -166,9 +173,8 @@ def plot_predictions(searches: Sequence[SearchRecord]) -> Optional[Picture]:
             axes.errorbar(means, rewards, xerr=np.nan_to_num(sds), fmt='.', color=colour, alpha=0.5, elinewidth=0.5)
             ends += [means.min(), means.max(), min(rewards), max(rewards)]
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], '--', color=GREY, linewidth=1)
-        _percent_axis(axes.xaxis)
-        _percent_axis(axes.yaxis)
-        axes.set(xlabel='predicted before the training', ylabel=f'measured {searches[0].reward_name}')
+        _reward_axis(axes.xaxis, searches[0], 'predicted ')
+        _reward_axis(axes.yaxis, searches[0], 'measured ')
     return Picture('Predicted and measured reward', _plot(paint), ' '.join(
         ['The horizontal lines are one standard deviation of the prediction to each side.', *texts]),
         [*(Key(search.label, colour, 'dot') for search, colour, _ in predicted), Key('equal', GREY, 'dashed')])

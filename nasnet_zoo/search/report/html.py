@@ -64,7 +64,7 @@ figure svg { display: block; width: 100%; height: auto; margin: 0 auto }
 .scroll { overflow-x: auto; margin: .6rem 0 } table { border-collapse: collapse; width: 100% }
 th, td { padding: .35rem .8rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th { font-size: .85rem; color: var(--soft); font-weight: 600; vertical-align: bottom }
-tr + tr > * { border-top: 1px solid var(--line) } 
+tr + tr > * { border-top: 1px solid var(--line) }
 td.text, th.text { text-align: left; white-space: normal; min-width: 8rem }
 pre { padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.4 }
 details { margin: 2.2rem 0 } summary { font-size: 1.25rem; font-weight: 700; cursor: pointer }

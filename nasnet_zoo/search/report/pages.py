@@ -116,8 +116,9 @@ def _summary_row(record: SearchRecord) -> Dict[str, str]:
     final = found['final'] or {}
     return {
         'search': record.label, 'sampler': str(record.settings.get('sampler')),
-        'space': str(record.settings.get('space')), 'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
-        **{name: _percent(value) for name, value in found['rewards'].items()},
+        'space': str(record.settings.get('space')),
+        'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
+        **{name: _reward(record, value) for name, value in found['rewards'].items()},
         'training time': _duration(found['seconds']), 'winner': found['winner'] or '',
         'after longer training': _percent(final.get('accuracy')),
         'parameters': f'{final["params"]:,}' if final else '', 'mult-adds': f'{final["macs"]:,}' if final else ''}
@@ -129,6 +130,10 @@ def _seed(settings: Mapping[str, Any]) -> Any:
 
 def _percent(value: Optional[float]) -> str:
     return '' if value is None else f'{value:.2%}'
+
+
+def _reward(record: SearchRecord, value: Optional[float]) -> str:
+    return '' if value is None else f'{value:{record.reward_format}}'
 
 
 def _duration(seconds: float) -> str:
@@ -155,7 +160,7 @@ def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> st
             left = timedelta(seconds=(record.wanted - done) / rate)
             end = f'{now + left:%d %b %H:%M} UTC, in {_duration(left.total_seconds())}'
     values = {
-        f'best {record.reward_name}': _percent(record.best.reward) if record.best else None,
+        f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
         'children per hour': per_hour, 'expected end of the search': end,
         'training time': _duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
@@ -170,8 +175,9 @@ def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> st
 def _description(record: SearchRecord) -> str:
     """Return the main settings of a search in one line."""
     settings = record.settings
-    names = ('space', 'sampler', 'ppo_preset', 'data', 'prune', 'objective')
-    shown = {name: settings.get(name) for name in names} | {'seed': _seed(settings)}
+    names = ('space', 'sampler', 'ppo_preset', 'data', 'protocol', 'prune', 'objective')
+    shown = {name: settings.get(name) for name in names} | {
+        'match': settings.get('child', {}).get('match'), 'seed': _seed(settings)}
     return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in shown.items() if value is not None)
 
 
@@ -189,8 +195,8 @@ def _winner(record: SearchRecord) -> List[str]:
     rows = [{
         'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
         'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',
-        'mult-adds': f'{row["macs"]:,}', 'training time': _duration(row['seconds']),
-        'architecture': row['architecture'][:12]} for row in record.finals]
+        'mult-adds': f'{row["macs"]:,}', 'filters (F)': str(row.get('cell_filters') or ''),
+        'training time': _duration(row['seconds']), 'architecture': row['architecture'][:12]} for row in record.finals]
     finals = html.section('The best children, trained again', html.table(
         'accuracies after longer training', rows, texts=['architecture']))
     if record.winner is None:
@@ -228,7 +234,7 @@ def _ancestors(record: SearchRecord) -> str:
     return html.section(
         'Ancestors of the winner' if record.winner else 'Ancestors of the best child so far',
         html.table('line of ancestors', [{
-            'child': str(one.number), 'reward': 'failed' if one.reward is None else _percent(one.reward),
+            'child': str(one.number), 'reward': 'failed' if one.reward is None else _reward(record, one.reward),
             'changes': '; '.join(f'{name}: {old} → {new}' for name, old, new in one.changes)} for one in line],
             texts=['changes']))
 
@@ -239,7 +245,7 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
     for a, b in combinations(searches, 2):
         children, found = differences(a, b)
         rows += [{'search': a.label, 'minus': b.label, 'children of each': str(children), 'reward': one.name,
-                  'difference, points': f'{100 * one.value:+.2f}', 'p': f'{one.p:.2g}'} for one in found]
+                  'difference': f'{one.value:+{a.reward_format}}', 'p': f'{one.p:.2g}'} for one in found]
     return html.section(
         'Differences', html.table('differences between searches', rows, texts=['search', 'minus', 'reward']),
         html.paragraph(

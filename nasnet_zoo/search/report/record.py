@@ -40,8 +40,8 @@ class Child(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The accuracy, which is the reward itself if the search has a single objective."""
-        return self.trial.values[0]
+        """The accuracy. Studies in which it is the reward do not store it separately."""
+        return self.trial.user_attrs.get('accuracy', self.trial.values[0])
 
     @property
     def measured(self) -> Dict[str, Any]:
@@ -129,11 +129,23 @@ class SearchRecord:
     def reward_name(self) -> str:
         """What the reward is."""
         objective = self.settings.get('objective')
-        return f'reward (accuracy and {OBJECTIVES[objective].description})' if objective else 'validation accuracy'
+        names = ['validation accuracy' if self._rating == 'accuracy' else f'reward ({self._rating})',
+                 *([f'{OBJECTIVES[objective].description}, combined'] if objective else [])]
+        return ' and '.join(names)
 
-    def reward(self, accuracy: float, *cost: float) -> float:
-        """Return the reward of a child, given its accuracy and, in a search with two objectives, its cost."""
-        return reward(accuracy, cost[0], self.settings['cost_target']) if cost else accuracy
+    @property
+    def reward_format(self) -> str:
+        """How a reward is formatted: as a percentage if it is an accuracy."""
+        return '.2%' if self._rating == 'accuracy' and not self.settings.get('objective') else '.4f'
+
+    @property
+    def _rating(self) -> str:
+        """By what children are rated."""
+        return self.settings.get('child', {}).get('reward', 'accuracy')
+
+    def reward(self, rated: float, *cost: float) -> float:
+        """Return the number by which children are compared, given the values of a trial."""
+        return reward(rated, cost[0], self.settings['cost_target']) if cost else rated
 
     def genotype(self, child: Child, name: str = 'cell') -> Optional[Genotype]:
         """Return the cells of a child, if the space is known."""

@@ -8,7 +8,7 @@ import optuna
 from nasnet_zoo.search import EvolutionSampler, SearchConfig
 from nasnet_zoo.search.errors import ChildError
 from nasnet_zoo.search.evaluator import Evaluation
-from nasnet_zoo.search.folder import start_or_resume, study_settings
+from nasnet_zoo.search.folder import start_or_resume, study_settings, upgrade_settings
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_local import LocalPool
 from nasnet_zoo.search.samplers import SAMPLERS
@@ -23,7 +23,8 @@ SPACE = darts_space(2)
 
 def search(folder, make, trials, sampler=None, workers=2, space=SPACE, on_progress=None):
     study = open_study(folder, 'test', create=StudySettings(
-        lambda trials: sampler or EvolutionSampler(space, 0, population=6, tournament=3), dict(space=space.name)))
+        lambda trials: sampler or EvolutionSampler(space, 0, population=6, tournament=3),
+        upgrade_settings(dict(space=space.name, child={}))))
     Search(study, space, LocalPool(make, workers)).run(trials, on_progress)
     return study
 

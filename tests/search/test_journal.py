@@ -2,7 +2,10 @@
 import json
 import warnings
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from helpers.search_children import Noted
 from helpers.searches import search
@@ -10,7 +13,7 @@ from nasnet_zoo.search import search_status
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.folder import exclusive_lock
 from nasnet_zoo.search.journal import has_records, remove_damaged_end
-from nasnet_zoo.search.study import StudySettings, finished_children, open_study
+from nasnet_zoo.search.study import StudySettings, batched_writes, finished_children, open_study
 
 pytest.importorskip('optuna')
 
@@ -53,6 +56,29 @@ def test_damage_in_the_middle_is_refused_by_line(tmp_path, content, line):
     for create in None, StudySettings(lambda trials: None):
         with pytest.raises(SearchError, match='study.log: line 11 is .*; restore the file from a backup, or remove'):
             open_study(tmp_path, 'test', create=create)
+
+
+@pytest.mark.parametrize('when', ['between batches', 'in a batch'])
+def test_notes_of_other_programs_do_not_disturb_a_search(tmp_path, when):
+    """A note as Optuna's dashboard writes it, while our records are kept in memory or between two such times."""
+    study = open_study(tmp_path, 'test', create=StudySettings(lambda trials: optuna.samplers.RandomSampler(0)))
+    other = optuna.load_study(study_name='test', storage=JournalStorage(JournalFileBackend(
+        str(tmp_path / 'study.log'))))
+    for number in range(3):
+        if when == 'between batches':
+            other.set_user_attr(f'note {number}', 'good')
+        with batched_writes(study):
+            trial = study.ask()
+            trial.suggest_float('x', 0, 1)
+            if when == 'in a batch':
+                other.set_user_attr(f'note {number}', 'good')
+        with batched_writes(study):
+            study.tell(trial, number)
+        if number == 1:
+            assert [known.state.name for known in study.trials] == ['COMPLETE'] * 2
+    for seen in (study, open_study(tmp_path, 'test'), other):
+        assert [trial.value for trial in seen.trials] == [0, 1, 2] and seen.best_value == 2
+        assert {f'note {number}' for number in range(3)} <= set(seen.user_attrs)
 
 
 @pytest.mark.parametrize('content', [b'\0' * 5000, b'a log\nof another program\n'])

@@ -244,10 +244,10 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
     rows = []
     for a, b in combinations(searches, 2):
         children, found = differences(a, b)
-        rows += [{'search': a.label, 'minus': b.label, 'children of each': str(children), 'reward': one.name,
+        rows += [{'searches': f'{a.label} minus {b.label}', 'children of each': str(children), 'reward': one.name,
                   'difference': f'{one.value:+{a.reward_format}}', 'p': f'{one.p:.2g}'} for one in found]
     return html.section(
-        'Differences', html.table('differences between searches', rows, texts=['search', 'minus', 'reward']),
+        'Differences', html.table('differences between searches', rows, texts=['searches', 'reward']),
         html.paragraph(
             'p is from a two-sided permutation test over the children, which counts the children of a search as '
             'independent. It says whether these two searches differ, and not whether their samplers would differ again '

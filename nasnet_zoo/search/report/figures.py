@@ -1,7 +1,7 @@
 """The plots of reports. Each function draws one plot for any number of searches, so all pages show the same plots."""
 import io
 import re
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -216,40 +216,46 @@ Group = Tuple[str, str, SearchRecord, Sequence[Child]]
 """Children whose cells are counted together: the name of the group, its colour, the search, the children."""
 
 
-def plot_shares(groups: Sequence[Group], part: str) -> Optional[Picture]:
-    """Plot how frequent each operation or each source is in the cells of groups of children.
-
-    Args:
-        groups: The groups.
-        part: ``operation``, or ``source`` for the states that the edges read.
+def plot_shares(groups: Sequence[Group]) -> List[Picture]:
+    """Plot how frequent each operation, and each source of an edge, is in the cells of groups of children.
 
     Returns:
-        The plot, or None if the cells of no group are known.
+        Two plots, or none if the cells of no group are known.
     """
-    found = [shares(record, children, part) for _, _, record, children in groups]
-    kinds = list(dict.fromkeys(kind for group in found for kind in group))
-    if not kinds:
-        return None
-    names = {name for group in found for kind in group.values() for name in kind}
-    order = sorted(names, key=lambda name: (sum(found[0].get(kind, {}).get(name, 0.) for kind in kinds), name)
-                   if part == 'operation' else (name[0] == 'h', -int(name[1:]) if name[0] == 'b' else int(name[1:])))
+    groups = [group for group in groups if group[2].space]
+    found = [shares(record, children) for _, _, record, children in groups]
+    keys = [Key(label, colour, 'bar') for label, colour, *_ in groups]
+    texts = {
+        'operation': ('Operations', 'How many of the operations are of each type.'),
+        'source': ('Edges', 'How many of the operations read each state: h0 is the output of the previous cell, h1 '
+                            'that of the cell before it, and b0, b1, … are the blocks of the cell itself.')}
+    return [Picture(title, _bars([group[part] for group in found], [key.colour for key in keys]), text, keys)
+            for part, (title, text) in texts.items() if found]
+
+
+def _bars(groups: Sequence[Dict[str, Dict[str, float]]], colours: Sequence[str]) -> str:
+    """Return a plot with a panel for each kind of cell and a bar for each name and group."""
+    kinds = list(groups[0])
+    names = {name for group in groups for kind in group.values() for name in kind}
+
+    def order(name: str) -> Tuple[Any, ...]:
+        """Put states in their order in the cell, from the top, and operations by their share in the first group."""
+        if re.fullmatch(r'[hb]\d+', name):
+            return name[0] == 'h', int(name[1:]) if name[0] == 'h' else -int(name[1:])
+        return sum(groups[0][kind].get(name, 0.) for kind in kinds), name
+    rows = sorted(names, key=order)
     thickness = 0.8 / len(groups)
 
     def paint(*panels: Any) -> None:
         for axes, kind in zip(panels, kinds):
-            for i, (group, (_, colour, _, _)) in enumerate(zip(found, groups)):
-                places = [place + thickness * ((len(groups) - 1) / 2 - i) for place in range(len(order))]
-                axes.barh(places, [group.get(kind, {}).get(name, 0.) for name in order], thickness, color=colour)
-            axes.set(title=f'{kind} cell', ylim=(-0.6, len(order) - 0.4))
-            axes.set_yticks(range(len(order)), order if axes is panels[0] else [''] * len(order))
+            for i, (group, colour) in enumerate(zip(groups, colours)):
+                places = [row + thickness * ((len(groups) - 1) / 2 - i) for row in range(len(rows))]
+                axes.barh(places, [group.get(kind, {}).get(name, 0.) for name in rows], thickness, color=colour)
+            axes.set(title=f'{kind} cell', ylim=(-0.6, len(rows) - 0.4))
+            axes.set_yticks(range(len(rows)), rows if axes is panels[0] else [''] * len(rows))
             axes.grid(axis='y', visible=False)
             _percent_axis(axes.xaxis)
-    title, text = {
-        'operation': ('Operations', 'How many of the operations are of each type.'),
-        'source': ('Edges', 'How many of the operations read each state: h0 is the output of the previous cell, h1 '
-                            'that of the cell before it, and b0, b1, … are the blocks of the cell itself.')}[part]
-    return Picture(title, _plot(paint, len(kinds), 1. + 0.1 * len(order) * (1 + len(groups))), text,
-                   [Key(label, colour, 'bar') for label, colour, *_ in groups])
+    return _plot(paint, len(kinds), 1. + 0.1 * len(rows) * (1 + len(groups)))
 
 
 def show_cells(title: str, genotype: Genotype) -> Picture:

@@ -220,10 +220,7 @@ def _plots(searches: Sequence[SearchRecord]) -> List[str]:
 
 
 def _cells_of_good_children(groups: Sequence[figures.Group]) -> str:
-    if not groups:
-        return ''
-    return html.section('What good cells consist of', html.pictures(
-        [figures.plot_shares(groups, part) for part in ('operation', 'source')]))
+    return html.section('What good cells consist of', html.pictures(figures.plot_shares(groups)))
 
 
 def _ancestors(record: SearchRecord) -> str:

@@ -67,25 +67,26 @@ def best_fifth(record: SearchRecord) -> List[Child]:
     return best[:max(1, len(best) // 5)]
 
 
-def shares(record: SearchRecord, children: Sequence[Child], part: str) -> Dict[str, Dict[str, float]]:
-    """Return how frequent each operation or each source is among the edges of the cells of some children.
+def shares(record: SearchRecord, children: Sequence[Child]) -> Dict[str, Dict[str, Dict[str, float]]]:
+    """Return how frequent each operation and each source is among the edges of the cells of some children.
 
     Args:
-        record: Their search, whose space is known.
+        record: Their search.
         children: The children.
-        part: ``operation``, or ``source`` for the states that the edges read.
 
     Returns:
-        For each kind of cell the fraction of each operation or source.
+        For ``operation`` and for ``source``, the states that edges read: for each kind of cell the fraction of each
+        operation or source. Nothing if the space of the search is not known.
     """
-    counts: Dict[str, Counter] = {}
-    index = ('operation', 'source').index(part)
+    counts: Dict[str, Dict[str, Counter]] = {'operation': {}, 'source': {}}
     for child in children:
         genotype = record.genotype(child)
         for kind, cell in genotype.cells.items() if genotype else ():
-            counts.setdefault(kind, Counter()).update(edge[index] for block in cell.blocks for edge in block.edges)
-    return {kind: {name: count / counter.total() for name, count in counter.items()}
-            for kind, counter in counts.items()}
+            edges = [edge for block in cell.blocks for edge in block.edges]
+            for part, names in zip(counts, zip(*edges)):
+                counts[part].setdefault(kind, Counter()).update(names)
+    return {part: {kind: {name: count / counter.total() for name, count in counter.items()}
+                   for kind, counter in kinds.items()} for part, kinds in counts.items()}
 
 
 class Ancestor(NamedTuple):

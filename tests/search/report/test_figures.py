@@ -62,11 +62,11 @@ def test_predictions_are_plotted_if_there_are_any(records, monkeypatch):
 
 def test_shares_name_operations_and_states(records):
     group = ('all', '#123456', records[0], records[0].children)
-    operations, edges = (checked(figures.plot_shares([group], part)) for part in ('operation', 'source'))
+    operations, edges = map(checked, figures.plot_shares([group]))
     assert 'sep_conv_3x3' in operations and 'normal cell' in operations and 'reduction cell' in operations
     assert 'h0' in edges and 'b2' in edges
     unknown = replace(records[0], space=None)
-    assert figures.plot_shares([('all', '#123456', unknown, unknown.children)], 'source') is None
+    assert figures.plot_shares([('all', '#123456', unknown, unknown.children)]) == []
 
 
 def test_cells_are_shown(records):

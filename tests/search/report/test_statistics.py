@@ -51,12 +51,12 @@ def test_shares_are_counted_by_kind_of_cell(records):
     children = best_fifth(record)
     assert len(children) == len(record.children) // 5 and children[0].reward == record.best.reward
     for part, index in (('operation', 0), ('source', 1)):
-        found = shares(record, children, part)
+        found = shares(record, children)[part]
         for kind in ('normal', 'reduction'):
             names = [edge[index] for child in children for block in record.genotype(child).cells[kind].blocks
                      for edge in block.edges]
             assert found[kind] == pytest.approx({name: names.count(name) / len(names) for name in names})
-    assert shares(SearchRecord('no space', {}, record.trials, 60), children, 'source') == {}
+    assert shares(SearchRecord('no space', {}, record.trials, 60), children) == dict(operation={}, source={})
 
 
 def test_ancestors_lead_from_a_random_child_to_the_best(records):

@@ -57,7 +57,7 @@ p, li { max-width: 48rem; overflow-wrap: anywhere } p { margin: .5rem 0 }
 figure { margin: 0; padding: .8rem; min-width: 0 } figure h3 { font-size: 1rem; margin: 0 0 .3rem; line-height: 1.3 }
 figure svg { display: block; width: 100%; height: auto; margin: 0 auto }
 .drawing .canvas { background: #fff; border-radius: .3rem; padding: .3rem; overflow-x: auto }
-.drawing svg { max-height: 40rem; min-width: 24rem }
+.drawing svg { max-height: 32rem; min-width: 24rem }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; list-style: none; margin: .4rem 0; padding: 0;
   font-size: .9rem }
 .legend svg { display: inline-block; width: 1.8rem; height: .8rem; margin-right: .35rem; vertical-align: -.05rem }

@@ -9,7 +9,7 @@ from ...files import write_utf8
 __all__ = ['LiveReport']
 
 FIRST, INTERVAL = 2., 30.  # seconds before the first report, and at least between two reports
-PART_OF_TIME = 0.02  # at most this part of the time is spent on reports, whatever the length of the search
+PART_OF_TIME = 0.02  # at most this part of the time is spent on reports, however many children there are
 
 
 class LiveReport:
@@ -43,9 +43,9 @@ class LiveReport:
     def _run(self) -> None:
         pause = FIRST
         while not self._end.wait(pause):
-            began = time.perf_counter()
+            began = time.thread_time()
             self._write('running')
-            pause = max(INTERVAL, (time.perf_counter() - began) / PART_OF_TIME)
+            pause = max(INTERVAL, (time.thread_time() - began) / PART_OF_TIME)
 
     def _write(self, state: str) -> None:
         try:

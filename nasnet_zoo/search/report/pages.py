@@ -40,7 +40,7 @@ def search_page(
     shown = [search for search in searches if search.children]
     return html.page(
         record.label,
-        [_progress(record, state, since),
+        [_progress(record, state, since), _unequal_settings(searches),
          *(_winner(record) if record.children else [html.paragraph('No child has been trained yet.')]),
          *(_plots(shown) if record.children else []),
          _cells_of_good_children([
@@ -259,7 +259,7 @@ def _unequal_settings(records: Sequence[SearchRecord]) -> str:
     names = [name for name in dict.fromkeys(chain(*settings))
              if name not in proposing and len({str(one.get(name)) for one in settings}) > 1]
     return html.section(
-        'The rewards cannot be compared', html.paragraph('The searches train or rate children in different ways:'),
+        'The rewards cannot be compared', html.paragraph('These searches train or rate children in different ways:'),
         html.table('settings that differ', [
             {'setting': name, **{record.label: str(one.get(name)) for record, one in zip(records, settings)}}
             for name in names], texts=['setting'])) if names else ''

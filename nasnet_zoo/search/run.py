@@ -209,6 +209,8 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
     rows = train_finalists(
         config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, log)
+    if not rows:
+        raise SearchError(f'{config.out}: none of the best children could be trained again')
     return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
 
 
@@ -222,8 +224,6 @@ def _final_settings(config: SearchConfig) -> ChildSettings:
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
     config, space = prepared.config, prepared.space
-    if not finals:
-        raise SearchError(f'{config.out}: none of the best children could be trained again')
     won = finals[0]
     trials = study.get_trials(deepcopy=False)
     params = next(trial.params for trial in trials if trial.number == won['number'])

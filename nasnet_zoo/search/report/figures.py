@@ -119,7 +119,7 @@ def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
 
 
 def plot_learning(searches: Sequence[SearchRecord]) -> Picture:
-    """Plot the reward of each child and the moving mean, which shows what a sampler has learned."""
+    """Plot the reward of each child and the moving mean, which shows whether a sampler learns."""
     width = max(len(search.children) for search in searches) // 10
 
     def paint(axes: Any) -> None:
@@ -134,7 +134,7 @@ def plot_learning(searches: Sequence[SearchRecord]) -> Picture:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel='children in the order of their proposal')
     return Picture(
-        'What the sampler has learned', _plot(paint),
+        'Rewards of all children', _plot(paint),
         'Each dot is a child.' + (f' The lines are means of the last {width} children.' if width > 1 else ''),
         _keys(searches, 'solid' if width > 1 else 'dot'))
 
@@ -170,7 +170,7 @@ def plot_predictions(searches: Sequence[SearchRecord]) -> Optional[Picture]:
         for _, colour, children in predicted:
             means, sds = np.array([child.predicted for child in children]).T
             rewards = [child.reward for child in children]
-            axes.errorbar(means, rewards, xerr=np.nan_to_num(sds), fmt='.', color=colour, alpha=0.5, elinewidth=0.5)
+            axes.errorbar(means, rewards, xerr=sds, fmt='.', color=colour, alpha=0.5, elinewidth=0.5)
             ends += [means.min(), means.max(), min(rewards), max(rewards)]
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], '--', color=GREY, linewidth=1)
         _reward_axis(axes.xaxis, searches[0], 'predicted ')
@@ -185,10 +185,8 @@ def _quality(children: Sequence[Any]) -> str:
     from scipy.stats import spearmanr
     means, sds = np.array([child.predicted for child in children]).T
     rewards = np.array([child.reward for child in children])
-    text = f'rank correlation {spearmanr(means, rewards).statistic:.2f} over {len(children)} children'
-    if np.isfinite(sds).all():
-        text += f'; {np.mean(np.abs(means - rewards) <= 2 * sds):.0%} within two standard deviations'
-    return text + '.'
+    return (f'rank correlation {spearmanr(means, rewards).statistic:.2f} over {len(children)} children; '
+            f'{np.mean(np.abs(means - rewards) <= 2 * sds):.0%} within two standard deviations.')
 
 
 def plot_cost(searches: Sequence[SearchRecord], cost: str) -> Picture:

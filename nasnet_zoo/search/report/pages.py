@@ -136,6 +136,11 @@ def _reward(record: SearchRecord, value: Optional[float]) -> str:
     return '' if value is None else f'{value:{record.reward_format}}'
 
 
+def _difference(record: SearchRecord, value: float) -> str:
+    """Return a difference between rewards; that of percentages in percentage points."""
+    return f'{100 * value:+.2f} points' if record.reward_format.endswith('%') else f'{value:+{record.reward_format}}'
+
+
 def _duration(seconds: float) -> str:
     """Return a duration with the two largest units that matter."""
     minutes = round(seconds / 60)
@@ -242,7 +247,7 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
     for a, b in combinations(searches, 2):
         children, found = differences(a, b)
         rows += [{'searches': f'{a.label} minus {b.label}', 'children of each': str(children), 'reward': one.name,
-                  'difference': f'{one.value:+{a.reward_format}}', 'p': f'{one.p:.2g}'} for one in found]
+                  'difference': _difference(a, one.value), 'p': f'{one.p:.2g}'} for one in found]
     return html.section(
         'Differences', html.table('differences between searches', rows, texts=['searches', 'reward']),
         html.paragraph(
@@ -254,10 +259,10 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
 
 def _unequal_settings(records: Sequence[SearchRecord]) -> str:
     """Return a warning if the searches differ in how children are trained and rated."""
-    proposing = {'sampler', 'ppo_preset', 'space', 'fingerprint', 'own_storage', 'seed', 'child.recipe.seed'}
-    settings = [_flat(record.settings) for record in records]
+    settings = [_flat({name: record.settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
+                for record in records]
     names = [name for name in dict.fromkeys(chain(*settings))
-             if name not in proposing and len({str(one.get(name)) for one in settings}) > 1]
+             if name != 'child.recipe.seed' and len({str(one.get(name)) for one in settings}) > 1]
     return html.section(
         'The rewards cannot be compared', html.paragraph('These searches train or rate children in different ways:'),
         html.table('settings that differ', [

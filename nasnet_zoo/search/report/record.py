@@ -26,8 +26,7 @@ class Child(NamedTuple):
         place: Its place, from 1, among all children that were trained or failed.
         number: The number of its trial.
         reward: The number by which children are compared.
-        predicted: Mean and standard deviation of the reward that the sampler predicted. The standard deviation is NaN
-            if the sampler did not give one. None if nothing was predicted.
+        predicted: Mean and standard deviation of the reward that the sampler predicted; None if it predicted nothing.
         parent: The number of the trial that the sampler changed to get this child, if it did so.
         trial: The trial, with the choices and all measurements.
     """
@@ -59,7 +58,7 @@ class SearchRecord:
         trials: All trials, by number.
         wanted: Number of children that the search is to train.
         space: Its space; None if it is not known, in which case nothing about cells can be shown.
-        finals: The results of the best children after the longer training, best first.
+        finals: The results of the best children after the longer training, that of the winner first.
         winner: The winner, after the end of the search.
     """
     label: str
@@ -190,7 +189,10 @@ def read_record(folder: Path, storage: Optional[str] = None, label: Optional[str
 
 
 def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
-    """Return the results of the longer training so far, best first, without those of other numbers of epochs.
+    """Return the results of the longer training so far, without those of other numbers of epochs.
+
+    The winner is the first, and the others follow by their reward. The best of an earlier process, which trained other
+    children again, may be better than the winner.
 
     Args:
         folder: The folder of the search.
@@ -201,9 +203,11 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     results = record.winner.results if record.winner else None
     epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
     objective = record.settings.get('objective')
+    winner = record.winner.architecture_digest if record.winner else None
 
-    def order(row: Mapping[str, Any]) -> Tuple[float, int]:
-        return -record.reward(row['accuracy'], *([row[objective]] if objective else [])), row['number']
+    def order(row: Mapping[str, Any]) -> Tuple[bool, float, int]:
+        value = record.reward(row['accuracy'], *([row[objective]] if objective else []))
+        return row['architecture'] != winner, -value, row['number']
     return sorted((row for row in rows if row['epochs'] == epochs), key=order)
 
 

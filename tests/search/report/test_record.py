@@ -2,6 +2,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -68,10 +69,16 @@ def test_a_search_that_has_only_just_begun_and_an_unknown_space(folders, tmp_pat
 
 
 def test_finals_of_other_lengths_are_left_out(records, tmp_path):
-    rows = [dict(number=1, epochs=3, accuracy=0.9), dict(number=2, epochs=6, accuracy=0.7),
-            dict(number=3, epochs=6, reason='failed'), dict(number=4, epochs=6, accuracy=0.8)]
+    rows = [dict(number=number, epochs=epochs, architecture=str(number), **result) for number, epochs, result in (
+        (1, 3, dict(accuracy=0.9)), (2, 6, dict(accuracy=0.7)), (3, 6, dict(reason='failed')),
+        (4, 6, dict(accuracy=0.8)))]
     (tmp_path / 'finals.json').write_text(json.dumps(rows), encoding='utf-8')
     assert [row['number'] for row in read_finals(tmp_path, records[0])] == [4, 2]
+    tokens = records[0].space.tokens(records[0].best.trial.params)
+    winner = records[0].space.genotype(tokens, 'winner', results=dict(epochs=3))
+    rows.append(dict(rows[1], number=5, epochs=3, architecture=winner.architecture_digest))
+    (tmp_path / 'finals.json').write_text(json.dumps(rows), encoding='utf-8')
+    assert [row['number'] for row in read_finals(tmp_path, replace(records[0], winner=winner))] == [5, 1]
 
 
 def test_a_resumed_made_up_search_is_the_same(folders, tmp_path):

@@ -109,6 +109,11 @@ class Search:
                 if server and server.error:
                     raise SearchError(f'pruning: {type(server.error).__name__}: {server.error}')
 
+    def trials(self) -> List[FrozenTrial]:
+        """Return all trials of the study, by number. Other threads may call this during :meth:`run`."""
+        with self._study_lock:
+            return self.study.get_trials(deepcopy=False)
+
     def _start_pruning_server(self, stack: ExitStack) -> Optional[PruningServer]:
         """Start to answer pruning questions, until `stack` is closed. Return None if the study prunes nothing."""
         if isinstance(self.study.pruner, optuna.pruners.NopPruner):

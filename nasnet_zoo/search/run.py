@@ -6,30 +6,37 @@
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
+from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from ..data.datasets import data_name
+from ..drawing import draw
+from ..files import write_utf8
 from ..genotype.loader import load_genotype
+from ..genotype.schema import Genotype
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
 from .folder import exclusive_lock, read_search, start_or_resume, study_settings
-from .journal import has_records
 from .loop import Progress, Search
 from .objectives import reward
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
-from .report import write_report
+from .report.live import LiveReport
+from .report.pages import search_page
+from .report.record import SearchRecord, read_finals, read_record
 from .samplers import SAMPLERS
 from .selection import rank_children
 from .space import SPACES, Choices, Space
-from .study import StudySettings, check_storage, finished_children, open_study
+from .study import StudySettings, check_storage, finished_children, open_stored_study, open_study
 
 __all__ = ['run_search', 'search_status']
 
@@ -43,14 +50,14 @@ class _Prepared(NamedTuple):
         images: Where workers get the images.
         num_images: Number of images, those held out for validation included.
         warm_start: The choices of the first child, if they are given.
-        baseline: The finished children of the search to compare with, if there is one.
+        baseline: The search to compare with, if there is one.
     """
     config: SearchConfig
     space: Space
     images: ImageSource
     num_images: int
     warm_start: Optional[Choices]
-    baseline: Optional[List[Dict[str, Any]]]
+    baseline: Optional[SearchRecord]
 
     def value(self, accuracy: float, costs: Mapping[str, Any]) -> float:
         """Return the number by which children are compared: the accuracy, or the reward for two objectives."""
@@ -88,9 +95,23 @@ def run_search(
         raise SearchError(f'{config.out}: there is no search to resume')
     with exclusive_lock(config.out):
         study = _open_study(prepared)
-        Search(study, space, pool, config.objective).run(config.trials, on_progress)
-        finals = _run_final(prepared, study, log)
+        search = Search(study, space, pool, config.objective)
+        render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
+        with LiveReport(config.out / 'report.html', render, log):
+            search.run(config.trials, on_progress)
+            finals = _run_final(prepared, study, log)
         return write_winner(prepared, study, finals)
+
+
+def _report(prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, state: str,
+            winner: Optional[Genotype] = None) -> str:
+    """Return the report of the search in its present state, see :func:`~nasnet_zoo.search.report.pages.search_page`."""
+    config = prepared.config
+    record = SearchRecord(
+        config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
+        winner=winner)
+    record = replace(record, finals=read_finals(config.out, record))
+    return search_page(record, state, prepared.baseline, since)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -106,20 +127,13 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     Raises:
         SearchError: If there is no search.
     """
-    path = Path(out) / 'search.json'
-    if not path.exists():
-        raise SearchError(f'{out}: there is no search here')
-    content = read_search(path)
-    if storage is None and content['settings'].get('own_storage'):
-        raise SearchError(f'{out}: the trials of this search are in another storage; add --storage URL')
-    if storage is None and not has_records(Path(out) / 'study.log'):
-        return []  # the search has only just begun
-    return finished_children(open_study(Path(out), content['study'], storage))
+    study = open_stored_study(Path(out), storage)
+    return finished_children(study) if study else []
 
 
 def _prepare(config: SearchConfig) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
-    baseline = None if config.baseline is None else search_status(config.baseline)
+    baseline = None if config.baseline is None else read_record(config.baseline)
     space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     images: ImageSource = DataSource(config.data, config.data_root)
@@ -197,6 +211,8 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
     rows = train_finalists(
         config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, log)
+    if not rows:
+        raise SearchError(f'{config.out}: none of the best children could be trained again')
     return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
 
 
@@ -210,8 +226,6 @@ def _final_settings(config: SearchConfig) -> ChildSettings:
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
     config, space = prepared.config, prepared.space
-    if not finals:
-        raise SearchError(f'{config.out}: none of the best children could be trained again')
     won = finals[0]
     trials = study.get_trials(deepcopy=False)
     params = next(trial.params for trial in trials if trial.number == won['number'])
@@ -225,6 +239,8 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
             mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))
     cell.save(config.out / 'cell.json')
-    write_report(config, study, space, cell, finals, prepared.baseline)
+    draw(cell, config.out / 'cells.svg')
+    trials = partial(study.get_trials, deepcopy=False)
+    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(timezone.utc), 'finished', cell))
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -7,11 +7,11 @@ import optuna
 from optuna.trial import TrialState
 
 from .errors import SearchError
-from .folder import upgrade_settings
-from .journal import BatchedJournalStorage, remove_damaged_end
+from .folder import read_search, upgrade_settings
+from .journal import BatchedJournalStorage, has_records, remove_damaged_end
 from .optuna_internals import get_storage
 
-__all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_children', 'open_study']
+__all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_children', 'open_stored_study', 'open_study']
 
 
 class StudySettings(NamedTuple):
@@ -75,6 +75,30 @@ def open_study(
     _check_settings(study, create.settings, storage or path)
     study.sampler = create.sampler(len(study.get_trials(deepcopy=False)))
     return study
+
+
+def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[optuna.Study]:
+    """Open the study of a search, which may be running, to read it.
+
+    Args:
+        folder: The folder of the search.
+        storage: The URL of the storage, if it is not the journal in the folder.
+
+    Returns:
+        The study, or None if the search has only just begun.
+
+    Raises:
+        SearchError: If there is no search, or its trials are in another storage.
+    """
+    path = folder / 'search.json'
+    if not path.exists():
+        raise SearchError(f'{folder}: there is no search here')
+    content = read_search(path)
+    if storage is None and content['settings'].get('own_storage'):
+        raise SearchError(f'{folder}: the trials of this search are in another storage; add --storage URL')
+    if storage is None and not has_records(folder / 'study.log'):
+        return None
+    return open_study(folder, content['study'], storage)
 
 
 def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[str, Path]) -> None:

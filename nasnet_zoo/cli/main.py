@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from .compare import compare
 from .deploy import classify, export
 from .describe import describe
 from .hub import push
@@ -34,5 +35,5 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
-for command in (describe, train, search, validate, push, export, classify):
+for command in (describe, train, search, compare, validate, push, export, classify):
     app.command()(command)

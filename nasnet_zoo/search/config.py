@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
 from ..training.recipe import Recipe
+from .match import MATCHES
 from .objectives import OBJECTIVES
 from .ppo_settings import PRESETS
 from .pruning import PRUNERS
@@ -36,7 +37,14 @@ class ChildSettings(Checked):
 
     num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
     cell_filters: Annotated[int, Field(ge=1, description=(
-        'Number of filters in the cells of the first stage (F in the paper).'))] = 32
+        'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
+    match: Annotated[Optional[str], OneOf('match', MATCHES), Field(description=(
+        'Give each child the number of filters that brings its cost nearest to the cost target, so that rewards '
+        'compare cells and not sizes.'))] = None
+    match_below: Annotated[bool, Field(description=(
+        'With --match, choose the nearest cost that is not above the cost target.'))] = False
+    match_target: Annotated[Optional[float], CliOption(hidden=True), Field(gt=0, description=(
+        'Cost that `match` gives each child. A search sets it to `cost_target`.'))] = None
     drop_path_rate: Annotated[float, CliOption(hidden=True), Field(ge=0, le=1, description=(
         'Probability of dropping a path in the last cell at the end of the training.'))] = 0.
     aux_head: Annotated[bool, CliOption(hidden=True), Field(description=(
@@ -90,8 +98,8 @@ class SearchConfig(Checked):
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(
         'Second objective, which is minimised.'))] = None
     cost_target: Annotated[Optional[float], Field(gt=0, description=(
-        'Value of --objective for which the reward is equal to the accuracy. The default is the value of a child with '
-        'the cells of NASNet-A.'))] = None
+        'Cost that --match gives each child; with --objective, the value for which the reward is equal to the '
+        'accuracy. The default is the value of a child with the cells of NASNet-A.'))] = None
     baseline: Annotated[Optional[_Path], Field(description=(
         'Folder of another search, whose best accuracy is shown in the report for comparison.'))] = None
     storage: Annotated[Optional[str], Field(description=(
@@ -108,6 +116,8 @@ class SearchConfig(Checked):
     def _check_objectives(self) -> 'SearchConfig':
         if self.prune and self.objective:
             raise ValueError('prune: Optuna prunes by a single objective only; leave out --prune or --objective')
+        if self.child.match and self.objective:
+            raise ValueError('match: children of equal cost need no second objective; leave out --match or --objective')
         return self
 
     @property

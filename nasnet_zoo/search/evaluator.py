@@ -15,6 +15,7 @@ from ..training.metrics import evaluate
 from ..training.trainer import Trainer
 from .config import ChildSettings
 from .errors import ChildError, Pruned, SearchError
+from .match import matched_filters
 from .pruning import ShouldPrune
 
 __all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'make_evaluator']
@@ -29,12 +30,14 @@ class Evaluation(NamedTuple):
         macs: Mult-adds of one image.
         seconds: Duration of training and validation.
         latency: Milliseconds for one image, if it was measured.
+        cell_filters: Number of filters in the cells of the first stage.
     """
     accuracy: float
     params: int
     macs: int
     seconds: float
     latency: Optional[float] = None
+    cell_filters: Optional[int] = None
 
 
 class Evaluator:
@@ -62,8 +65,9 @@ class Evaluator:
         Raises:
             ValueError: If the cells cannot be compiled at this size, or the recipe does not suit the images.
         """
+        network_args = self._network_args(genotype)
         torch.manual_seed(self.settings.recipe.seed)
-        return Trainer(compile_genotype(genotype, **self._network_args), self.train, self.settings.recipe, self.device)
+        return Trainer(compile_genotype(genotype, **network_args), self.train, self.settings.recipe, self.device)
 
     def __call__(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
         """Train a child and validate it.
@@ -91,7 +95,7 @@ class Evaluator:
             if limit and time.perf_counter() - started > limit:
                 raise ChildError(f'the training takes longer than {limit:g} s; it was stopped after step '
                                  f'{step["step"]} of {step["steps"]}')
-        params, macs = self._checked_cost(genotype)
+        filters, params, macs = self._checked_cost(genotype)
         trainer = self.trainer(genotype)
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(check_time)
@@ -102,11 +106,11 @@ class Evaluator:
         accuracy = evaluate(trainer.result, self.val, device=self.device).top1
         seconds = time.perf_counter() - started
         latency = self._measure_latency(trainer.result) if self.settings.latency else None
-        return Evaluation(accuracy, params, macs, seconds, latency)
+        return Evaluation(accuracy, params, macs, seconds, latency, filters)
 
     def costs(self, genotype: Genotype) -> Dict[str, Optional[float]]:
         """Return the cost of an untrained child by objective. The latency is None if it is not to be measured."""
-        cost = describe(genotype, **self._network_args)
+        cost = describe(genotype, **self._network_args(genotype))
         latency = self._measure_latency(self.trainer(genotype).result) if self.settings.latency else None
         return dict(params=cost['params'], macs=cost['macs'], latency=latency)
 
@@ -121,22 +125,27 @@ class Evaluator:
                 times.append(time.perf_counter() - started)
         return 1000 * statistics.median(times[20:])
 
-    @property
-    def _network_args(self) -> Dict[str, Any]:
-        """The arguments of ``compile_genotype``."""
+    def _network_args(self, genotype: Genotype) -> Dict[str, Any]:
+        """Return the arguments of ``compile_genotype`` for a child."""
+        settings = self.settings
         channels, *size = self.train.input_size
-        return dict(
-            self.settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
+        args = dict(
+            settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
             in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
+        if settings.match is not None and settings.match_target is not None:
+            args['cell_filters'] = matched_filters(
+                genotype, settings.match, settings.match_target, settings.match_below, **args)
+        return args
 
-    def _checked_cost(self, genotype: Genotype) -> Tuple[int, int]:
-        """Return parameters and mult-adds, and raise a ChildError if one of them is above its limit."""
-        cost = describe(genotype, **self._network_args)
+    def _checked_cost(self, genotype: Genotype) -> Tuple[int, int, int]:
+        """Return the width, the parameters and the mult-adds. Raise a ChildError if a cost is above its limit."""
+        args = self._network_args(genotype)
+        cost = describe(genotype, **args)
         for name in ('params', 'macs'):
             limit = getattr(self.settings, f'max_{name}')
             if limit is not None and cost[name] > limit:
                 raise ChildError(f'has {cost[name]:,} {name}, more than --max-{name} {limit:,}')
-        return cost['params'], cost['macs']
+        return args['cell_filters'], cost['params'], cost['macs']
 
 
 class ImageSource(Protocol):

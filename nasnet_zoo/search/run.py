@@ -128,8 +128,10 @@ def _prepare(config: SearchConfig) -> _Prepared:
     warm_start = None
     if config.warm_start is not None:
         warm_start = space.choices(space.find(load_genotype(config.warm_start)))
+    target = _cost_target(config, evaluator)
     config = config.model_copy(update=dict(
-        child=child, data=data_name(config.data), cost_target=_cost_target(config, evaluator)))
+        child=child.model_copy(update=dict(match_target=target if child.match else None)),
+        data=data_name(config.data), cost_target=target))
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
@@ -141,10 +143,11 @@ def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
     The target of a resumed search is kept because a latency would not be measured as exactly the same value again.
     """
     path = config.out / 'search.json'
-    if config.cost_target is not None or config.objective is None:
+    cost = config.objective or config.child.match
+    if config.cost_target is not None or cost is None:
         return config.cost_target
     stored = read_search(path)['settings'].get('cost_target') if path.exists() else None
-    return evaluator.costs(load_genotype('nasnet_a'))[config.objective] if stored is None else stored
+    return evaluator.costs(load_genotype('nasnet_a'))[cost] if stored is None else stored
 
 
 def _make_pool(prepared: _Prepared, child: ChildSettings, size: Optional[int]) -> Union[LocalPool, RayPool]:

@@ -20,8 +20,8 @@ _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', '
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
 # Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
-_ADDED: Dict[str, Any] = {}
-_ADDED_TO_CHILD: Dict[str, Any] = dict(match=None, match_below=False, match_target=None)
+_ADDED: Dict[str, Any] = dict(protocol='paper')
+_ADDED_TO_CHILD: Dict[str, Any] = dict(match=None, match_below=False, match_target=None, reward='accuracy')
 
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 

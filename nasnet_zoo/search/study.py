@@ -103,12 +103,13 @@ def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
 
 
 def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
-    """Return the children that have an accuracy, as JSON data.
+    """Return the children that have a reward, as JSON data.
 
-    Each has ``number``, ``value`` (the accuracy) and ``architecture`` (the digest), and what else was measured, such as
-    ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
+    Each has ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` (the digest), and what else was
+    measured, such as ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
     """
     return [
-        dict(number=trial.number, value=trial.values[0], **trial.user_attrs)
+        dict(number=trial.number, value=trial.values[0], **{'accuracy': trial.values[0], **trial.user_attrs})
+        # earlier versions stored no accuracy, because it was always the reward
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if 'duplicate_of' not in trial.user_attrs]

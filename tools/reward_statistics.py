@@ -1,4 +1,5 @@
 """Rank correlations, and what the structure of a cell says without training. Used by benchmark_reward.py."""
+import math
 from collections import Counter
 from functools import cache
 from typing import Dict, List, Optional, Sequence
@@ -26,8 +27,9 @@ def spearman(values: Values, accuracy: Values) -> Optional[float]:
 
 def kendall(values: Values, accuracy: Values) -> Optional[float]:
     """Return Kendall's rank correlation (tau-b); None if it is not defined."""
-    result = float(stats.kendalltau(*_known(values, accuracy)).statistic)
-    return result if np.isfinite(result) else None
+    columns = _known(values, accuracy)
+    result = float(stats.kendalltau(*columns).statistic) if len(columns[0]) > 2 else math.nan
+    return result if math.isfinite(result) else None
 
 
 def partial_spearman(values: Values, accuracy: Values, controls: Sequence[Values]) -> Optional[float]:

@@ -40,9 +40,9 @@ def synflow(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> flo
 
 
 def log_synflow(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the sum of abs(w) · log(1 + dR/dw), in which no layer outweighs the others as in :func:`synflow`
+    """Return the sum of abs(w) · log(1 + abs(dR/dw)), in which no layer outweighs the others as in :func:`synflow`
     (Cavagnero et al., FreeREA, arXiv:2207.05135)."""
-    return torch.stack([(w * g.log1p()).sum() for w, g in _flow(model, images)]).sum().item()
+    return torch.stack([(w * g.abs().log1p()).sum() for w, g in _flow(model, images)]).sum().item()
 
 
 def _flow(model: nn.Module, images: torch.Tensor) -> List[Tuple[torch.Tensor, torch.Tensor]]:

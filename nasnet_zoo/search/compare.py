@@ -200,7 +200,8 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
     return dict(
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
-        loss=report['log']['loss'], seconds=report['log']['seconds'])
+        loss=report['log']['loss'], seconds=report['log']['seconds'],
+        genotype=job.genotype.to_dict())
 
 
 class _Epochs:
@@ -261,7 +262,8 @@ def _seconds_per_epoch(config: CompareConfig, data: ImageSet, job: Job) -> float
     channels, *image = data.input_size
     model = compile_genotype(job.genotype, **dict(config.network_args, cell_filters=job.cell_filters),
                              in_chans=channels, num_classes=len(data.class_names), img_size=tuple(image))
-    trainer = Trainer(model, few, config.recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
+    recipe = config.recipe.model_copy(update=dict(epochs=2))
+    trainer = Trainer(model, few, recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // (config.workers or 1)))
     try:

@@ -3,7 +3,8 @@
     python tools/benchmark_reward.py --cells CELLS.json --data DATA --protocol quick --protocol synflow --out FILE.json
 
 Each protocol of a search (nasnet_zoo/search/protocols.py) trains a child with each of the cells, and each score
-(nasnet_zoo/search/scores.py) rates the untrained network. The rewards are compared with the known accuracies by
+(nasnet_zoo/search/scores.py) rates the untrained network. PROTOCOL:REWARD is another reward (accuracy, val_loss, …)
+of the same training. The rewards are compared with the known accuracies by
 Spearman's and Kendall's rank correlation and, because the accuracy of many sets of cells mostly depends on their size
 and depth, by the partial Spearman correlation given the number of parameters and the longest chain of convolutions.
 NAME+NAME is the mean of two rewards' ranks. A measurement that was interrupted is continued by the same command.
@@ -18,6 +19,7 @@ import argparse
 import json
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -36,7 +38,7 @@ from nasnet_zoo.search.config import ChildSettings
 from nasnet_zoo.search.errors import ChildError
 from nasnet_zoo.search.evaluator import Evaluator
 from nasnet_zoo.search.match import MATCHES
-from nasnet_zoo.search.protocols import PROTOCOLS, merge_settings
+from nasnet_zoo.search.protocols import PROTOCOLS, REWARDS, merge_settings
 from nasnet_zoo.search.scores import SCORES
 from nasnet_zoo.search.space import darts_space
 from nasnet_zoo.training.trainer import Trainer
@@ -122,11 +124,11 @@ class Contestant(NamedTuple):
     Attributes:
         name: A name in PROTOCOLS, SCORES or the file of further protocols.
         settings: How its networks are built and trained.
-        rate: Takes the evaluator with these settings and a cell.
+        rate: Takes the evaluator with these settings and a cell, and returns rewards by name.
     """
     name: str
     settings: ChildSettings
-    rate: Callable[[Evaluator, Genotype], float]
+    rate: Callable[[Evaluator, Genotype], Dict[str, float]]
 
 
 def make_contestants(names: Sequence[str], further: Dict[str, Any], match: Dict[str, Any]) -> List[Contestant]:
@@ -137,7 +139,10 @@ def make_contestants(names: Sequence[str], further: Dict[str, Any], match: Dict[
     """
     protocols = {**{name: row.child for name, row in PROTOCOLS.items()}, **further}
     found: Dict[str, Contestant] = {}
-    for name in (part for whole in names for part in whole.split('+')):
+    for part in (part for whole in names for part in whole.split('+')):
+        name, _, kind = part.partition(':')
+        if kind and (name in SCORES or kind not in REWARDS):
+            raise ValueError(f'--protocol: there is no {part!r}; the rewards of a training are {", ".join(REWARDS)}')
         if name in SCORES:
             settings = dict(SMALL, limit_train=SCORES[name].images)
         elif name in protocols:
@@ -148,18 +153,24 @@ def make_contestants(names: Sequence[str], further: Dict[str, Any], match: Dict[
             child = ChildSettings(**merge_settings(settings, match))
         except (TypeError, ValueError) as error:
             raise ValueError(f'{name}: {error}') from None
-        found[name] = Contestant(name, child, _rate_untrained(name) if name in SCORES else _train)
+        found[name] = Contestant(name, child, partial(_rate_untrained if name in SCORES else _train, name))
     return list(found.values())
 
 
-def _train(evaluator: Evaluator, genotype: Genotype) -> float:
-    return evaluator(genotype).reward
+def shown_names(names: Sequence[str]) -> List[str]:
+    """Return the names, and after that of a protocol all rewards of its training."""
+    return list(dict.fromkeys(shown for name in names for shown in [name, *(
+        f'{name}:{kind}' for kind in REWARDS if not {':', '+'} & set(name) and name not in SCORES)]))
 
 
-def _rate_untrained(name: str) -> Callable[[Evaluator, Genotype], float]:
-    def rate(evaluator: Evaluator, genotype: Genotype) -> float:
-        return SCORES[name].function(evaluator.build(genotype), evaluator.train.normalized(), evaluator.train.labels)
-    return rate
+def _train(name: str, evaluator: Evaluator, genotype: Genotype) -> Dict[str, float]:
+    found = evaluator(genotype)
+    return {name: found.reward, **{f'{name}:{kind}': value for kind, value in found.rewards.items()}}
+
+
+def _rate_untrained(name: str, evaluator: Evaluator, genotype: Genotype) -> Dict[str, float]:
+    images = evaluator.train
+    return {name: SCORES[name].function(evaluator.build(genotype), images.normalized(), images.labels)}
 
 
 def make_evaluator(contestant: Contestant, data: ImageSet) -> Evaluator:
@@ -185,7 +196,7 @@ def expected_seconds(evaluator: Evaluator, genotype: Genotype) -> float:
 
 def measure(
         contestants: Sequence[Contestant], cells: Sequence[Known], data: ImageSet, rows: Dict[str, Dict[str, Any]],
-        save: Callable[[], None], console: Console,
+        save: Callable[[], Any], console: Console,
 ) -> None:
     """Rate all cells by all contestants, and add what is missing to `rows`, which has a row for each architecture."""
     for contestant in contestants:
@@ -202,7 +213,7 @@ def measure(
             row = rows[genotype.architecture_digest]
             started = time.process_time()
             try:
-                row['rewards'][contestant.name] = contestant.rate(evaluator, genotype)
+                row['rewards'].update(contestant.rate(evaluator, genotype))
             except (ChildError, ValueError) as error:
                 row['rewards'][contestant.name] = None
                 console.print(f'{contestant.name}: {genotype.name}: {error}', markup=False)
@@ -239,7 +250,7 @@ def summarise(rows: Sequence[Dict[str, Any]], names: Sequence[str]) -> Dict[str,
     for name in names:
         parts = name.split('+')
         columns[name] = reward_statistics.mean_ranks([[row['rewards'].get(part) for row in rows] for part in parts])
-        spent = [sum(row['seconds'].get(part, 0.) for part in parts) for row in rows]
+        spent = [sum(row['seconds'].get(one, 0.) for one in {part.split(':')[0] for part in parts}) for row in rows]
         seconds[name] = sum(spent) / len(spent)
     controls = [columns['parameters'], columns['longest_chain']]
     return dict(
@@ -353,14 +364,15 @@ def rate_cells(args: argparse.Namespace) -> None:
         one.name: one.settings.model_dump(mode='json') for one in contestants}))
     rows = {row['architecture']: row for row in known_rows(cells, data, before)}
 
-    def save() -> None:
+    def save() -> Dict[str, Dict[str, Any]]:
+        summary = summarise(list(rows.values()), shown_names(args.protocol))
         kept = {**before, **rows}  # cells of the other half, too
-        write_json(args.out, dict(settings=settings, **summarise(list(rows.values()), args.protocol),
-                                  count=len(rows), half=args.half, cells=list(kept.values())))
+        write_json(args.out, dict(settings=settings, **summary, count=len(rows), half=args.half,
+                                  cells=list(kept.values())))
+        return summary
 
     measure(contestants, cells, data, rows, save, Console(stderr=True))
-    save()
-    summary = summarise(list(rows.values()), args.protocol)
+    summary = save()
     show(summary, f'{len(rows)} cells ({args.half}) of {args.cells.name}')
     if args.plot:
         plot(summary, args.plot)

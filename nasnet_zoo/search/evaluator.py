@@ -2,7 +2,7 @@
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ class Evaluation(NamedTuple):
         seconds: Duration of training and validation.
         latency: Milliseconds for one image, if it was measured.
         cell_filters: Number of filters in the cells of the first stage.
+        rewards: What the reward would be by each row of the table.
     """
     reward: float
     accuracy: float
@@ -42,6 +43,7 @@ class Evaluation(NamedTuple):
     seconds: float
     latency: Optional[float] = None
     cell_filters: Optional[int] = None
+    rewards: Mapping[str, float] = {}
 
 
 class Evaluator:
@@ -116,22 +118,25 @@ class Evaluator:
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(follow)
             if should_prune and trainer.epoch < trainer.recipe.epochs:
-                reward, accuracy = self._rate(trainer.result, train_losses)
-                if should_prune(trainer.epoch, reward):
-                    raise Pruned(f'pruned after epoch {trainer.epoch}, with an accuracy of {accuracy:.2%}')
-        reward, accuracy = self._rate(trainer.result, train_losses)
+                rewards = self._rate(trainer.result, train_losses)
+                if should_prune(trainer.epoch, rewards[self.settings.reward]):
+                    raise Pruned(
+                        f'pruned after epoch {trainer.epoch}, with an accuracy of {rewards["accuracy"]:.2%}')
+        rewards = self._rate(trainer.result, train_losses)
         seconds = time.perf_counter() - started
         latency = self._measure_latency(trainer.result) if self.settings.latency else None
-        return Evaluation(reward, accuracy, params, macs, seconds, latency, filters)
+        return Evaluation(rewards[self.settings.reward], rewards['accuracy'], params, macs, seconds, latency, filters,
+                          rewards)
 
     @torch.inference_mode()
-    def _rate(self, model: nn.Module, train_losses: List[float]) -> Tuple[float, float]:
-        """Return reward and accuracy of a child, given the losses of its training steps."""
+    def _rate(self, model: nn.Module, train_losses: List[float]) -> Dict[str, float]:
+        """Return all rewards of a child, by name, given the losses of its training steps."""
         model.eval()
         logits = torch.cat([model(images) for images, _ in self.val.batches(256, self.device)]).float()
         accuracy = (logits.argmax(1) == self.val.labels).sum().item() / self.val.size()
         loss = F.cross_entropy(logits, self.val.labels).item()
-        return REWARDS[self.settings.reward].function(Measured(accuracy, loss, train_losses)), accuracy
+        measured = Measured(accuracy, loss, train_losses)
+        return {name: reward.function(measured) for name, reward in REWARDS.items()}
 
     def costs(self, genotype: Genotype) -> Dict[str, Optional[float]]:
         """Return the cost of an untrained child by objective. The latency is None if it is not to be measured."""

@@ -42,7 +42,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings['child']}}
+    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings.get('child', {})}}
     if 'preset' in new:
         new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):

@@ -9,6 +9,7 @@ from scipy import stats
 from helpers.paths import DATA
 from helpers.tools import import_tool
 from nasnet_zoo import load_genotype
+from nasnet_zoo.search.protocols import REWARDS
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TINY = dict(tiny=dict(num_cells=1, cell_filters=2, limit_train=300, reward='val_loss', recipe=dict(
@@ -49,7 +50,8 @@ def test_cells_are_rated_once(tmp_path, run):
     assert found['count'] == 2 and found['cells'][0]['rewards']['tiny'] == before['cells'][0]['rewards']['tiny']
     assert all(0 < row['rewards']['tiny'] < 1 and row['rewards']['synflow'] > 0 for row in found['cells'])
     assert set(found['spearman']) == {'parameters', 'mult_adds', 'longest_chain', 'operation_counts', 'tiny', 'synflow',
-                                      'tiny+synflow'}
+                                      'tiny+synflow', *(f'tiny:{reward}' for reward in REWARDS)}
+    assert all(row['rewards']['tiny:val_loss'] == row['rewards']['tiny'] for row in found['cells'])
     assert found['seconds']['tiny'] > found['seconds']['synflow'] > 0
     assert (tmp_path / 'plot.png').stat().st_size > 5000
     _, stderr, failed = run('--protocol', 'tiny', '--half', 'report')
@@ -64,6 +66,7 @@ def test_cells_are_rated_once(tmp_path, run):
     (json.dumps([dict(cell=DARTS, accuracy=None)]), [], 'cells[0]: accuracy: must be a number, not None'),
     (json.dumps([dict(cell=[['luck', 0]] * 4, accuracy=1)]), [], 'cells[0]:'),
     (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--protocol', 'luck'], "there is no 'luck'; known: quick"),
+    (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--protocol', 'tiny:luck'], 'the rewards of a training are accuracy'),
     (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--out', 'protocols.json'], 'is not a file of this tool')])
 def test_what_is_wrong_is_named(tmp_path, run, content, options, message):
     (tmp_path / 'cells.json').write_text(content, encoding='utf-8')

@@ -131,13 +131,15 @@ class Contestant(NamedTuple):
     rate: Callable[[Evaluator, Genotype], Dict[str, float]]
 
 
-def make_contestants(names: Sequence[str], further: Dict[str, Any], match: Dict[str, Any]) -> List[Contestant]:
+def make_contestants(
+        names: Sequence[str], further: Dict[str, Any], match: Dict[str, Any], data: ImageSet) -> List[Contestant]:
     """Return the parts of all names, each once.
 
     Raises:
         ValueError: If a name is unknown, or the settings of a protocol are refused.
     """
-    protocols = {**{name: row.child for name, row in PROTOCOLS.items()}, **further}
+    size = min(data.input_size[1:]), round(0.9 * data.size())  # as in a search, which holds out a tenth
+    protocols = {**{name: row.settings(*size) for name, row in PROTOCOLS.items()}, **further}
     found: Dict[str, Contestant] = {}
     for part in (part for whole in names for part in whole.split('+')):
         name, _, kind = part.partition(':')
@@ -356,10 +358,10 @@ def rate_cells(args: argparse.Namespace) -> None:
     """Rate the cells of a file, write the results and print them."""
     further = read_protocols(args.protocols)
     match = {} if args.match is None else dict(match=args.match, match_target=args.cost_target)
-    contestants = make_contestants(args.protocol, further, match)
+    data = load_images(args.data, args.data_root)
+    contestants = make_contestants(args.protocol, further, match, data)
     cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())
     cells = cells[HALVES[args.half]]
-    data = load_images(args.data, args.data_root)
     settings, before = start_or_resume(args.out, dict(data=data_name(args.data), **{
         one.name: one.settings.model_dump(mode='json') for one in contestants}))
     rows = {row['architecture']: row for row in known_rows(cells, data, before)}

@@ -131,14 +131,16 @@ class SearchConfig(Checked):
         """The seed of the sampler, which is that of the children's recipe."""
         return self.child.recipe.seed
 
-    def with_protocol(self, on_gpu: bool) -> 'SearchConfig':
+    def with_protocol(self, on_gpu: bool, side: int, images: int) -> 'SearchConfig':
         """Return these settings with a protocol, and with its values for the children's settings that were not given.
 
         Args:
             on_gpu: Whether children are trained on a GPU, which decides about the protocol if none was given.
+            side, images: Height and width of the images, and their number, those held out included.
         """
         name = self.protocol or default_protocol(on_gpu)
-        child = ChildSettings(**merge_settings(PROTOCOLS[name].child, self.child.model_dump(exclude_unset=True)))
+        defaults = PROTOCOLS[name].settings(side, round(images * (1 - self.child.val_share)))
+        child = ChildSettings(**merge_settings(defaults, self.child.model_dump(exclude_unset=True)))
         return self.model_copy(update=dict(protocol=name, child=child))
 
     def stored(self) -> Dict[str, Any]:

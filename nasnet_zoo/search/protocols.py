@@ -60,6 +60,22 @@ class Protocol(NamedTuple):
     description: str
     child: Dict[str, Any]
 
+    def settings(self, side: int, images: int) -> Dict[str, Any]:
+        """Return fields of ChildSettings for a data set. Small images are not enlarged, and a child sees the images of
+        a small data set more often, so that it sees as many as planned.
+
+        Args:
+            side: Height and width of the images.
+            images: Number of training images.
+        """
+        child = dict(self.child)
+        if child.get('img_size', 0) >= side:
+            del child['img_size']
+        if images < child.get('limit_train', 0):
+            epochs = round(child['limit_train'] * child['recipe']['epochs'] / images)
+            child['recipe'] = dict(child['recipe'], epochs=epochs)
+        return child
+
 
 PROTOCOLS: Dict[str, Protocol] = {
     'quick': Protocol('under a minute on one CPU core: an epoch of small images, rated by the loss', dict(

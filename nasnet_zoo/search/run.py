@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Uni
 import optuna
 import torch
 
-from ..data.datasets import data_name
+from ..data.datasets import ImageSet, data_name
 from ..genotype.loader import load_genotype
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
@@ -120,12 +120,12 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
 
 def _prepare(config: SearchConfig) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
-    config = _with_protocol(config)
     baseline = None if config.baseline is None else search_status(config.baseline)
     space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
-    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
+    config = _with_protocol(config, loaded)
+    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     evaluator = Evaluator(loaded, child)
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
     warm_start = None
@@ -140,12 +140,13 @@ def _prepare(config: SearchConfig) -> _Prepared:
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
 
 
-def _with_protocol(config: SearchConfig) -> SearchConfig:
+def _with_protocol(config: SearchConfig, data: ImageSet) -> SearchConfig:
     """Apply the protocol: the given one, that of the resumed search, or the default for this machine or cluster."""
     path = config.out / 'search.json'
     if config.protocol is None and config.resume and path.exists():
         config = config.model_copy(update=dict(protocol=read_search(path)['settings'].get('protocol')))
-    return config.with_protocol(on_gpu=config.gpus_per_child > 0 if config.ray else torch.cuda.is_available())
+    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
+    return config.with_protocol(on_gpu, min(data.input_size[1:]), data.size())
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:

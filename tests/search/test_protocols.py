@@ -6,10 +6,12 @@ import pytest
 from nasnet_zoo.search.config import ChildSettings, SearchConfig
 from nasnet_zoo.search.protocols import PROTOCOLS, REWARDS, Measured, default_protocol, merge_settings
 
+CIFAR = 32, 50_000  # side and number of the images
+
 
 @pytest.mark.parametrize('name', PROTOCOLS)
 def test_a_protocol_is_valid_settings(name):
-    child = SearchConfig(out='x', protocol=name).with_protocol(on_gpu=False).child
+    child = SearchConfig(out='x', protocol=name).with_protocol(False, *CIFAR).child
     assert child == ChildSettings(**PROTOCOLS[name].child)
     assert child.recipe.seed == 0, 'the seed is the user\'s'
 
@@ -20,15 +22,24 @@ def test_the_paper_is_the_default_child():
 
 def test_the_default_depends_on_the_device():
     config = SearchConfig(out='x')
-    assert config.with_protocol(on_gpu=False).protocol == default_protocol(False) == 'quick'
-    assert config.with_protocol(on_gpu=True).protocol == default_protocol(True) == 'paper'
-    assert config.with_protocol(on_gpu=True).child == ChildSettings()
+    assert config.with_protocol(False, *CIFAR).protocol == default_protocol(False) == 'quick'
+    assert config.with_protocol(True, *CIFAR).protocol == default_protocol(True) == 'paper'
+    assert config.with_protocol(True, *CIFAR).child == ChildSettings()
+
+
+def test_a_small_data_set_is_neither_enlarged_nor_seen_less_often():
+    quick = PROTOCOLS['quick'].child
+    digits = SearchConfig(out='x', protocol='quick').with_protocol(False, 8, 1347).child
+    assert digits.img_size is None and quick['img_size'] == 16
+    seen = digits.recipe.epochs * 1212
+    assert abs(seen - quick['limit_train'] * quick['recipe']['epochs']) < 1212
+    assert PROTOCOLS['paper'].settings(8, 1212) == {}
 
 
 def test_options_override_the_protocol():
     quick = ChildSettings(**PROTOCOLS['quick'].child)
     given = ChildSettings(num_cells=2, recipe=dict(epochs=20, seed=7))  # 2 and 20 are the paper's, but they are given
-    child = SearchConfig(out='x', protocol='quick', child=given).with_protocol(on_gpu=False).child
+    child = SearchConfig(out='x', protocol='quick', child=given).with_protocol(False, *CIFAR).child
     assert (child.num_cells, child.recipe.epochs, child.recipe.seed) == (2, 20, 7)
     assert child.reward == quick.reward and child.recipe.opt == quick.recipe.opt
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ['SCORES', 'Score', 'grad_norm', 'jacobian', 'log_synflow', 'naswot', 'readout', 'snip', 'swap', 'synflow',
-           'zico']
+__all__ = ['SCORES', 'Score', 'grad_norm', 'jacobian', 'log_synflow', 'naswot', 'snip', 'swap', 'synflow', 'zico']
 
 _TINY = 1e-5
 
@@ -142,23 +141,6 @@ def jacobian(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
     return -(values.log() + 1 / values).sum().item()
 
 
-@torch.no_grad()
-def readout(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the accuracy of a ridge regression on the features of the untrained network: it is fitted to the first
-    half of the images, with a penalty of a hundredth of the mean eigenvalue, and measured on the second."""
-    model.train()
-    parts = [model.forward_head(model.forward_features(part), pre_logits=True) for part in images.split(256)]
-    features = torch.cat(parts).double()
-    features = (features - features.mean(0)) / (features.std(0) + _TINY)
-    features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
-    half = len(features) // 2
-    targets = F.one_hot(labels[:half], int(labels.max()) + 1).double()
-    gram = features[:half].T @ features[:half]
-    gram.diagonal().add_(0.01 * gram.diagonal().mean())
-    predicted = features[half:] @ torch.linalg.solve(gram, features[:half].T @ targets)
-    return (predicted.argmax(1) == labels[half:]).double().mean().item()
-
-
 SCORES: Dict[str, Score] = {
     'synflow': Score('flow through the absolute weights, logarithmic', synflow),
     'log_synflow': Score('flow through the absolute weights, with logarithmic gradients', log_synflow),
@@ -168,5 +150,4 @@ SCORES: Dict[str, Score] = {
     'zico': Score('mean over standard deviation of gradients', zico),
     'grad_norm': Score('norm of the gradient', grad_norm),
     'snip': Score('sensitivity of the loss to the weights', snip),
-    'readout': Score('accuracy of a ridge regression on untrained features', readout, images=2000),
 }

@@ -12,7 +12,6 @@ from nasnet_zoo.search.scores import (
     jacobian,
     log_synflow,
     naswot,
-    readout,
     snip,
     swap,
     synflow,
@@ -74,16 +73,3 @@ def test_patterns_of_relus():
 def test_gradients_of_a_linear_network_are_equal_for_all_images():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
     assert jacobian(linear(torch.randn(2, 64).tolist()), IMAGES, LABELS) < jacobian(model, IMAGES, LABELS)
-
-
-def test_a_readout_of_features_that_tell_the_classes():
-    class Brightness(nn.Module):
-        def forward_features(self, x):
-            return x
-
-        def forward_head(self, x, pre_logits):
-            return x.mean((2, 3))
-
-    labels = torch.arange(2).repeat(50)
-    images = labels.view(-1, 1, 1, 1) + 0.01 * torch.randn(100, 1, 4, 4)
-    assert readout(Brightness(), images, labels) == 1.

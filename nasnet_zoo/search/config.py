@@ -10,6 +10,7 @@ from ..training.recipe import Recipe
 from .match import MATCHES
 from .objectives import OBJECTIVES
 from .ppo_settings import PRESETS
+from .protocols import PROTOCOLS, REWARDS, default_protocol, merge_settings
 from .pruning import PRUNERS
 from .samplers import SAMPLERS
 from .space import SPACES
@@ -30,8 +31,8 @@ class ChildRecipe(Recipe):
 class ChildSettings(Checked):
     """How a child is built and trained.
 
-    The defaults are those of the paper (appendix A.1): N = 2, F = 32, 20 epochs of SGD with momentum and one cosine
-    period. A tenth of the training images is held out.
+    The defaults are those of the paper (appendix A.1) and of --protocol paper: N = 2, F = 32, 20 epochs of SGD with
+    momentum and one cosine period. A tenth of the training images is held out.
     """
     model_config = ConfigDict(title='Children')
 
@@ -55,6 +56,8 @@ class ChildSettings(Checked):
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     limit_train: Annotated[_Limit, Field(description=(
         'Number of training images to use. The default is all of them.'))] = None
+    reward: Annotated[str, OneOf('reward', REWARDS), Field(description=(
+        'By what a child is rated; the accuracy is reported, too.'))] = 'accuracy'
     max_params: Annotated[_Limit, Field(description=(
         'Maximum number of parameters. A child with more is not trained, and counts as failed.'))] = None
     max_macs: Annotated[_Limit, Field(description=(
@@ -110,6 +113,9 @@ class SearchConfig(Checked):
         'Number of children, the best ones, to train again, for longer.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
         'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
+    protocol: Annotated[Optional[str], OneOf('protocol', PROTOCOLS), Field(description=(
+        'How children are built, trained and rated, where no option says otherwise. The default is quick on a CPU and '
+        'paper on a GPU.'))] = None
     child: ChildSettings = ChildSettings()
 
     @model_validator(mode='after')
@@ -124,6 +130,18 @@ class SearchConfig(Checked):
     def seed(self) -> int:
         """The seed of the sampler, which is that of the children's recipe."""
         return self.child.recipe.seed
+
+    def with_protocol(self, on_gpu: bool, side: int, images: int) -> 'SearchConfig':
+        """Return these settings with a protocol, and with its values for the children's settings that were not given.
+
+        Args:
+            on_gpu: Whether children are trained on a GPU, which decides about the protocol if none was given.
+            side, images: Height and width of the images, and their number, those held out included.
+        """
+        name = self.protocol or default_protocol(on_gpu)
+        defaults = PROTOCOLS[name].settings(side, round(images * (1 - self.child.val_share)))
+        child = ChildSettings(**merge_settings(defaults, self.child.model_dump(exclude_unset=True)))
+        return self.model_copy(update=dict(protocol=name, child=child))
 
     def stored(self) -> Dict[str, Any]:
         """Return what ``search.json`` keeps, as JSON data.

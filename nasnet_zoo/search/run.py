@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 
-from ..data.datasets import data_name
+from ..data.datasets import ImageSet, data_name
 from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
@@ -59,10 +60,11 @@ class _Prepared(NamedTuple):
     warm_start: Optional[Choices]
     baseline: Optional[SearchRecord]
 
-    def value(self, accuracy: float, costs: Mapping[str, Any]) -> float:
-        """Return the number by which children are compared: the accuracy, or the reward for two objectives."""
+    def value(self, rated: float, costs: Mapping[str, Any]) -> float:
+        """Return the number by which children are compared: the reward, combined with the second objective if there is
+        one."""
         config = self.config
-        return reward(accuracy, costs[config.objective], config.cost_target) if config.objective else accuracy
+        return reward(rated, costs[config.objective], config.cost_target) if config.objective else rated
 
 
 def run_search(
@@ -122,7 +124,7 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
         storage: The URL of the storage, if it is not the journal in the folder.
 
     Returns:
-        For each child ``number``, ``value`` (the accuracy), ``architecture`` and what else was measured.
+        For each child ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` and what else was measured.
 
     Raises:
         SearchError: If there is no search.
@@ -135,9 +137,10 @@ def _prepare(config: SearchConfig) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
     baseline = None if config.baseline is None else read_record(config.baseline)
     space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
-    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
+    config = _with_protocol(config, loaded)
+    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     evaluator = Evaluator(loaded, child)
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
     warm_start = None
@@ -150,6 +153,15 @@ def _prepare(config: SearchConfig) -> _Prepared:
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
+
+
+def _with_protocol(config: SearchConfig, data: ImageSet) -> SearchConfig:
+    """Apply the protocol: the given one, that of the resumed search, or the default for this machine or cluster."""
+    path = config.out / 'search.json'
+    if config.protocol is None and config.resume and path.exists():
+        config = config.model_copy(update=dict(protocol=read_search(path)['settings'].get('protocol')))
+    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
+    return config.with_protocol(on_gpu, min(data.input_size[1:]), data.size())
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
@@ -204,7 +216,7 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
     tokens = [space.tokens(params[one['number']]) for one in children]
     order = rank_children(space, tokens, [prepared.value(one['value'], one) for one in children])
-    finalists = [Finalist(children[i]['number'], children[i]['value'], space.genotype(tokens[i]))
+    finalists = [Finalist(children[i]['number'], children[i]['accuracy'], space.genotype(tokens[i]))
                  for i in order[:config.top]]
     child = _final_settings(config)
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs')
@@ -217,10 +229,11 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
-    """Return the settings of the longer training: those of the children, with more epochs and no time limit."""
+    """Return the settings of the longer training: those of the children, with more epochs, no time limit, and the
+    accuracy as the reward."""
     recipe = config.child.recipe
     longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
-    return config.child.model_copy(update=dict(time_limit=None, recipe=longer))
+    return config.child.model_copy(update=dict(time_limit=None, reward='accuracy', recipe=longer))
 
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -234,7 +247,8 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
         space.tokens(params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
         search=dict(
             space=space.name, sampler=config.sampler, ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
-            seed=config.seed, trials=len(trials), trial=won['number'], child=dict(child, time_limit=None)),
+            seed=config.seed, protocol=config.protocol, trials=len(trials),
+            trial=won['number'], child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
             mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))

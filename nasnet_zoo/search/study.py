@@ -106,7 +106,7 @@ def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[
     stored = study.user_attrs.get('settings')
     if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr('settings', settings)
-    elif stored is None or upgrade_settings(stored) != settings:
+    elif stored is None or stored != settings and upgrade_settings(stored) != settings:
         raise SearchError(f'{place}: the study {study.study_name!r} has other settings; choose another --out')
 
 
@@ -127,12 +127,13 @@ def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
 
 
 def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
-    """Return the children that have an accuracy, as JSON data.
+    """Return the children that have a reward, as JSON data.
 
-    Each has ``number``, ``value`` (the accuracy) and ``architecture`` (the digest), and what else was measured, such as
-    ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
+    Each has ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` (the digest), and what else was
+    measured, such as ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
     """
     return [
-        dict(number=trial.number, value=trial.values[0], **trial.user_attrs)
+        dict(number=trial.number, value=trial.values[0], **{'accuracy': trial.values[0], **trial.user_attrs})
+        # earlier versions stored no accuracy, because it was always the reward
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if 'duplicate_of' not in trial.user_attrs]

@@ -23,8 +23,9 @@ from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
-         '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2']
+CHILD = ['--protocol', 'paper', '--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256',
+         '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2',
+         '--top', '2']
 
 
 def command(out, *options):

@@ -58,7 +58,8 @@ def _set(settings: Type[Checked], given: Dict[str, Any], path: Tuple[str, ...], 
     for name in path[:-1]:
         field = settings.model_fields[name]
         if name not in given:
-            given[name] = {} if field.is_required() else field.get_default(call_default_factory=True).model_dump()
+            given[name] = {} if field.is_required() else field.get_default(
+                call_default_factory=True).model_dump(exclude_unset=True)
         settings, given = field.annotation, given[name]  # type: ignore[assignment]
     given[path[-1]] = value
 

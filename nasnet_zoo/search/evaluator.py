@@ -91,7 +91,7 @@ class Evaluator:
             if limit and time.perf_counter() - started > limit:
                 raise ChildError(f'the training takes longer than {limit:g} s; it was stopped after step '
                                  f'{step["step"]} of {step["steps"]}')
-        params, macs = self._checked_cost(genotype)
+        params, macs = self.checked_cost(genotype)
         trainer = self.trainer(genotype)
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(check_time)
@@ -129,7 +129,7 @@ class Evaluator:
             self.settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
             in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
 
-    def _checked_cost(self, genotype: Genotype) -> Tuple[int, int]:
+    def checked_cost(self, genotype: Genotype) -> Tuple[int, int]:
         """Return parameters and mult-adds, and raise a ChildError if one of them is above its limit."""
         cost = describe(genotype, **self._network_args)
         for name in ('params', 'macs'):

@@ -1,15 +1,17 @@
 """The interface of worker pools, and the functions that run in a worker process."""
 from concurrent.futures import Future
-from typing import Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 import torch
 
 from ..genotype.schema import Genotype
 from ..training.trainer import keep_freed_memory
+from .errors import ChildError
 from .evaluator import Evaluation
 from .pruning import ShouldPrune
+from .timing import child_seconds
 
-__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'evaluate_in_worker', 'prepare_worker']
+__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'estimate_in_worker', 'evaluate_in_worker', 'prepare_worker']
 
 Evaluate = Callable[[Genotype, Optional[ShouldPrune]], Evaluation]
 MakeEvaluate = Callable[[], Evaluate]
@@ -28,8 +30,11 @@ class WorkerPool(Protocol):
     def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
         """Start to evaluate a child. At most `size` children may be waiting for :meth:`result` at the same time."""
 
-    def result(self, future: Future) -> Evaluation:
-        """Return the result of a child whose evaluation has ended. It must be called once for each future.
+    def estimate(self, genotype: Genotype) -> Future:
+        """Start to measure how many seconds the evaluation of a child will take. It counts as a child, too."""
+
+    def result(self, future: Future) -> Any:
+        """Return the :class:`Evaluation` or the seconds when a future is done. It must be called once for each future.
 
         Raises:
             ChildError: If the child has no accuracy.
@@ -53,3 +58,15 @@ def prepare_worker(make: MakeEvaluate, threads: int) -> None:
 def evaluate_in_worker(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
     """Evaluate a child in this worker process."""
     return _evaluate(genotype, should_prune)
+
+
+def estimate_in_worker(genotype: Genotype) -> float:
+    """Measure in this worker process how many seconds the evaluation of a child will take.
+
+    Raises:
+        ChildError: If it cannot be trained.
+    """
+    try:
+        return child_seconds(_evaluate, genotype)  # type: ignore[arg-type]  # an Evaluator, except in tests
+    except (ValueError, FloatingPointError, RuntimeError, MemoryError) as error:
+        raise ChildError(str(error)) from None

@@ -4,7 +4,7 @@ from typing import Callable, List, NamedTuple, Sequence
 import optuna
 
 from ..genotype.loader import load_genotype
-from ..genotype.schema import Genotype
+from ..genotype.schema import KINDS, Genotype, GenotypeError
 from .errors import SearchError
 from .space import SPACES, Choices, Space, SpaceError
 from .study import batched_writes
@@ -48,7 +48,11 @@ def find_cells(
         except Exception as error:  # in the parse function of a space of the user's own
             raise SearchError(f'--warm-start: {genotype.name}: the parse function of {space.name} fails with '
                               f'{type(error).__name__}: {error}') from None
-        if space.genotype(tokens).architecture_digest != genotype.architecture_digest:
+        written = space.genotype(tokens)
+        if not _same_blocks(written, genotype):
+            raise SearchError(f'--warm-start: {genotype.name}: the parse function of {space.name} returns the choices '
+                              'of another cell; a SpaceError should say why this one is not in the space')
+        if written.architecture_digest != genotype.architecture_digest:
             log(f'{genotype.name} is evaluated as {space.name} writes it: with the same blocks, but with other outputs '
                 'or another "fit"')
         found.append(WarmStart(name, space.choices(tokens)))
@@ -71,6 +75,16 @@ def _check_operations(genotype: Genotype, forbidden: Sequence[str]) -> None:
                                       '--forbid-op leaves out of the space')
 
 
+def _same_blocks(written: Genotype, genotype: Genotype) -> bool:
+    """Return whether two genotypes would be the same architecture if they had the same outputs and the same fitting."""
+    rest, blocks = written.to_dict(), genotype.to_dict()
+    try:
+        changed = load_genotype({**rest, **{kind: dict(rest[kind], blocks=blocks[kind]['blocks']) for kind in KINDS}})
+    except GenotypeError:  # it has fewer blocks
+        return False
+    return changed.architecture_digest == written.architecture_digest
+
+
 def _where(genotype: Genotype) -> str:
     """Return which built-in space contains a genotype, as the end of an error message."""
     count = len(genotype.normal.blocks)
@@ -79,6 +93,5 @@ def _where(genotype: Genotype) -> str:
             make(blocks=count).find(genotype)
         except SpaceError:
             continue
-        is_default = make().fingerprint == make(blocks=count).fingerprint
-        return f'; {genotype.name} is in --space {name}' + ('' if is_default else f' --blocks {count}')
+        return f'; {genotype.name} is in --space {name} --blocks {count}'
     return f'; no built-in space contains {genotype.name}'

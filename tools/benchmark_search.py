@@ -24,7 +24,8 @@ from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES
 
 # name: the sampler and PPO's preset
-CONTESTANTS = {**{name: (name, 'fast') for name in SAMPLERS}, 'ppo-paper': ('ppo', 'paper')}
+CONTESTANTS = {**{name: (name, 'model') for name in SAMPLERS}, 'ppo-fast': ('ppo', 'fast'),
+               'ppo-paper': ('ppo', 'paper')}
 CHECKPOINTS = (100, 500, 1000)
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
 _FIRST_EDGE = {2: 0, 3: 2, 4: 5, 5: 9}  # of each node; DARTS numbers its nodes 2 to 5, and its inputs 0 and 1

@@ -13,11 +13,13 @@ from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
-__all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'study_settings',
+__all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_search', 'start_or_resume', 'study_settings',
            'upgrade_settings']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
+
+_NEW_DEFAULTS = ('ppo_preset',)  # settings whose default was another one in an earlier version
 
 _ADDED: Dict[str, Any] = {}  # settings that earlier versions lacked, with what those versions did
 
@@ -49,6 +51,19 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     if new['seed'] == new['child']['recipe']['seed']:
         del new['seed']
     return new
+
+
+def kept_defaults(config: SearchConfig) -> Dict[str, Any]:
+    """Return the settings of a resumed search that were not given and whose default has changed since it was started.
+
+    Without them, the command that started the search could not resume it.
+    """
+    path = config.out / 'search.json'
+    if not config.resume or not path.exists():
+        return {}
+    stored = read_search(path)['settings']
+    return {name: stored[name] for name in _NEW_DEFAULTS
+            if name not in config.model_fields_set and stored.get(name) is not None}
 
 
 def _is_old(settings: Mapping[str, Any]) -> bool:

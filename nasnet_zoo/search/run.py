@@ -18,7 +18,7 @@ from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
-from .folder import exclusive_lock, read_search, start_or_resume, study_settings
+from .folder import exclusive_lock, kept_defaults, read_search, start_or_resume, study_settings
 from .journal import has_records
 from .loop import Progress, Search
 from .objectives import reward
@@ -129,7 +129,8 @@ def _prepare(config: SearchConfig) -> _Prepared:
     if config.warm_start is not None:
         warm_start = space.choices(space.find(load_genotype(config.warm_start)))
     config = config.model_copy(update=dict(
-        child=child, data=data_name(config.data), cost_target=_cost_target(config, evaluator)))
+        kept_defaults(config), child=child, data=data_name(config.data),
+        cost_target=_cost_target(config, evaluator)))
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)

@@ -100,7 +100,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
-    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: paper, fast"),
+    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
     (['--space', 'nas'], "did you mean 'nasnet'"),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),

@@ -39,12 +39,16 @@ COPIES = {'deepcopy': copy.deepcopy, 'pickle': lambda study: pickle.loads(pickle
           'cloudpickle': lambda study: pickle.loads(cloudpickle.dumps(study))}
 
 
+ROWS = {**{name: (name, 'fast') for name in SAMPLERS}, 'ppo-model': ('ppo', 'model')}  # sampler and PPO's preset
+
+
 def make(name, seed=0, trials=0, reward=None, space=SPACE):
-    return SAMPLERS[name].resolve()(space, seed, 'fast', trials, reward)
+    sampler, preset = ROWS[name]
+    return SAMPLERS[sampler].resolve()(space, seed, preset, trials, reward)
 
 
-OURS = [name for name in SAMPLERS if isinstance(make(name), SpaceSampler)]
-ANY, EACH_OF_OURS = pytest.mark.parametrize('name', SAMPLERS), pytest.mark.parametrize('name', OURS)
+OURS = [name for name in ROWS if isinstance(make(name), SpaceSampler)]
+ANY, EACH_OF_OURS = pytest.mark.parametrize('name', ROWS), pytest.mark.parametrize('name', OURS)
 
 
 def value(params):
@@ -113,7 +117,7 @@ def test_the_rest_is_proposed_to_go_with_what_is_fixed(name):
     study.optimize(objective, n_trials=35)
     for trial in study.trials:
         assert SPACE.choices(notes(trial)['tokens']) == trial.params, 'the proposal has the fixed values'
-    if name == 'ppo':  # the log-probabilities are those of the unrestricted policy
+    if 'ppo' in name:  # the log-probabilities are those of the unrestricted policy
         learner = type(study.sampler._base_sampler)(SPACE, seed=0)
         learner._seed = 0
         learner.start()

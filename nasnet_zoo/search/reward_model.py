@@ -1,0 +1,159 @@
+"""What the controller learns from besides finished children: a model that predicts their rewards."""
+from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .controller import Controller
+from .encoding import Encoder, Encoding
+from .gaussian_process import Counts, GaussianProcess, Hyperparameters, fit_hyperparameters, select
+from .ppo import Sample
+from .ppo_settings import ModelSettings
+from .space import Space
+
+__all__ = ['Candidates', 'RewardModel']
+
+_GROWTH = 1.5  # the hyperparameters are fitted again when the number of children has grown by this factor
+_MAX_EDITED = 3  # decisions of a child
+_Tokens = Tuple[int, ...]
+
+
+class Candidates(NamedTuple):
+    """Children that may be proposed; P of them.
+
+    Attributes:
+        tokens: Their choices, int64 [P, decisions].
+        log_probs: The log-probability of each token under the policy, [P, decisions].
+        whitened: What the process has computed about them: the transpose of what
+            :meth:`~nasnet_zoo.search.gaussian_process.GaussianProcess.whiten` returns.
+        bounds: Their upper confidence bounds, float64 [P].
+    """
+    tokens: torch.Tensor
+    log_probs: torch.Tensor
+    whitened: torch.Tensor
+    bounds: torch.Tensor
+
+
+class RewardModel:
+    """A Gaussian process that predicts the rewards of children by upper confidence bounds.
+
+    Args:
+        space: The search space.
+        settings: The settings of the model.
+    """
+
+    def __init__(self, space: Space, settings: ModelSettings) -> None:
+        self.settings = settings
+        self._encoder = Encoder(space)
+        self._encodings: Dict[_Tokens, Encoding] = {}
+        self._hyperparameters: Optional[Hyperparameters] = None
+        self._fitted = 0  # number of children to which the hyperparameters were fitted
+        self._process: Optional[GaussianProcess] = None
+        self._samples: List[Sample] = []  # those that there were when the process was made
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there have been enough finished children."""
+        return self._process is not None
+
+    def fit(self, samples: Sequence[Sample]) -> None:
+        """Predict from finished children, if they are enough."""
+        if len(samples) < self.settings.first:
+            return
+        counts, rewards = self._counts(sample.tokens for sample in samples), [sample.reward for sample in samples]
+        if len(samples) >= _GROWTH * self._fitted:
+            self._hyperparameters, self._fitted = fit_hyperparameters(counts, rewards), len(samples)
+        known = select(rewards, self.settings.known)
+        self._process = GaussianProcess(
+            [group[known] for group in counts], np.array(rewards)[known], self._hyperparameters)
+        self._samples = list(samples)
+
+    def predict(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the upper confidence bounds, float64 [B], of children that are given as int64 [B, decisions]."""
+        return self._bounds(*self._process.predict(self._counts(map(tuple, tokens.tolist()))))
+
+    def candidates(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
+        """Return children that the controller draws: whole ones, edited good ones, and edited candidates.
+
+        Args:
+            controller: The policy.
+            allowed: Which options may be chosen, bool [1, decisions, options].
+            rng: The source of random numbers.
+        """
+        settings = self.settings
+        good = sorted(self._samples, key=lambda sample: -sample.reward)[:settings.elite]
+        found = _concatenate(
+            self._draw(controller, allowed.expand(settings.draws, -1, -1), rng),
+            self._draw(controller, _edits(torch.tensor([s.tokens for s in good]), settings.edits, allowed, rng), rng))
+        for _ in range(settings.rounds):
+            best = found.bounds.argsort(descending=True, stable=True)[:settings.elite]
+            edits = _edits(found.tokens[best], settings.edits, allowed, rng)
+            found = _concatenate(found, self._draw(controller, edits, rng))
+        return found
+
+    def choose(
+            self, candidates: Candidates, samples: Sequence[Sample], proposed: Collection[_Tokens],
+    ) -> int:
+        """Return which candidate to propose: the one of the highest bound that is not equal to a proposed child.
+
+        Args:
+            candidates: What :meth:`candidates` has returned.
+            samples: All finished children, those with which the process was fitted first.
+            proposed: All children that have been proposed or are finished.
+        """
+        more = samples[len(self._samples):]
+        pending = sorted(set(proposed).difference(tuple(sample.tokens) for sample in samples))
+        children = [tuple(row) for row in candidates.tokens.tolist()]
+        bounds = candidates.bounds
+        if more or pending:
+            process = self._process.extend(
+                self._counts(sample.tokens for sample in more), [sample.reward for sample in more],
+                self._counts(pending))
+            counts = self._counts(children)
+            whitened = process.whiten(counts, candidates.whitened.T)
+            bounds = self._bounds(*process.predict(counts, whitened))
+        known = {self._encode(child) for child in proposed}
+        is_new = torch.tensor([self._encode(child) not in known for child in children])
+        return int(torch.where(is_new, bounds, -torch.inf).argmax() if is_new.any() else bounds.argmax())
+
+    def _draw(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
+        uniforms = torch.from_numpy(rng.random(allowed.shape[:2])).float()
+        tokens, log_probs = controller.sample(uniforms, allowed)
+        counts = self._counts(map(tuple, tokens.tolist()))
+        whitened = self._process.whiten(counts)
+        return Candidates(tokens, log_probs, whitened.T, self._bounds(*self._process.predict(counts, whitened)))
+
+    def _bounds(self, mean: np.ndarray, deviation: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(mean + self.settings.deviations * deviation)
+
+    def _encode(self, child: _Tokens) -> Encoding:
+        if child not in self._encodings:
+            self._encodings[child] = self._encoder.encode(child)
+        return self._encodings[child]
+
+    def _counts(self, children: Iterable[_Tokens]) -> Counts:
+        return self._encoder.counts([self._encode(child) for child in children])
+
+
+def _concatenate(a: Candidates, b: Candidates) -> Candidates:
+    return Candidates(*map(torch.cat, zip(a, b)))
+
+
+def _edits(children: torch.Tensor, count: int, allowed: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return which options remain for `count` edits of some children, bool [count, decisions, options].
+
+    In each edit one to three decisions of a child must change, and the others must not.
+
+    Args:
+        children: int64 [children, decisions].
+        count: Number of edits.
+        allowed: Which options may be chosen at all, bool [1, decisions, options].
+        rng: The source of random numbers.
+    """
+    kept = F.one_hot(children[torch.from_numpy(rng.integers(len(children), size=count))], allowed.shape[-1]).bool()
+    is_free = allowed.sum(-1) > 1
+    places = torch.where(is_free, torch.from_numpy(rng.random(kept.shape[:2])), torch.inf).argsort(-1).argsort(-1)
+    is_changed = is_free & (places < torch.from_numpy(rng.integers(1, _MAX_EDITED + 1, size=(count, 1))))
+    remaining = torch.where(is_changed[..., None], allowed & ~kept, allowed & kept)
+    return torch.where(remaining.any(-1, keepdim=True), remaining, allowed)  # what was fixed since is taken over

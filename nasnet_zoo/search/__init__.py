@@ -3,6 +3,7 @@ import importlib
 from typing import Any, List
 
 _LAZY = {  # name: its module, imported on first use; most of them import Optuna
+    'GPSampler': '.samplers.gp',
     'PPOSampler': '.samplers.ppo',
     'EvolutionSampler': '.samplers.evolution',
     'Decision': '.space',

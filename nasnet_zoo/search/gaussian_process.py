@@ -105,17 +105,19 @@ class GaussianProcess:
         rest = cross - self._factor[rows:, :rows] @ known
         return torch.cat([known, _solve(self._factor[rows:, rows:], rest)])
 
-    def predict(self, counts: Counts, whitened: Optional[torch.Tensor] = None) -> Tuple[np.ndarray, np.ndarray]:
+    def moments(self, whitened: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of children, without noise, in the unit of the rewards; float64 [n].
 
         Args:
-            counts: Some children, n of them.
-            whitened: What :meth:`whiten` returns for them, if it is known.
+            whitened: What :meth:`whiten` returns for these children.
         """
-        whitened = self.whiten(counts) if whitened is None else whitened
         mean = (self._whitened_rewards @ whitened).numpy()
         variance = np.exp(self.hyperparameters.amplitude) - (whitened ** 2).sum(0).numpy()
         return self.shift + self.scale * mean, self.scale * np.sqrt(variance.clip(1e-12))
+
+    def predict(self, counts: Counts) -> Tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of children, without noise, in the unit of the rewards; float64 [n]."""
+        return self.moments(self.whiten(counts))
 
     def _standardised(self, rewards: Rewards) -> torch.Tensor:
         return torch.from_numpy((np.asarray(rewards, dtype=np.float64) - self.shift) / self.scale)

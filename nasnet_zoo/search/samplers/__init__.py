@@ -13,6 +13,7 @@ __all__ = ['SAMPLERS']
 #            each process, so this is a part of their seed; ours replay the trials and continue by themselves
 #   reward   computes one number from a finished trial of several objectives; None for a single objective
 SAMPLERS: Dict[str, Entry] = {
+    'gp': Entry('Bayesian optimization with a Gaussian process', 'samplers.gp:build_gp'),
     'ppo': Entry("the paper's controller, an LSTM trained by PPO", 'samplers.ppo:build_ppo'),
     'evolution': Entry('regularized evolution', 'samplers.evolution:build_evolution'),
     'random': Entry("Optuna's random search", 'samplers.from_optuna:build_random'),

@@ -1,0 +1,46 @@
+"""Random children, and random changes of children, within the tokens that may be proposed."""
+import random
+from typing import Callable, List, Sequence
+
+from .base import MAX_DRAWS, Options, Tokens
+
+__all__ = ['change', 'changed', 'crossed', 'draw', 'first_new', 'restricted']
+
+
+def draw(rng: random.Random, options: Options) -> Tokens:
+    """Return a random child."""
+    return tuple(rng.choice(allowed) for allowed in options)
+
+
+def restricted(rng: random.Random, tokens: Sequence[int], options: Options) -> List[int]:
+    """Return the child with random tokens in place of those that may not be proposed."""
+    return [token if token in allowed else rng.choice(allowed) for token, allowed in zip(tokens, options)]
+
+
+def change(rng: random.Random, tokens: List[int], i: int, options: Options) -> None:
+    """Give decision `i` a different token, in place. The present one may be proposed, and is not the only one."""
+    allowed = options[i]
+    tokens[i] = allowed[(allowed.index(tokens[i]) + rng.randrange(1, len(allowed))) % len(allowed)]
+
+
+def changed(rng: random.Random, tokens: Sequence[int], options: Options, count: int) -> Tokens:
+    """Return the child with `count` decisions changed, or as many as there are to make."""
+    new = restricted(rng, tokens, options)
+    free = [i for i, allowed in enumerate(options) if len(allowed) > 1]
+    for i in rng.sample(free, min(count, len(free))):
+        change(rng, new, i, options)
+    return tuple(new)
+
+
+def crossed(rng: random.Random, first: Tokens, second: Tokens) -> Tokens:
+    """Return a child that has each token from one of two children."""
+    return tuple(rng.choice(pair) for pair in zip(first, second))
+
+
+def first_new(propose: Callable[[], Tokens], is_known: Callable[[Tokens], bool]) -> Tokens:
+    """Call `propose` until it returns a child that is not known, but not too often. Return the last child."""
+    for _ in range(MAX_DRAWS):
+        tokens = propose()
+        if not is_known(tokens):
+            break
+    return tokens

@@ -12,11 +12,12 @@ from .ppo import Sample
 from .ppo_settings import ModelSettings
 from .space import Space
 
-__all__ = ['Candidates', 'RewardModel']
+Tokens = Tuple[int, ...]
+
+__all__ = ['Candidates', 'RewardModel', 'restrict_to_edits']
 
 _GROWTH = 1.5  # the hyperparameters are fitted again when the number of children has grown by this factor
 _MAX_EDITED = 3  # decisions of a child
-_Tokens = Tuple[int, ...]
 
 
 class Candidates(NamedTuple):
@@ -46,7 +47,7 @@ class RewardModel:
     def __init__(self, space: Space, settings: ModelSettings) -> None:
         self.settings = settings
         self._encoder = Encoder(space)
-        self._encodings: Dict[_Tokens, Encoding] = {}
+        self._encodings: Dict[Tokens, Encoding] = {}
         self._hyperparameters: Optional[Hyperparameters] = None
         self._fitted = 0  # number of children to which the hyperparameters were fitted
         self._process: Optional[GaussianProcess] = None
@@ -61,17 +62,18 @@ class RewardModel:
         """Predict from finished children, if they are enough."""
         if len(samples) < self.settings.first:
             return
+        self._samples = list(samples)
+        self._encodings = {sample.tokens: self._encode(sample.tokens) for sample in samples}  # forget those imagined
         counts, rewards = self._counts(sample.tokens for sample in samples), [sample.reward for sample in samples]
         if len(samples) >= _GROWTH * self._fitted:
             self._hyperparameters, self._fitted = fit_hyperparameters(counts, rewards), len(samples)
         known = select(rewards, self.settings.known)
         self._process = GaussianProcess(
             [group[known] for group in counts], np.array(rewards)[known], self._hyperparameters)
-        self._samples = list(samples)
 
     def predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the upper confidence bounds, float64 [B], of children that are given as int64 [B, decisions]."""
-        return self._bounds(*self._process.predict(self._counts(map(tuple, tokens.tolist()))))
+        return self._bounds(self._process, self._process.whiten(self._counts(_rows(tokens))))
 
     def candidates(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
         """Return children that the controller draws: whole ones, edited good ones, and edited candidates.
@@ -85,62 +87,64 @@ class RewardModel:
         good = sorted(self._samples, key=lambda sample: -sample.reward)[:settings.elite]
         found = _concatenate(
             self._draw(controller, allowed.expand(settings.draws, -1, -1), rng),
-            self._draw(controller, _edits(torch.tensor([s.tokens for s in good]), settings.edits, allowed, rng), rng))
+            self._draw(controller, restrict_to_edits(torch.tensor([s.tokens for s in good]), settings.edits, allowed, rng), rng))
         for _ in range(settings.rounds):
             best = found.bounds.argsort(descending=True, stable=True)[:settings.elite]
-            edits = _edits(found.tokens[best], settings.edits, allowed, rng)
+            edits = restrict_to_edits(found.tokens[best], settings.edits, allowed, rng)
             found = _concatenate(found, self._draw(controller, edits, rng))
         return found
 
     def choose(
-            self, candidates: Candidates, samples: Sequence[Sample], proposed: Collection[_Tokens],
+            self, candidates: Candidates, samples: Sequence[Sample], pending: Sequence[Tokens],
+            proposed: Collection[Tokens],
     ) -> int:
-        """Return which candidate to propose: the one of the highest bound that is not equal to a proposed child.
+        """Return which candidate to propose: that of the highest bound among those that differ from all known children.
 
         Args:
             candidates: What :meth:`candidates` has returned.
             samples: All finished children, those with which the process was fitted first.
+            pending: Children whose reward is not known yet.
             proposed: All children that have been proposed or are finished.
         """
-        more = samples[len(self._samples):]
-        pending = sorted(set(proposed).difference(tuple(sample.tokens) for sample in samples))
-        children = [tuple(row) for row in candidates.tokens.tolist()]
-        bounds = candidates.bounds
-        if more or pending:
+        children, bounds = _rows(candidates.tokens), candidates.bounds
+        new = samples[len(self._samples):]
+        if new or pending:
             process = self._process.extend(
-                self._counts(sample.tokens for sample in more), [sample.reward for sample in more],
+                self._counts(sample.tokens for sample in new), [sample.reward for sample in new],
                 self._counts(pending))
-            counts = self._counts(children)
-            whitened = process.whiten(counts, candidates.whitened.T)
-            bounds = self._bounds(*process.predict(counts, whitened))
-        known = {self._encode(child) for child in proposed}
+            bounds = self._bounds(process, process.whiten(self._counts(children), candidates.whitened.T))
+        known = {self._encode(child) for child in [*proposed, *pending]}
         is_new = torch.tensor([self._encode(child) not in known for child in children])
-        return int(torch.where(is_new, bounds, -torch.inf).argmax() if is_new.any() else bounds.argmax())
+        return int((torch.where(is_new, bounds, -torch.inf) if is_new.any() else bounds).argmax())
 
     def _draw(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
         uniforms = torch.from_numpy(rng.random(allowed.shape[:2])).float()
         tokens, log_probs = controller.sample(uniforms, allowed)
-        counts = self._counts(map(tuple, tokens.tolist()))
-        whitened = self._process.whiten(counts)
-        return Candidates(tokens, log_probs, whitened.T, self._bounds(*self._process.predict(counts, whitened)))
+        whitened = self._process.whiten(self._counts(_rows(tokens)))
+        return Candidates(tokens, log_probs, whitened.T, self._bounds(self._process, whitened))
 
-    def _bounds(self, mean: np.ndarray, deviation: np.ndarray) -> torch.Tensor:
+    def _bounds(self, process: GaussianProcess, whitened: torch.Tensor) -> torch.Tensor:
+        mean, deviation = process.moments(whitened)
         return torch.from_numpy(mean + self.settings.deviations * deviation)
 
-    def _encode(self, child: _Tokens) -> Encoding:
+    def _encode(self, child: Tokens) -> Encoding:
         if child not in self._encodings:
             self._encodings[child] = self._encoder.encode(child)
         return self._encodings[child]
 
-    def _counts(self, children: Iterable[_Tokens]) -> Counts:
+    def _counts(self, children: Iterable[Tokens]) -> Counts:
         return self._encoder.counts([self._encode(child) for child in children])
+
+
+def _rows(tokens: torch.Tensor) -> List[Tokens]:
+    return list(map(tuple, tokens.tolist()))
 
 
 def _concatenate(a: Candidates, b: Candidates) -> Candidates:
     return Candidates(*map(torch.cat, zip(a, b)))
 
 
-def _edits(children: torch.Tensor, count: int, allowed: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def restrict_to_edits(children: torch.Tensor, count: int, allowed: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Return which options remain for `count` edits of some children, bool [count, decisions, options].
 
     In each edit one to three decisions of a child must change, and the others must not.

@@ -85,7 +85,8 @@ class PPOSampler(SpaceSampler):
             controller = self.learner.controller
             self._candidates = options, self._model.candidates(controller, controller.allow(options), rng)
         candidates = self._candidates[1]
-        chosen = self._model.choose(candidates, self.learner.samples, self._history.proposed)
+        pending = [tokens for _, tokens in sorted(self._history.pending.items())]
+        chosen = self._model.choose(candidates, self.learner.samples, pending, self._history.proposed)
         return candidates.tokens[chosen].tolist(), candidates.log_probs[chosen].tolist()
 
     def _draw_new(self, number: int, options: Options) -> Tuple[List[int], List[float]]:

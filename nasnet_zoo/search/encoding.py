@@ -1,5 +1,4 @@
 """Children of a search space as counts of what their genotypes consist of, for models that predict rewards."""
-from itertools import chain
 from typing import Any, Dict, Hashable, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
@@ -12,8 +11,9 @@ __all__ = ['GROUPS', 'Encoder', 'Encoding', 'squared_distances']
 
 GROUPS = 3  # groups of features, from the general to the specific
 Encoding = Tuple[int, ...]
-"""The numbers of the items of a genotype in ascending order; an item that occurs twice is listed twice."""
-_Item = Tuple[Hashable, ...]
+"""The numbers of the parts of a genotype in ascending order; a part that occurs twice is listed twice."""
+_Feature = Tuple[int, Tuple[Hashable, ...]]
+_Part = Tuple[Hashable, ...]
 
 
 class Encoder:
@@ -27,11 +27,10 @@ class Encoder:
        that an output consists of.
     3. both: (cell, node, source, operation).
 
-    A genotype is a bag of *items*: edges, combines and values. Each item counts as one feature in one or more groups.
-    Two children have the same encoding if and only if they have the same items, that is, if their genotypes are equal
-    up to the order of operands. (If a combine depends on this order, the items of its edges contain their side.)
+    Two children have the same encoding if and only if their genotypes are equal up to the order of operands. (If a
+    combine depends on this order, its operations and sources are distinguished by their side.)
 
-    Items and features are numbered in the order in which they are met, so encodings of different encoders cannot be
+    Parts and features are numbered in the order in which they are met, so encodings of different encoders cannot be
     compared. Counts, and therefore :func:`squared_distances`, do not depend on this order.
 
     Args:
@@ -40,94 +39,100 @@ class Encoder:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self._numbers: Dict[_Item, int] = {}
-        self._columns: List[Dict[Hashable, int]] = [{} for _ in range(GROUPS)]  # column by feature, for each group
-        self._item_columns: List[List[int]] = []  # for each item and group its column, or -1
+        self._numbers: Dict[_Part, int] = {}
+        self._features: List[Dict[Hashable, int]] = [{} for _ in range(GROUPS)]  # column by feature, for each group
+        self._columns: List[List[List[int]]] = [[] for _ in range(GROUPS)]  # for each group and part: its columns
 
     def encode(self, tokens: Sequence[int]) -> Encoding:
         """Return the encoding of a child. It can be hashed."""
         numbers, found = self._numbers, []
-        for item in _items(self.space.build(tokens)):
-            number = numbers.get(item)
-            found.append(self._add(item) if number is None else number)
+        for part in _parts(self.space.build(tokens)):
+            number = numbers.get(part)
+            found.append(self._add(part) if number is None else number)
         return tuple(sorted(found))
 
     def counts(self, encodings: Sequence[Encoding]) -> List[np.ndarray]:
         """Return for each group how often each feature occurs, as float32 arrays [children, features met so far]."""
-        rows = np.repeat(np.arange(len(encodings)), [len(encoding) for encoding in encodings])
-        items = np.fromiter(chain.from_iterable(encodings), dtype=np.int64, count=len(rows))
-        table, arrays = np.array(self._item_columns, dtype=np.int64).reshape(-1, GROUPS), []
-        for group, features in enumerate(self._columns):
-            columns = table[items, group]
-            places = (rows * len(features) + columns)[columns >= 0]
-            counts = np.bincount(places, minlength=len(encodings) * len(features))
-            arrays.append(counts.reshape(len(encodings), len(features)).astype(np.float32))
+        arrays = []
+        for features, columns in zip(self._features, self._columns):
+            width = len(features)
+            places = [row * width + column for row, encoding in enumerate(encodings)
+                      for number in encoding for column in columns[number]]
+            counts = np.bincount(np.array(places, dtype=np.int64), minlength=len(encodings) * width)
+            arrays.append(counts.reshape(len(encodings), width).astype(np.float32))
         return arrays
 
-    def _add(self, item: _Item) -> int:
-        """Number a new item and its features."""
-        self._item_columns.append([
-            -1 if feature is None else columns.setdefault(feature, len(columns))
-            for columns, feature in zip(self._columns, _features(*item))])
-        return self._numbers.setdefault(item, len(self._numbers))
+    def _add(self, part: _Part) -> int:
+        """Number a new part and its features."""
+        for columns in self._columns:
+            columns.append([])
+        for group, feature in _features(*part):
+            features = self._features[group]
+            self._columns[group][-1].append(features.setdefault(feature, len(features)))
+        return self._numbers.setdefault(part, len(self._numbers))
 
 
-def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the squared Euclidean distances between two sets of children, float64 [groups, children, children].
+def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> List[np.ndarray]:
+    """Return for each group the squared Euclidean distances of two sets of children, float32 [children, children].
 
     They are exact, because counts are small integers. One set may lack the columns of features that were met later.
     """
     found = []
     for left, right in zip(a, b):
         width = min(left.shape[1], right.shape[1])
-        product = left[:, :width] @ right[:, :width].T
-        found.append((left ** 2).sum(1)[:, None] + (right ** 2).sum(1) - 2 * product)
-    return np.stack(found).astype(np.float64)
+        distances = left[:, :width] @ right[:, :width].T
+        distances *= -2
+        distances += (left ** 2).sum(1)[:, None]
+        distances += (right ** 2).sum(1)
+        found.append(distances)
+    return found
 
 
-def _items(genotype: Mapping[str, Any]) -> Iterator[_Item]:
-    """Yield the items of a genotype, given as JSON data that need not be complete.
+def _parts(genotype: Mapping[str, Any]) -> List[_Part]:
+    """Return the parts of a genotype, given as JSON data that need not be complete: its blocks, and everything else.
 
-    An item begins with its kind: ``edge``, ``combine`` or ``value``.
+    A block is (cell, node, combine, left edge, right edge), and another part is (cell or '', name, leaves).
     """
+    parts: List[_Part] = []
     for key, value in genotype.items():
         if key not in KINDS or 'blocks' not in value:
-            yield from _values(value, (key,))
+            parts.append(('', key, *_leaves(value)))
             continue
-        for part, content in value.items():
-            if part != 'blocks':
-                yield from _values(content, (key, part))
-                continue
-            for node, block in enumerate(content):
-                combine = block.get('combine', 'add')
-                yield 'combine', key, node, combine
-                is_ordered = combine in COMBINES and not COMBINES[combine].is_symmetric_up_to_channels
-                for side in ('left', 'right'):
-                    op, source = block[side]
-                    yield 'edge', key, node, source, op, side if is_ordered else ''
+        for node, block in enumerate(value['blocks']):
+            combine, left, right = block.get('combine', 'add'), tuple(block['left']), tuple(block['right'])
+            if right < left and _is_symmetric(combine):
+                left, right = right, left
+            parts.append((key, node, combine, left, right))
+        parts += [(key, name, *_leaves(content)) for name, content in value.items() if name != 'blocks']
+    return parts
 
 
-def _values(value: Any, path: Tuple[Hashable, ...]) -> Iterator[_Item]:
-    """Yield an item for each scalar in JSON data. Words in a list are states, whose order does not matter."""
-    if isinstance(value, str) or not isinstance(value, (Mapping, list, tuple)):
-        yield 'value', *path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _values(item, (*path, key))
-    else:
-        for i, item in enumerate(value):
-            yield from _values(item, path if isinstance(item, str) else (*path, i))
+def _leaves(value: Any) -> List[Tuple[Hashable, ...]]:
+    """Return path and value of each scalar in JSON data. Words in a list are states, whose order does not matter."""
+    if isinstance(value, dict):
+        return [(key, *leaf) for key, item in value.items() for leaf in _leaves(item)]
+    if isinstance(value, (list, tuple)):
+        words = sorted(item for item in value if isinstance(item, str))
+        others = enumerate(item for item in value if not isinstance(item, str))
+        return [*((word,) for word in words), *((i, *leaf) for i, item in others for leaf in _leaves(item))]
+    return [(value,)]
 
 
-def _features(kind: Hashable, cell: Hashable, *rest: Hashable) -> Tuple[Hashable, Hashable, Hashable]:
-    """Return the feature of an item in each group, or None."""
-    if kind == 'edge':
-        node, source, op, side = rest
-        return (kind, cell, op, side), (kind, cell, node, source, side), (cell, node, source, op, side)
-    if kind == 'combine':
-        node, combine = rest
-        return (kind, cell, combine), (kind, cell, node, combine), None
-    if cell in KINDS:
-        return None, (kind, cell, *rest), None
-    return (kind, cell, *rest), None, None
+def _features(cell: Any, place: Any, *content: Any) -> Iterator[_Feature]:
+    """Yield group and name of each feature of a part."""
+    if not isinstance(place, int):
+        yield from ((1 if cell else 0, (cell, place, *leaf)) for leaf in content)
+        return
+    combine, *edges = content
+    yield 0, (cell, combine)
+    yield 1, (cell, place, combine)
+    for side, (op, source) in zip(('left', 'right'), edges):
+        operand = 'operand' if _is_symmetric(combine) else side
+        yield 0, (cell, operand, op)
+        yield 1, (cell, place, operand, source)
+        yield 2, (cell, place, operand, source, op)
 
+
+def _is_symmetric(combine: str) -> bool:
+    """Return whether the order of the combine's operands does not matter."""
+    return combine not in COMBINES or COMBINES[combine].is_symmetric_up_to_channels

@@ -31,6 +31,20 @@ class Hyperparameters(NamedTuple):
     noise: float = -3.
 
 
+class _Block(NamedTuple):
+    """Children that a process was given together, n of them.
+
+    Attributes:
+        counts: Their counts.
+        above: Their covariances with the children before them, multiplied by the inverse Cholesky factor of these,
+            float64 [children before, n]. Transposed, these are rows of the Cholesky factor of all children.
+        factor: The rest of these rows, a lower triangle, float64 [n, n].
+    """
+    counts: Counts
+    above: torch.Tensor
+    factor: torch.Tensor
+
+
 class GaussianProcess:
     """A Gaussian process over children, given the rewards of some.
 
@@ -56,12 +70,12 @@ class GaussianProcess:
         values = np.asarray(rewards, dtype=np.float64)
         self.hyperparameters = hyperparameters or fit_hyperparameters(counts, values)
         self.shift, self.scale = values.mean(), values.std() or 1.
-        self._counts = list(counts)
-        self._factor = torch.linalg.cholesky(self._covariance(counts, counts, is_same=True))  # lower triangle
-        self._whitened_rewards = _solve(self._factor, self._standardised(values)[:, None])[:, 0]
+        self._blocks: Tuple[_Block, ...] = ()
+        self._whitened_rewards = torch.zeros(0, dtype=torch.float64)
+        self._add(counts, values)
 
     def __len__(self) -> int:
-        return len(self._factor)
+        return sum(len(block.factor) for block in self._blocks)
 
     def extend(self, counts: Counts, rewards: Rewards, pending: Optional[Counts] = None) -> 'GaussianProcess':
         """Return the process given more children, at the cost of a few, with unchanged hyperparameters and scale.
@@ -73,37 +87,41 @@ class GaussianProcess:
                 reduce the standard deviation of similar children and leave the means as they are.
         """
         new = copy.copy(self)
-        more = list(counts) if pending is None else _stack(counts, pending)
-        cross = self.whiten(more)
-        factor = torch.linalg.cholesky(self._covariance(more, more, is_same=True) - cross.T @ cross)
-        before, after = len(self), len(self) + len(factor)
-        new._factor = torch.zeros(after, after, dtype=torch.float64)
-        new._factor[:before, :before] = self._factor
-        new._factor[before:, :before], new._factor[before:, before:] = cross.T, factor
-        known = len(rewards)
-        residuals = self._standardised(rewards) - cross[:, :known].T @ self._whitened_rewards
-        new._whitened_rewards = torch.cat([
-            self._whitened_rewards, _solve(factor[:known, :known], residuals[:, None])[:, 0],
-            torch.zeros(len(factor) - known, dtype=torch.float64)])
-        new._counts = _stack(self._counts, more)
+        new._add(counts if pending is None else _stack(counts, pending), np.asarray(rewards, dtype=np.float64))
         return new
 
+    def _add(self, counts: Counts, rewards: np.ndarray) -> None:
+        """Add children, of which the first ones have these rewards, and the others the predicted ones."""
+        above = self.whiten(counts)
+        covariance = self._covariance(counts, counts)
+        covariance.diagonal().add_(np.exp(self.hyperparameters.noise))
+        block = _Block(counts, above, torch.linalg.cholesky(covariance - above.T @ above))
+        known = len(rewards)
+        values = torch.from_numpy((rewards - self.shift) / self.scale)
+        surprise = values - self._whitened_rewards @ above[:, :known]
+        self._blocks += block,
+        self._whitened_rewards = torch.cat([
+            self._whitened_rewards, _solve(block.factor[:known, :known], surprise[:, None])[:, 0],
+            torch.zeros(len(block.factor) - known, dtype=torch.float64)])
+
     def whiten(self, counts: Counts, known: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Return the covariances of the given children with these ones, multiplied by the inverse Cholesky factor.
+        """Return the covariances of these children with the known ones, multiplied by the inverse Cholesky factor.
+
+        This is what is expensive about a prediction.
 
         Args:
             counts: Some children, n of them.
             known: What this method returned for the same children before the process was extended.
 
         Returns:
-            float64 [children of known reward, n]. This is what is expensive about a prediction.
+            float64 [children that the process was given, n].
         """
-        rows = 0 if known is None else len(known)
-        cross = self._covariance([group[rows:] for group in self._counts], counts)
-        if known is None:
-            return _solve(self._factor, cross)
-        rest = cross - self._factor[rows:, :rows] @ known
-        return torch.cat([known, _solve(self._factor[rows:, rows:], rest)])
+        whitened = torch.zeros(0, len(counts[0]), dtype=torch.float64) if known is None else known
+        for block in self._blocks:
+            if len(block.above) >= len(whitened):
+                rest = self._covariance(block.counts, counts) - block.above.T @ whitened
+                whitened = torch.cat([whitened, _solve(block.factor, rest)])
+        return whitened
 
     def moments(self, whitened: torch.Tensor) -> Tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of children, without noise, in the unit of the rewards; float64 [n].
@@ -119,16 +137,11 @@ class GaussianProcess:
         """Return mean and standard deviation of children, without noise, in the unit of the rewards; float64 [n]."""
         return self.moments(self.whiten(counts))
 
-    def _standardised(self, rewards: Rewards) -> torch.Tensor:
-        return torch.from_numpy((np.asarray(rewards, dtype=np.float64) - self.shift) / self.scale)
-
-    def _covariance(self, a: Counts, b: Counts, is_same: bool = False) -> torch.Tensor:
-        scales, amplitude, noise = self.hyperparameters
-        exponent = np.tensordot(np.exp(scales), squared_distances(a, b), 1)
-        covariance = torch.from_numpy(np.exp(amplitude - exponent))
-        if is_same:
-            covariance.diagonal().add_(np.exp(noise))
-        return covariance
+    def _covariance(self, a: Counts, b: Counts) -> torch.Tensor:
+        exponent = np.full((len(a[0]), len(b[0])), self.hyperparameters.amplitude)
+        for scale, distances in zip(self.hyperparameters.scales, squared_distances(a, b)):
+            exponent -= np.exp(scale) * distances.astype(np.float64)
+        return torch.from_numpy(np.exp(exponent, out=exponent))
 
 
 def fit_hyperparameters(counts: Counts, rewards: Rewards, max_children: int = 300) -> Hyperparameters:
@@ -146,7 +159,7 @@ def fit_hyperparameters(counts: Counts, rewards: Rewards, max_children: int = 30
     chosen = select(rewards, max_children)
     values, counts = np.asarray(rewards, dtype=np.float64)[chosen], [group[chosen] for group in counts]
     standardised = torch.from_numpy((values - values.mean()) / (values.std() or 1.))
-    distances = torch.from_numpy(squared_distances(counts, counts))
+    distances = torch.from_numpy(np.stack(squared_distances(counts, counts)).astype(np.float64))
     start = Hyperparameters()
     prior = torch.tensor([*start.scales, start.amplitude, start.noise], dtype=torch.float64)
     logs = torch.nn.Parameter(prior.clone())

@@ -2,6 +2,7 @@
 import hashlib
 import json
 from collections import Counter
+from functools import cache
 from itertools import combinations
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -181,8 +182,8 @@ class _NasnetCells(NamedTuple):
     def build(self, choices: Choices) -> Dict[str, Any]:
         genotype: Dict[str, Any] = dict(inputs=2)
         for kind in KINDS:
-            rows = [{part: choices.get(f'{kind}.b{i}.{part}', options[0]) for part, options in self.parts(i)}
-                    for i in range(self.blocks)]
+            rows = [{part: choices.get(name, first) for part, name, first in parts}
+                    for parts in _named_parts(self, kind)]
             read = {row[side] for row in rows for side in ('left_state', 'right_state')}
             genotype[kind] = dict(
                 blocks=[dict(left=[row['left_op'], row['left_state']], right=[row['right_op'], row['right_state']],
@@ -199,6 +200,13 @@ class _NasnetCells(NamedTuple):
                 _expect(value in options, genotype, f'{kind}.blocks[{i}]: {part} {value!r} is not in {self.name}')
                 choices[f'{kind}.b{i}.{part}'] = value
         return choices
+
+
+@cache  # a search builds many thousands of genotypes
+def _named_parts(cells: _NasnetCells, kind: str) -> List[List[Tuple[str, str, str]]]:
+    """Return for each block of a cell the decisions about it, with their full names and first options."""
+    return [[(part, f'{kind}.b{i}.{part}', options[0]) for part, options in cells.parts(i)]
+            for i in range(cells.blocks)]
 
 
 def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
@@ -228,7 +236,9 @@ class _DartsCells(NamedTuple):
     def name(self) -> str:
         return f'darts-{self.nodes}'
 
-    def pairs(self, i: int) -> List[str]:
+    @staticmethod
+    @cache  # a search builds many thousands of genotypes
+    def pairs(i: int) -> List[str]:
         """Return pairs of states in the order of DARTS, which calls h1 0 and h0 1."""
         return ['+'.join(pair) for pair in combinations(['h1', 'h0', *(f'b{k}' for k in range(i))], 2)]
 

@@ -1,5 +1,5 @@
 """Proximal policy optimisation of the controller, in the order of arXiv:1707.06347 (algorithm 1)."""
-from typing import Callable, Dict, List, NamedTuple, Sequence
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ class Sample(NamedTuple):
         log_probs: The log-probability of each token under the policy that drew it.
         reward: Higher is better.
     """
-    tokens: Sequence[int]
+    tokens: Tuple[int, ...]
     log_probs: Sequence[float]
     reward: float
 

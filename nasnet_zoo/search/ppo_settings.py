@@ -23,10 +23,10 @@ class ModelSettings(NamedTuple):
     """
     first: int = 20
     deviations: float = 2.
-    updates: int = 5
+    updates: int = 2
     batch: int = 64
-    draws: int = 100
-    edits: int = 200
+    draws: int = 50
+    edits: int = 100
     rounds: int = 3
     elite: int = 20
     known: int = 1000

@@ -21,17 +21,21 @@ _MAX_EDITED = 3  # decisions of a child
 
 
 class Candidates(NamedTuple):
-    """Children that may be proposed; P of them.
+    """Different children that may be proposed; P of them.
 
     Attributes:
-        tokens: Their choices, int64 [P, decisions].
-        log_probs: The log-probability of each token under the policy, [P, decisions].
-        whitened: What the process has computed about them: the transpose of what
-            :meth:`~nasnet_zoo.search.gaussian_process.GaussianProcess.whiten` returns.
+        children: Their choices.
+        log_probs: The log-probability of each choice under the policy, [P, decisions].
+        encodings: Their encodings.
+        counts: Their counts, see :meth:`~nasnet_zoo.search.encoding.Encoder.counts`.
+        whitened: What the process has computed about them, see
+            :meth:`~nasnet_zoo.search.gaussian_process.GaussianProcess.whiten`.
         bounds: Their upper confidence bounds, float64 [P].
     """
-    tokens: torch.Tensor
+    children: List[Tokens]
     log_probs: torch.Tensor
+    encodings: List[Encoding]
+    counts: Counts
     whitened: torch.Tensor
     bounds: torch.Tensor
 
@@ -50,13 +54,13 @@ class RewardModel:
         self._encodings: Dict[Tokens, Encoding] = {}
         self._hyperparameters: Optional[Hyperparameters] = None
         self._fitted = 0  # number of children to which the hyperparameters were fitted
-        self._process: Optional[GaussianProcess] = None
+        self._process: GaussianProcess  # once there are enough children
         self._samples: List[Sample] = []  # those that there were when the process was made
 
     @property
     def is_ready(self) -> bool:
         """Whether there have been enough finished children."""
-        return self._process is not None
+        return self._fitted > 0
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """Predict from finished children, if they are enough."""
@@ -84,15 +88,20 @@ class RewardModel:
             rng: The source of random numbers.
         """
         settings = self.settings
-        good = sorted(self._samples, key=lambda sample: -sample.reward)[:settings.elite]
-        found = _concatenate(
-            self._draw(controller, allowed.expand(settings.draws, -1, -1), rng),
-            self._draw(controller, restrict_to_edits(torch.tensor([s.tokens for s in good]), settings.edits, allowed, rng), rng))
+        best = sorted(self._samples, key=lambda sample: -sample.reward)[:settings.elite]
+        edits = restrict_to_edits(torch.tensor([sample.tokens for sample in best]), settings.edits, allowed, rng)
+        found = self._draw(controller, torch.cat([allowed.expand(settings.draws, -1, -1), edits]), rng)
         for _ in range(settings.rounds):
-            best = found.bounds.argsort(descending=True, stable=True)[:settings.elite]
-            edits = restrict_to_edits(found.tokens[best], settings.edits, allowed, rng)
-            found = _concatenate(found, self._draw(controller, edits, rng))
-        return found
+            tokens, *_, bounds = found
+            promising = tokens[bounds.argsort(descending=True, stable=True)[:settings.elite]]
+            edits = restrict_to_edits(promising, settings.edits, allowed, rng)
+            found = tuple(map(torch.cat, zip(found, self._draw(controller, edits, rng))))
+        tokens, log_probs, whitened, bounds = found
+        children = _rows(tokens)
+        rows = {self._encode(child): row for row, child in enumerate(children)}  # equal children are listed once
+        encodings, kept = list(rows), list(rows.values())
+        return Candidates([children[row] for row in kept], log_probs[kept], encodings, self._encoder.counts(encodings),
+                          whitened[kept].T, bounds[kept])
 
     def choose(
             self, candidates: Candidates, samples: Sequence[Sample], pending: Sequence[Tokens],
@@ -106,22 +115,25 @@ class RewardModel:
             pending: Children whose reward is not known yet.
             proposed: All children that have been proposed or are finished.
         """
-        children, bounds = _rows(candidates.tokens), candidates.bounds
+        bounds = candidates.bounds
         new = samples[len(self._samples):]
         if new or pending:
             process = self._process.extend(
                 self._counts(sample.tokens for sample in new), [sample.reward for sample in new],
                 self._counts(pending))
-            bounds = self._bounds(process, process.whiten(self._counts(children), candidates.whitened.T))
+            bounds = self._bounds(process, process.whiten(candidates.counts, candidates.whitened))
         known = {self._encode(child) for child in [*proposed, *pending]}
-        is_new = torch.tensor([self._encode(child) not in known for child in children])
+        is_new = torch.tensor([encoding not in known for encoding in candidates.encodings])
         return int((torch.where(is_new, bounds, -torch.inf) if is_new.any() else bounds).argmax())
 
-    def _draw(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
+    def _draw(
+            self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator,
+    ) -> Tuple[torch.Tensor, ...]:
+        """Draw a child for each row of `allowed`. Return tokens, log-probabilities, whitened covariances and bounds."""
         uniforms = torch.from_numpy(rng.random(allowed.shape[:2])).float()
         tokens, log_probs = controller.sample(uniforms, allowed)
         whitened = self._process.whiten(self._counts(_rows(tokens)))
-        return Candidates(tokens, log_probs, whitened.T, self._bounds(self._process, whitened))
+        return tokens, log_probs, whitened.T, self._bounds(self._process, whitened)
 
     def _bounds(self, process: GaussianProcess, whitened: torch.Tensor) -> torch.Tensor:
         mean, deviation = process.moments(whitened)
@@ -140,11 +152,9 @@ def _rows(tokens: torch.Tensor) -> List[Tokens]:
     return list(map(tuple, tokens.tolist()))
 
 
-def _concatenate(a: Candidates, b: Candidates) -> Candidates:
-    return Candidates(*map(torch.cat, zip(a, b)))
-
-
-def restrict_to_edits(children: torch.Tensor, count: int, allowed: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def restrict_to_edits(
+        children: torch.Tensor, count: int, allowed: torch.Tensor, rng: np.random.Generator,
+) -> torch.Tensor:
     """Return which options remain for `count` edits of some children, bool [count, decisions, options].
 
     In each edit one to three decisions of a child must change, and the others must not.

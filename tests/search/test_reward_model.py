@@ -68,41 +68,42 @@ def test_edits_change_one_to_three_decisions(controller):
 def test_the_best_new_candidate_is_chosen(controller):
     model, samples = fitted()
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
-    assert len(candidates.tokens) == 30 + 30 + 2 * 30
-    torch.testing.assert_close(candidates.bounds, model.predict(candidates.tokens))
-    known = {sample.tokens for sample in samples}
-    order, proposed = candidates.bounds.argsort(descending=True).tolist(), set(known)
-    first = model.choose(candidates, samples, [], proposed)
-    best = next(i for i in order if tuple(candidates.tokens[i].tolist()) not in known)
-    assert candidates.bounds[first] == candidates.bounds[best] and value(candidates.tokens[first].tolist()) >= max(
-        sample.reward for sample in samples)
-    proposed.add(tuple(candidates.tokens[first].tolist()))
-    assert not torch.equal(candidates.tokens[model.choose(candidates, samples, [], proposed)], candidates.tokens[first])
+    assert 30 < len(candidates.children) <= 30 + 30 + 2 * 30 and len(set(candidates.encodings)) == len(
+        candidates.children)
+    torch.testing.assert_close(candidates.bounds, model.predict(torch.tensor(candidates.children)))
+    proposed, worth = {sample.tokens for sample in samples}, []
+    for _ in range(3):
+        chosen = model.choose(candidates, samples, [], proposed)
+        new = [i for i, child in enumerate(candidates.children) if child not in proposed]
+        assert chosen in new and candidates.bounds[chosen] >= candidates.bounds[new].max() - 1e-9
+        proposed.add(candidates.children[chosen])
+        worth.append(value(candidates.children[chosen]))
+    assert min(worth) > np.mean([value(child) for child in candidates.children]) + 1
+    assert model.choose(candidates, samples, [], {*proposed, *candidates.children}) == candidates.bounds.argmax()
 
 
 def test_what_is_pending_makes_similar_children_less_promising(controller):
     model, samples = fitted(20, SETTINGS._replace(deviations=30., rounds=4))
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
-    proposed = {sample.tokens for sample in samples}
-    pending, distances = [], []
-    for _ in range(6):
-        chosen = tuple(candidates.tokens[model.choose(candidates, samples, pending, proposed)].tolist())
-        distances += [sum(a != b for a, b in zip(chosen, other)) for other in pending]
-        pending.append(chosen)
-    alone = candidates.tokens[candidates.bounds.argsort(descending=True)].unique_consecutive(dim=0)[:6]
-    closest = [(a != b).sum() for i, a in enumerate(alone) for b in alone[:i]]
-    assert np.mean(distances) > np.mean(closest)
+    chosen = {}
+    for is_known in (False, True):
+        proposed, children = {sample.tokens for sample in samples}, []
+        for _ in range(6):
+            children.append(candidates.children[model.choose(
+                candidates, samples, children if is_known else [], {*proposed, *children})])
+        chosen[is_known] = sum(a != b for one in children for other in children for a, b in zip(one, other))
+    assert chosen[True] > chosen[False], 'they differ in more decisions'
 
 
 def test_a_later_child_is_taken_into_account(controller):
     model, samples = fitted()
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
     known = {sample.tokens for sample in samples}
-    chosen = tuple(candidates.tokens[model.choose(candidates, samples, [], known)].tolist())
-    bad = [tuple(row) for row in candidates.tokens.tolist() if sum(a != b for a, b in zip(row, chosen)) == 1]
-    more = [Sample(chosen, (), -50.)]
-    again = tuple(candidates.tokens[model.choose(candidates, samples + more, [], known | {chosen})].tolist())
-    assert bad and again not in bad, 'a neighbour of a bad child is not promising any more'
+    chosen = candidates.children[model.choose(candidates, samples, [], known)]
+    similar = [child for child in candidates.children if sum(a != b for a, b in zip(child, chosen)) == 1]
+    more = [*samples, Sample(chosen, (), -50.)]
+    again = candidates.children[model.choose(candidates, more, [], {*known, chosen})]
+    assert similar and again not in similar, 'a neighbour of a bad child is not promising any more'
 
 
 def test_what_is_predicted_becomes_probable():

@@ -87,7 +87,7 @@ class PPOSampler(SpaceSampler):
         candidates = self._candidates[1]
         pending = [tokens for _, tokens in sorted(self._history.pending.items())]
         chosen = self._model.choose(candidates, self.learner.samples, pending, self._history.proposed)
-        return candidates.tokens[chosen].tolist(), candidates.log_probs[chosen].tolist()
+        return list(candidates.children[chosen]), candidates.log_probs[chosen].tolist()
 
     def _draw_new(self, number: int, options: Options) -> Tuple[List[int], List[float]]:
         """Return what the controller draws and, if the settings say so, again until it was not proposed before."""

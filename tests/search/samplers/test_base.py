@@ -16,8 +16,10 @@ from optuna.trial import TrialState
 from helpers.paths import TESTS
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
+from nasnet_zoo.search.ppo_settings import PRESETS, ModelSettings
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.samplers.base import SpaceSampler
+from nasnet_zoo.search.samplers.ppo import PPOSampler
 from nasnet_zoo.search.space import SPACES, Space, darts_space
 from nasnet_zoo.search.study import StudySettings, open_study
 
@@ -39,12 +41,14 @@ COPIES = {'deepcopy': copy.deepcopy, 'pickle': lambda study: pickle.loads(pickle
           'cloudpickle': lambda study: pickle.loads(cloudpickle.dumps(study))}
 
 
-ROWS = {**{name: (name, 'fast') for name in SAMPLERS}, 'ppo-model': ('ppo', 'model')}  # sampler and PPO's preset
+ROWS = [*SAMPLERS, 'ppo-model']
+SMALL_MODEL = PRESETS['model']._replace(model=ModelSettings(updates=1, batch=16, draws=20, edits=20, rounds=1))
 
 
 def make(name, seed=0, trials=0, reward=None, space=SPACE):
-    sampler, preset = ROWS[name]
-    return SAMPLERS[sampler].resolve()(space, seed, preset, trials, reward)
+    if name == 'ppo-model':
+        return PPOSampler(space, SMALL_MODEL, seed, reward)
+    return SAMPLERS[name].resolve()(space, seed, 'fast', trials, reward)
 
 
 OURS = [name for name in ROWS if isinstance(make(name), SpaceSampler)]

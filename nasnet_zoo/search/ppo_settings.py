@@ -69,6 +69,6 @@ _FAST = PPOSettings(
 
 PRESETS: Dict[str, PPOSettings] = {
     'model': _FAST._replace(model=ModelSettings()),  # for up to a few thousand children
-    'fast': _FAST,  # for hundreds of children that are so cheap that a prediction takes longer
+    'fast': _FAST,  # for hundreds of children; proposals take less time
     'paper': PPOSettings(),  # for tens of thousands of children
 }

@@ -14,7 +14,7 @@ from .space import Space
 
 Tokens = Tuple[int, ...]
 
-__all__ = ['Candidates', 'RewardModel', 'restrict_to_edits']
+__all__ = ['Candidates', 'Proposal', 'RewardModel', 'restrict_to_edits']
 
 _GROWTH = 1.5  # the hyperparameters are fitted again when the number of children has grown by this factor
 _MAX_EDITED = 3  # decisions of a child
@@ -38,6 +38,19 @@ class Candidates(NamedTuple):
     counts: Counts
     whitened: torch.Tensor
     bounds: torch.Tensor
+
+
+class Proposal(NamedTuple):
+    """The candidate that was chosen.
+
+    Attributes:
+        tokens: Its choices.
+        log_probs: The log-probability of each choice under the policy.
+        predicted: Mean and standard deviation of its reward.
+    """
+    tokens: Tokens
+    log_probs: List[float]
+    predicted: List[float]
 
 
 class RewardModel:
@@ -77,7 +90,7 @@ class RewardModel:
 
     def predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the upper confidence bounds, float64 [B], of children that are given as int64 [B, decisions]."""
-        return self._bounds(self._process, self._process.whiten(self._counts(_rows(tokens))))
+        return self._bounds(*self._process.predict(self._counts(_rows(tokens))))
 
     def candidates(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
         """Return children that the controller draws: whole ones, edited good ones, and edited candidates.
@@ -106,8 +119,8 @@ class RewardModel:
     def choose(
             self, candidates: Candidates, samples: Sequence[Sample], pending: Sequence[Tokens],
             proposed: Collection[Tokens],
-    ) -> int:
-        """Return which candidate to propose: that of the highest bound among those that differ from all known children.
+    ) -> Optional[Proposal]:
+        """Return the candidate of the highest bound that differs from all known children; None if there is no such one.
 
         Args:
             candidates: What :meth:`candidates` has returned.
@@ -115,16 +128,20 @@ class RewardModel:
             pending: Children whose reward is not known yet.
             proposed: All children that have been proposed or are finished.
         """
-        bounds = candidates.bounds
+        process, whitened = self._process, candidates.whitened
         new = samples[len(self._samples):]
         if new or pending:
-            process = self._process.extend(
-                self._counts(sample.tokens for sample in new), [sample.reward for sample in new],
-                self._counts(pending))
-            bounds = self._bounds(process, process.whiten(candidates.counts, candidates.whitened))
+            process = process.extend(self._counts(sample.tokens for sample in new), [sample.reward for sample in new],
+                                     self._counts(pending))
+            whitened = process.whiten(candidates.counts, whitened)
+        mean, deviation = process.moments(whitened)
         known = {self._encode(child) for child in [*proposed, *pending]}
         is_new = torch.tensor([encoding not in known for encoding in candidates.encodings])
-        return int((torch.where(is_new, bounds, -torch.inf) if is_new.any() else bounds).argmax())
+        if not is_new.any():
+            return None
+        best = int(torch.where(is_new, self._bounds(mean, deviation), -torch.inf).argmax())
+        return Proposal(candidates.children[best], candidates.log_probs[best].tolist(),
+                        [float(mean[best]), float(deviation[best])])
 
     def _draw(
             self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator,
@@ -133,10 +150,9 @@ class RewardModel:
         uniforms = torch.from_numpy(rng.random(allowed.shape[:2])).float()
         tokens, log_probs = controller.sample(uniforms, allowed)
         whitened = self._process.whiten(self._counts(_rows(tokens)))
-        return tokens, log_probs, whitened.T, self._bounds(self._process, whitened)
+        return tokens, log_probs, whitened.T, self._bounds(*self._process.moments(whitened))
 
-    def _bounds(self, process: GaussianProcess, whitened: torch.Tensor) -> torch.Tensor:
-        mean, deviation = process.moments(whitened)
+    def _bounds(self, mean: np.ndarray, deviation: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(mean + self.settings.deviations * deviation)
 
     def _encode(self, child: Tokens) -> Encoding:

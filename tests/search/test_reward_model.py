@@ -68,41 +68,45 @@ def test_edits_change_one_to_three_decisions(controller):
 def test_the_best_new_candidate_is_chosen(controller):
     model, samples = fitted()
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
-    assert 30 < len(candidates.children) <= 30 + 30 + 2 * 30 and len(set(candidates.encodings)) == len(
-        candidates.children)
+    assert 30 < len(candidates.children) <= 30 + 30 + 2 * 30
+    assert len(set(candidates.encodings)) == len(candidates.children)
     torch.testing.assert_close(candidates.bounds, model.predict(torch.tensor(candidates.children)))
+    bounds = dict(zip(candidates.children, candidates.bounds.tolist()))
     proposed, worth = {sample.tokens for sample in samples}, []
     for _ in range(3):
-        chosen = model.choose(candidates, samples, [], proposed)
-        new = [i for i, child in enumerate(candidates.children) if child not in proposed]
-        assert chosen in new and candidates.bounds[chosen] >= candidates.bounds[new].max() - 1e-9
-        proposed.add(candidates.children[chosen])
-        worth.append(value(candidates.children[chosen]))
+        tokens, log_probs, (mean, deviation) = model.choose(candidates, samples, [], proposed)
+        assert bounds[tokens] == pytest.approx(max(bounds[child] for child in candidates.children
+                                                   if child not in proposed))
+        assert bounds[tokens] == pytest.approx(mean + SETTINGS.deviations * deviation)
+        expected = controller(torch.tensor([tokens])).gather(-1, torch.tensor([tokens])[..., None])[0, :, 0]
+        assert log_probs == pytest.approx(expected.tolist(), abs=1e-5)
+        proposed.add(tokens)
+        worth.append(value(tokens))
     assert min(worth) > np.mean([value(child) for child in candidates.children]) + 1
-    assert model.choose(candidates, samples, [], {*proposed, *candidates.children}) == candidates.bounds.argmax()
+    assert model.choose(candidates, samples, [], {*proposed, *candidates.children}) is None
 
 
 def test_what_is_pending_makes_similar_children_less_promising(controller):
     model, samples = fitted(20, SETTINGS._replace(deviations=30., rounds=4))
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
-    chosen = {}
+    differences = {}
     for is_known in (False, True):
         proposed, children = {sample.tokens for sample in samples}, []
         for _ in range(6):
-            children.append(candidates.children[model.choose(
-                candidates, samples, children if is_known else [], {*proposed, *children})])
-        chosen[is_known] = sum(a != b for one in children for other in children for a, b in zip(one, other))
-    assert chosen[True] > chosen[False], 'they differ in more decisions'
+            pending = children if is_known else []
+            children.append(model.choose(candidates, samples, pending, {*proposed, *children}).tokens)
+        differences[is_known] = sum(a != b for one in children for other in children for a, b in zip(one, other))
+    assert differences[True] > differences[False]
 
 
 def test_a_later_child_is_taken_into_account(controller):
     model, samples = fitted()
     candidates = model.candidates(controller, controller.allow(EVERY), np.random.default_rng(0))
     known = {sample.tokens for sample in samples}
-    chosen = candidates.children[model.choose(candidates, samples, [], known)]
+    chosen = model.choose(candidates, samples, [], known).tokens
     similar = [child for child in candidates.children if sum(a != b for a, b in zip(child, chosen)) == 1]
     more = [*samples, Sample(chosen, (), -50.)]
-    again = candidates.children[model.choose(candidates, more, [], {*known, chosen})]
+    again = model.choose(candidates, more, [], {*known, chosen}).tokens
     assert similar and again not in similar, 'a neighbour of a bad child is not promising any more'
 
 

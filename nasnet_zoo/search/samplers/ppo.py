@@ -6,7 +6,7 @@ import torch
 
 from ..ppo import Learner, Sample
 from ..ppo_settings import PRESETS, PPOSettings
-from ..reward_model import Candidates, RewardModel
+from ..reward_model import Candidates, Proposal, RewardModel
 from ..space import Space
 from .base import MAX_DRAWS, FinishedTrial, Options, Reward, SpaceSampler, Tokens
 
@@ -73,21 +73,23 @@ class PPOSampler(SpaceSampler):
                 self.learner.imagine(self._model.predict, self.ppo.model.updates, self.ppo.model.batch)
 
     def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
-        tokens, log_probs = self._choose(options) if self._model and self._model.is_ready else self._draw_new(
-            number, options)
-        diagnostics, self._new_diagnostics = self._new_diagnostics, {}
-        return tuple(tokens), dict(diagnostics, log_probs=log_probs, update=self.learner.updates)
+        notes, self._new_diagnostics = dict(self._new_diagnostics, update=self.learner.updates), {}
+        proposal = self._choose(options)
+        if proposal is not None:
+            return proposal.tokens, dict(notes, log_probs=proposal.log_probs, predicted=proposal.predicted)
+        tokens, log_probs = self._draw_new(number, options)
+        return tuple(tokens), dict(notes, log_probs=log_probs)
 
-    def _choose(self, options: Options) -> Tuple[List[int], List[float]]:
-        """Return the candidate of the best prediction."""
+    def _choose(self, options: Options) -> Optional[Proposal]:
+        """Return the candidate of the best prediction, if there are predictions."""
+        if not self._model or not self._model.is_ready:
+            return None
         if self._candidates is None or self._candidates[0] != options:
             rng = np.random.default_rng([self._seed, self.learner.updates, 0, 2])
             controller = self.learner.controller
             self._candidates = options, self._model.candidates(controller, controller.allow(options), rng)
-        candidates = self._candidates[1]
         pending = [tokens for _, tokens in sorted(self._history.pending.items())]
-        chosen = self._model.choose(candidates, self.learner.samples, pending, self._history.proposed)
-        return list(candidates.children[chosen]), candidates.log_probs[chosen].tolist()
+        return self._model.choose(self._candidates[1], self.learner.samples, pending, self._history.proposed)
 
     def _draw_new(self, number: int, options: Options) -> Tuple[List[int], List[float]]:
         """Return what the controller draws and, if the settings say so, again until it was not proposed before."""

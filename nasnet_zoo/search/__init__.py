@@ -6,6 +6,7 @@ _LAZY = {  # name: its module, imported on first use; most of them import Optuna
     'GPSampler': '.samplers.gp',
     'PPOSampler': '.samplers.ppo',
     'EvolutionSampler': '.samplers.evolution',
+    'LocalSearchSampler': '.samplers.local',
     'Decision': '.space',
     'Space': '.space',
     'nasnet_space': '.space',

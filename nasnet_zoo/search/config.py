@@ -66,7 +66,7 @@ class SearchConfig(Checked):
     space: Annotated[str, OneOf('space', SPACES), Field(description='Search space.')] = 'nasnet'
     blocks: Annotated[_Limit, Field(description=(
         "Number of blocks in a cell. The default depends on the search space: 5 for nasnet, 4 for darts."))] = None
-    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'ppo'
+    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'gp'
     ppo_preset: Annotated[str, OneOf('preset of PPO', PRESETS), Field(description=(
         'Settings of the ppo sampler: model learns from predicted accuracies, too, and needs the fewest children; fast '
         'takes less time per child; paper is for tens of thousands of children.'))] = 'model'

@@ -108,14 +108,14 @@ def _parts(genotype: Mapping[str, Any]) -> List[_Part]:
 
 
 def _leaves(value: Any) -> List[Tuple[Hashable, ...]]:
-    """Return path and value of each scalar in JSON data. Words in a list are states, whose order does not matter."""
+    """Return path and value of each scalar in JSON data. A list of words is a set of states."""
     if isinstance(value, dict):
         return [(key, *leaf) for key, item in value.items() for leaf in _leaves(item)]
-    if isinstance(value, (list, tuple)):
-        words = sorted(item for item in value if isinstance(item, str))
-        others = enumerate(item for item in value if not isinstance(item, str))
-        return [*((word,) for word in words), *((i, *leaf) for i, item in others for leaf in _leaves(item))]
-    return [(value,)]
+    if not isinstance(value, (list, tuple)):
+        return [(value,)]
+    if value and isinstance(value[0], str):
+        return [(word,) for word in sorted(value)]
+    return [(i, *leaf) for i, item in enumerate(value) for leaf in _leaves(item)]
 
 
 def _features(cell: Any, place: Any, *content: Any) -> Iterator[_Feature]:

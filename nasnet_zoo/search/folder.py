@@ -19,7 +19,7 @@ __all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_search', 'start
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
-_NEW_DEFAULTS = ('ppo_preset',)  # settings whose default was another one in an earlier version
+_NEW_DEFAULTS = ('sampler', 'ppo_preset')  # settings that had another default in an earlier version
 
 _ADDED: Dict[str, Any] = {}  # settings that earlier versions lacked, with what those versions did
 

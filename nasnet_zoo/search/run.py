@@ -27,6 +27,7 @@ from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
 from .report import write_report
 from .samplers import SAMPLERS
+from .selection import rank_children
 from .space import SPACES, Choices, Space
 from .study import StudySettings, check_storage, finished_children, open_study
 
@@ -184,10 +185,11 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
         reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
         raise SearchError(f'{config.out}: none of the {config.trials} children has an accuracy; the last one failed '
                           f'because: {reasons[-1]}')
-    best = sorted(children, key=lambda one: (-prepared.value(one['value'], one), one['number']))[:config.top]
     params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
-    finalists = [Finalist(one['number'], one['value'], space.genotype(space.tokens(params[one['number']])))
-                 for one in best]
+    tokens = [space.tokens(params[one['number']]) for one in children]
+    order = rank_children(space, tokens, [prepared.value(one['value'], one) for one in children])
+    finalists = [Finalist(children[i]['number'], children[i]['value'], space.genotype(tokens[i]))
+                 for i in order[:config.top]]
     child = _final_settings(config)
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs')
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))

@@ -99,10 +99,13 @@ class Space:
         Raises:
             SpaceError: If the tokens do not belong to this space.
         """
-        if len(tokens) != len(self.decisions) or not all(0 <= t < n for t, n in zip(tokens, self.sizes)):
-            raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not the indices of an option for each of the '
-                             f'{len(self.decisions)} decisions')
-        return {decision.name: decision.options[token] for decision, token in zip(self.decisions, tokens)}
+        try:
+            if len(tokens) == len(self.decisions) and min(tokens) >= 0:
+                return {name: options[token] for (name, options), token in zip(self.decisions, tokens)}
+        except IndexError:
+            pass
+        raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not the indices of an option for each of the '
+                         f'{len(self.decisions)} decisions')
 
     def tokens(self, choices: Mapping[str, str]) -> Tuple[int, ...]:
         """Convert choices to tokens, the inverse of :meth:`choices`.

@@ -54,10 +54,11 @@ def test_an_old_search_of_other_settings_is_refused(old):
 
 
 def test_another_default_does_not_change_an_old_search(old):
-    """It was started when `fast` was the default of --ppo-preset; only who asks for another preset is refused."""
-    assert SearchConfig(out=old).ppo_preset == 'model'
-    assert kept_defaults(SearchConfig(out=old, resume=True)) == dict(ppo_preset='fast')
-    assert kept_defaults(SearchConfig(out=old)) == kept_defaults(SearchConfig(out=old / 'new', resume=True)) == {}
+    """It was started when `ppo` and `fast` were the defaults; only who asks for others is refused."""
+    new, resumed = SearchConfig(out=old), SearchConfig(out=old, resume=True)
+    assert (new.sampler, new.ppo_preset) == ('gp', 'model') and kept_defaults(new) == {}
+    assert kept_defaults(resumed) == dict(sampler='ppo', ppo_preset='fast')
+    assert kept_defaults(SearchConfig(out=old / 'new', resume=True)) == {}
     result = resume(old, '--ppo-preset', 'model')
     assert result.exit_code == 1 and "ppo_preset was 'fast' and is 'model'" in result.stderr
 

@@ -16,6 +16,7 @@ SAMPLERS: Dict[str, Entry] = {
     'gp': Entry('Bayesian optimization with a Gaussian process', 'samplers.gp:build_gp'),
     'ppo': Entry("the paper's controller, an LSTM trained by PPO", 'samplers.ppo:build_ppo'),
     'evolution': Entry('regularized evolution', 'samplers.evolution:build_evolution'),
+    'local': Entry('hill climbing with restarts', 'samplers.local:build_local'),
     'random': Entry("Optuna's random search", 'samplers.from_optuna:build_random'),
     'tpe': Entry("Optuna's tree-structured Parzen estimator", 'samplers.from_optuna:build_tpe'),
     'nsga2': Entry("Optuna's NSGA-II", 'samplers.from_optuna:build_nsga2'),

@@ -10,7 +10,7 @@ from ..encoding import Encoder, Encoding
 from ..gaussian_process import GaussianProcess, Hyperparameters, fit_hyperparameters, select
 from ..space import Space
 from .base import FinishedTrial, Options, Reward, SpaceSampler, Tokens
-from .moves import changed, crossed, draw, first_new
+from .moves import changed, crossed, draw, first_new, free_decisions, restricted
 
 __all__ = ['GPSampler', 'build_gp']
 
@@ -150,28 +150,30 @@ class GPSampler(SpaceSampler):
         rng, process = random.Random(f'{self._seed}/pool/{size}'), self._new_process(size)
         finished = {self._encode(child.tokens): child for child in self._children[:size]}
         best = sorted(finished, key=lambda encoding: -finished[encoding].reward)[:NUM_PARENTS]
-        parents = [_Candidate(finished[encoding].tokens, encoding, finished[encoding].number) for encoding in best]
-        new = self._variants(rng, parents, options)
-        new += [self._candidate(draw(rng, options)) for _ in range(NUM_RANDOM)]
-        candidates: Dict[Encoding, _Candidate] = {}
+        parents = [_Candidate(tuple(restricted(rng, finished[encoding].tokens, options)), encoding,
+                              finished[encoding].number) for encoding in best]
+        new = [self._candidate(draw(rng, options)) for _ in range(NUM_RANDOM)]
+        candidates: List[_Candidate] = []
         known, whitened, bounds = set(finished), [], np.empty(0)
         for _ in range(ROUNDS + 1):
-            added = {one.encoding: one for one in new if one.encoding not in known}
-            candidates.update(added)
-            known.update(added)
-            whitened.append(process.whiten(self._encoder.counts(list(added))))
+            new += self._variants(rng, parents, options)
+            added = list({one.encoding: one for one in new if one.encoding not in known}.values())
+            candidates += added
+            known.update(one.encoding for one in added)
+            whitened.append(process.whiten(self._encoder.counts([one.encoding for one in added])))
             bounds = np.append(bounds, self._bounds(process, *process.moments(whitened[-1])))
-            ranked = list(candidates.values())
-            new = self._variants(rng, [ranked[i] for i in _descending(bounds)[:NUM_PARENTS]], options)
-        return _Pool(process, size, options, ranked, self._encoder.counts(list(candidates)), torch.cat(whitened, dim=1))
+            parents, new = [candidates[i] for i in _descending(bounds)[:NUM_PARENTS]], []
+        counts = self._encoder.counts([one.encoding for one in candidates])
+        return _Pool(process, size, options, candidates, counts, torch.cat(whitened, dim=1))
 
     def _variants(self, rng: random.Random, parents: Sequence[_Candidate], options: Options) -> List[_Candidate]:
         """Return children of some parents, with one to three random changes, some of them after a crossover."""
-        variants = []
+        variants, free = [], free_decisions(options)
         for _ in range(NUM_VARIANTS if parents else 0):
             parent, other = rng.choice(parents), rng.choice(parents)
             tokens = crossed(rng, parent.tokens, other.tokens) if rng.random() < CROSSOVER else parent.tokens
-            variants.append(self._candidate(changed(rng, tokens, options, rng.randint(1, MAX_CHANGES)), parent.parent))
+            decisions = rng.sample(free, min(rng.randint(1, MAX_CHANGES), len(free)))
+            variants.append(self._candidate(changed(rng, tokens, options, decisions), parent.parent))
         return variants
 
     def _candidate(self, tokens: Tokens, parent: Optional[int] = None) -> _Candidate:

@@ -17,7 +17,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial
 
-from ..data.datasets import ImageSet, data_name
+from ..data.datasets import data_name
 from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
@@ -26,7 +26,15 @@ from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
-from .folder import exclusive_lock, read_json, read_known, read_search, start_or_resume, study_settings
+from .folder import (
+    exclusive_lock,
+    kept_defaults,
+    read_json,
+    read_known,
+    read_search,
+    start_or_resume,
+    study_settings,
+)
 from .forecast import Forecast, measure_children
 from .journal import has_records
 from .loop import Progress, Search
@@ -190,11 +198,13 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
 
 def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
+    config = config.model_copy(update=kept_defaults(config))
     baseline = None if config.baseline is None else read_record(config.baseline)
     space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
-    config = _with_protocol(config, loaded)
+    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
+    config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     evaluator = Evaluator(loaded, child)
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
@@ -206,15 +216,6 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
-
-
-def _with_protocol(config: SearchConfig, data: ImageSet) -> SearchConfig:
-    """Apply the protocol: the given one, that of the resumed search, or the default for this machine or cluster."""
-    path = config.out / 'search.json'
-    if config.protocol is None and config.resume and path.exists():
-        config = config.model_copy(update=dict(protocol=read_search(path)['settings'].get('protocol')))
-    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
-    return config.with_protocol(on_gpu, min(data.input_size[1:]), data.size())
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:

@@ -130,7 +130,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
-    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: paper, fast"),
+    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
     (['--space', 'nas'], "did you mean 'nasnet'? FILE.py:NAME is possible, too"),
     (['--space', 'nas.py'], 'FILE.py:NAME is possible'), (['--space', 'no.py:x'], 'no.py: there is no such file'),
     (['--preset', 'desk'], "preset: unknown preset 'desk'; known: laptop, gpu, cluster"),

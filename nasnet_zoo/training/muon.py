@@ -41,7 +41,8 @@ class StackedMuon(Muon):
         for p in params:
             by_shape[p.flatten(1).shape].append(p)
         for shape, alike in by_shape.items():
-            gradients, averages = [p.grad for p in alike], [self.state[p]['momentum_buffer'] for p in alike]
+            gradients = [p.grad for p in alike if p.grad is not None]
+            averages = [self.state[p]['momentum_buffer'] for p in alike]
             torch._foreach_mul_(alike, 1 - group['lr'] * group['weight_decay'])
             torch._foreach_lerp_(averages, gradients, 1. - group['momentum'])
             updates = torch._foreach_lerp(gradients, averages, group['momentum']) if group['nesterov'] else averages

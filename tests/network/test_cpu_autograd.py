@@ -200,6 +200,36 @@ def test_whoever_watches_gets_pytorchs_own(used, layer, name):
     assert not used
 
 
+@ORDERS
+@pytest.mark.parametrize('size', [(8, 8), (7, 9), (8, 7), (1, 1), (2, 2), (3, 3), (34, 36)])
+@pytest.mark.parametrize('name', [
+    'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7', 'dil_sep_conv_3x3', 'dil_sep_conv_5x5'])
+def test_padding_is_left_to_the_convolution_behind_it(name, size, order, monkeypatch):
+    module = with_fixed_norms(ops.build_operation(name, 4, 4, 2, ops.LayerArgs())).train()
+    padded = []
+    monkeypatch.setattr(ops.PadSame, 'forward', lambda self, x, f=ops.PadSame.forward: padded.append(x) or f(self, x))
+    x, plain = data(2, 4, *size, order=order), nn.Sequential(*module)
+    assert_same(lambda x, *_: module(x), lambda x, *_: plain(x), x, *module.parameters())
+    assert len(padded) == (1 if size in [(7, 9), (8, 8), (2, 2), (3, 3), (34, 36)] else 2)
+
+
+def test_padding_that_a_hook_sees_is_computed():
+    module = ops.build_operation('sep_conv_3x3', 4, 4, 2, ops.LayerArgs()).train()
+    x, seen = torch.randn(2, 4, 8, 8), []
+    for register in (
+            lambda: module[0].register_forward_hook(lambda m, inputs, output: seen.append(output.shape)),
+            lambda: module[1].register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].shape)),
+            lambda: nn.modules.module.register_module_forward_hook(
+                lambda m, inputs, output: m is module[0] and seen.append(output.shape) or None)):
+        handle = register()
+        module(x)
+        handle.remove()
+    assert seen == [(2, 4, 9, 9)] * 3
+    module[0].forward = lambda x: seen.append(x.shape) or F.pad(x, (0, 1, 0, 1))
+    module(x)
+    assert len(seen) == 4
+
+
 @LAYERS
 def test_hooks_of_layers_run_in_training(layer, name):
     """Pruning sets a weight in a hook: a layer whose hooks do not run would keep the old one."""

@@ -20,8 +20,8 @@ from ..genotype.operations import COMBINES, OPERATIONS, Builder
 from .cpu_autograd import CpuAutograd, concatenate, same_depthwise_conv2d, subsample, use_cpu_autograd
 
 __all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
-           'avg_pool_same', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm', 'Add',
-           'Concat']
+           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm',
+           'Add', 'Concat']
 
 Pair = Union[int, Tuple[int, int]]
 
@@ -121,8 +121,7 @@ def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
         if layers and _is_padding_of(layer, layers[0], x):
             conv, *layers = layers
             x = same_depthwise_conv2d(x, conv.weight, conv.dilation)
-        elif isinstance(layer, nn.AvgPool2d) or isinstance(layer, nn.Conv2d) and (
-                layer.groups > 1 or layer.stride == (2, 2)):
+        elif isinstance(layer, (nn.AvgPool2d, nn.Conv2d)):
             with _NOTHING_SELECTED:
                 x = layer(x)
         else:

@@ -107,6 +107,24 @@ def test_subsample(size, order):
 
 
 @ORDERS
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1)])
+@pytest.mark.parametrize('widths', [(3, 5), (1, 4), (4, 1)])
+def test_conv_1x1(widths, size, stride, order):
+    def conv(x, weight):
+        return F.conv2d(x, weight, None, (stride, stride), (0, 0), (1, 1), 1)
+
+    x, weight = data(2, widths[0], *size, order=order), data(widths[1], widths[0], 1, 1)
+    assert_same(replaced(conv), conv, x, weight)
+    y = replaced(conv)(x, weight)
+    if widths[0] == 1:  # such images are contiguous in both orders
+        return
+    assert y.is_contiguous(memory_format=order)
+    assert all(gradient.is_contiguous(memory_format=order) for gradient in torch.autograd.grad(
+        (y * torch.ones_like(y)).sum(), [x]))
+
+
+@ORDERS
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1), (2, 3)])
 def test_avg_pool(size, order):
     assert_same(replaced(avg_pool), avg_pool, data(2, 3, *size, order=order))

@@ -41,7 +41,7 @@ _PRESET = SearchConfig.model_fields['ppo_preset'].default
 CONTESTANTS = {
     **{name: (name, _PRESET) for name in SAMPLERS}, **{f'ppo-{preset}': ('ppo', preset) for preset in PRESETS}}
 BUDGETS = (100, 200, 500, 1000)
-_SECONDS = dict(gp=15., ppo=15., tpe=30., nsga2=8., evolution=4., local=4., random=2.)  # for 1000 cells, one core
+_SECONDS = dict(gp=15., ppo=35., tpe=30., nsga2=8., evolution=4., local=4., random=2.)  # for 1000 cells, one core
 _PREFIX = 'NetworkSelectorDatasetInfo_COLON_darts_COLON_'
 _FIRST_EDGE = {2: 0, 3: 2, 4: 5, 5: 9}  # of each node; DARTS numbers its nodes 2 to 5, and its inputs 0 and 1
 _DARTS_OPS = {

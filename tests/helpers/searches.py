@@ -60,7 +60,7 @@ def make_up_search(folder, sampler='evolution', trials=40, space='darts', seed=0
     config.out.mkdir(parents=True)
     made = SPACES[space]()
     settings = study_settings(config, made)
-    study = open_study(config.out, start_or_resume(config, settings, 1000), create=StudySettings(
+    study = open_study(config.out, start_or_resume(config, settings, 1000, {}), create=StudySettings(
         lambda trials: SAMPLERS[sampler].resolve()(made, seed, config.ppo_preset, trials, None), settings))
     Search(study, made, MadeUpPool()).run(trials)
     return study

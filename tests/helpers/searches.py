@@ -42,8 +42,8 @@ class MadeUpPool:
             future.set_exception(ChildError('has too many <parameters>'))
         else:
             accuracy = 0.4 + 0.4 * separable + 0.1 * luck
-            future.set_result(Evaluation(accuracy, accuracy, params=1000 + int(9000 * separable),
-                                         macs=50_000 + int(1e6 * luck), seconds=1.5))
+            future.set_result(Evaluation(accuracy, accuracy, 1000 + int(9000 * separable),
+                                         50_000 + int(1e6 * luck), 1.5))
         return future
 
     def result(self, future):

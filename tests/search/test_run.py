@@ -19,6 +19,7 @@ from nasnet_zoo.search.objectives import OBJECTIVES, reward
 from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.report import pareto_front
 from nasnet_zoo.search.samplers import SAMPLERS
+from nasnet_zoo.search.selection import rank_children
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
@@ -50,12 +51,19 @@ def test_a_winner_is_found(searched):
     out, first, second = searched
     assert first['children'] == 3 and second['children'] == 4 and len(second['finals']) == 2
     cell = load_genotype(out / 'cell.json')
-    assert cell.search['sampler'] == 'ppo' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
+    assert cell.search['sampler'] == 'gp' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
     assert cell.results['accuracy'] == second['accuracy'] == max(row['accuracy'] for row in second['finals'])
     assert cell.results['dataset'] == 'digits' and cell.results['split'] == 'validation'
     assert all(row['epochs'] == 3 for row in second['finals'])
     model = compile_genotype(cell, num_cells=1, cell_filters=2, stem='cifar', num_classes=10, in_chans=1, img_size=8)
     assert sum(p.numel() for p in model.parameters()) == second['params']
+
+
+def test_the_finalists_have_the_highest_fitted_means(searched):
+    out, _, second = searched
+    space, trials = SPACES['darts'](2), study_in(out).trials
+    order = rank_children(space, [space.tokens(trial.params) for trial in trials], [trial.value for trial in trials])
+    assert {row['number'] for row in second['finals']} == {trials[i].number for i in order[:2]}
 
 
 def test_what_the_best_have_learnt_is_not_learnt_again(searched):
@@ -84,7 +92,7 @@ def test_status(searched):
 @pytest.mark.parametrize('options, message', [
     (['--trials', '5'], 'contains a search already; add --resume'),
     (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
-    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'gp' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
 def test_another_search_is_refused(searched, options, message):
@@ -93,7 +101,7 @@ def test_another_search_is_refused(searched, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: gp, ppo, evolution, local, random, tpe, nsga2"),
     (['--prune', 'luck'], "known: median, halving, hyperband"),
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),

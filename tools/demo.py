@@ -43,7 +43,7 @@ console = Console(highlight=False)
 
 def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
     """Search with small children: one normal cell in each stage, 8 filters, two epochs. It resumes when interrupted."""
-    console.print(f'[bold]1. Search[/] in the NASNet space with PPO: {args.trials} children, two at a time')
+    console.print(f'[bold]1. Search[/] in the NASNet space: {args.trials} children, two at a time')
     folder = args.out / 'search'
     text = TextColumn('   best accuracy {task.fields[best]:.1%} on digits held out of training')
     with Progress(text, *COLUMNS, console=console) as progress:

@@ -1,10 +1,6 @@
 """The settings of a search, as checked models. This module does not import Optuna, so help texts do not need it."""
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Annotated, Any, Dict, Literal, Optional
-=======
-from typing import Annotated, Any, Dict, Optional, Tuple
->>>>>>> main
+from typing import Annotated, Any, Dict, Literal, Optional, Tuple
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 

@@ -41,7 +41,8 @@ class MadeUpPool:
         if luck < 0.05:
             future.set_exception(ChildError('has too many <parameters>'))
         else:
-            future.set_result(Evaluation(0.4 + 0.4 * separable + 0.1 * luck, 1000 + int(9000 * separable),
+            accuracy = 0.4 + 0.4 * separable + 0.1 * luck
+            future.set_result(Evaluation(accuracy, accuracy, 1000 + int(9000 * separable),
                                          50_000 + int(1e6 * luck), 1.5))
         return future
 
@@ -59,7 +60,7 @@ def make_up_search(folder, sampler='evolution', trials=40, space='darts', seed=0
     config.out.mkdir(parents=True)
     made = SPACES[space]()
     settings = study_settings(config, made)
-    study = open_study(config.out, start_or_resume(config, settings, 1000), create=StudySettings(
+    study = open_study(config.out, start_or_resume(config, settings, 1000, {}), create=StudySettings(
         lambda trials: SAMPLERS[sampler].resolve()(made, seed, config.ppo_preset, trials, None), settings))
     Search(study, made, MadeUpPool()).run(trials)
     return study

@@ -107,6 +107,24 @@ def test_subsample(size, order):
 
 
 @ORDERS
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1)])
+@pytest.mark.parametrize('widths', [(3, 5), (1, 4), (4, 1)])
+def test_conv_1x1(widths, size, stride, order):
+    def conv(x, weight):
+        return F.conv2d(x, weight, None, (stride, stride), (0, 0), (1, 1), 1)
+
+    x, weight = data(2, widths[0], *size, order=order), data(widths[1], widths[0], 1, 1)
+    assert_same(replaced(conv), conv, x, weight)
+    y = replaced(conv)(x, weight)
+    if widths[0] == 1:  # such images are contiguous in both orders
+        return
+    assert y.is_contiguous(memory_format=order)
+    assert all(gradient.is_contiguous(memory_format=order) for gradient in torch.autograd.grad(
+        (y * torch.ones_like(y)).sum(), [x]))
+
+
+@ORDERS
 @pytest.mark.parametrize('size', [(8, 8), (7, 5), (1, 1), (2, 3)])
 def test_avg_pool(size, order):
     assert_same(replaced(avg_pool), avg_pool, data(2, 3, *size, order=order))
@@ -198,6 +216,36 @@ def test_whoever_watches_gets_pytorchs_own(used, layer, name):
     with torch.autocast('cpu', torch.bfloat16):
         module.float()(x.float()).sum().backward()
     assert not used
+
+
+@ORDERS
+@pytest.mark.parametrize('size', [(8, 8), (7, 9), (8, 7), (1, 1), (2, 2), (3, 3), (34, 36)])
+@pytest.mark.parametrize('name', [
+    'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7', 'dil_sep_conv_3x3', 'dil_sep_conv_5x5'])
+def test_padding_is_left_to_the_convolution_behind_it(name, size, order, monkeypatch):
+    module = with_fixed_norms(ops.build_operation(name, 4, 4, 2, ops.LayerArgs())).train()
+    padded = []
+    monkeypatch.setattr(ops.PadSame, 'forward', lambda self, x, f=ops.PadSame.forward: padded.append(x) or f(self, x))
+    x, plain = data(2, 4, *size, order=order), nn.Sequential(*module)
+    assert_same(lambda x, *_: module(x), lambda x, *_: plain(x), x, *module.parameters())
+    assert len(padded) == (1 if size in [(7, 9), (8, 8), (2, 2), (3, 3), (34, 36)] else 2)
+
+
+def test_padding_that_a_hook_sees_is_computed():
+    module = ops.build_operation('sep_conv_3x3', 4, 4, 2, ops.LayerArgs()).train()
+    x, seen = torch.randn(2, 4, 8, 8), []
+    for register in (
+            lambda: module[0].register_forward_hook(lambda m, inputs, output: seen.append(output.shape)),
+            lambda: module[1].register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].shape)),
+            lambda: nn.modules.module.register_module_forward_hook(
+                lambda m, inputs, output: m is module[0] and seen.append(output.shape) or None)):
+        handle = register()
+        module(x)
+        handle.remove()
+    assert seen == [(2, 4, 9, 9)] * 3
+    module[0].forward = lambda x: seen.append(x.shape) or F.pad(x, (0, 1, 0, 1))
+    module(x)
+    assert len(seen) == 4
 
 
 @LAYERS

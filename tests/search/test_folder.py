@@ -57,7 +57,7 @@ def test_another_default_does_not_change_an_old_search(old):
     """It was started when `ppo` and `fast` were the defaults; only who asks for others is refused."""
     new, resumed = SearchConfig(out=old), SearchConfig(out=old, resume=True)
     assert (new.sampler, new.ppo_preset) == ('gp', 'model') and kept_defaults(new) == {}
-    assert kept_defaults(resumed) == dict(sampler='ppo', ppo_preset='fast')
+    assert kept_defaults(resumed) == dict(sampler='ppo', ppo_preset='fast', protocol='paper')
     assert kept_defaults(SearchConfig(out=old / 'new', resume=True)) == {}
     result = resume(old, '--ppo-preset', 'model')
     assert result.exit_code == 1 and "ppo_preset was 'fast' and is 'model'" in result.stderr

@@ -53,7 +53,7 @@ def test_a_winner_is_found(searched):
     out, first, second = searched
     assert first['children'] == 3 and second['children'] == 4 and len(second['finals']) == 2
     cell = load_genotype(out / 'cell.json')
-    assert cell.search['sampler'] == 'ppo' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
+    assert cell.search['sampler'] == 'gp' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
     assert cell.results['accuracy'] == second['accuracy'] == max(row['accuracy'] for row in second['finals'])
     assert cell.results['dataset'] == 'digits' and cell.results['split'] == 'validation'
     assert all(row['epochs'] == 3 for row in second['finals'])
@@ -113,7 +113,7 @@ def test_status_says_how_long_it_will_take(searched, tmp_path):
 @pytest.mark.parametrize('options, message', [
     (['--trials', '5'], 'contains a search already; add --resume'),
     (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
-    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'gp' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
     (['--resume', '--seed', '5', '--forbid-op', 'avg_pool_3x3'], "forbid_op was [] and is ['avg_pool_3x3']"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
@@ -123,7 +123,7 @@ def test_another_search_is_refused(searched, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: gp, ppo, evolution, local, random, tpe, nsga2"),
     (['--prune', 'luck'], "known: median, halving, hyperband"),
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),

@@ -1,6 +1,6 @@
 """The settings of a search, as checked models. This module does not import Optuna, so help texts do not need it."""
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional, Tuple
+from typing import Annotated, Any, Dict, Literal, Optional, Tuple
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -43,6 +43,8 @@ class ChildSettings(Checked):
     num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
     cell_filters: Annotated[int, Field(ge=1, description=(
         'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
+    reductions: Annotated[Literal['extra', 'replace'], CliOption(hidden=True), Field(description=(
+        'Whether a reduction cell precedes the normal cells of a stage or replaces the first of them.'))] = 'extra'
     match: Annotated[Optional[str], OneOf('match', MATCHES), Field(description=(
         'Give each child the number of filters that brings its cost nearest to the cost target, so that rewards '
         'compare cells and not sizes.'))] = None

@@ -160,8 +160,8 @@ class Evaluator:
         settings = self.settings
         channels, *size = self.train.input_size
         args = dict(
-            settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
-            in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
+            settings.model_dump(include={'num_cells', 'cell_filters', 'reductions', 'drop_path_rate', 'aux_head'}),
+            stem='cifar', in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
         if settings.match is not None and settings.match_target is not None:
             args['cell_filters'] = matched_filters(
                 genotype, settings.match, settings.match_target, settings.match_below, **args)

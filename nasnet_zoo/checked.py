@@ -104,8 +104,8 @@ class OneOf:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Any:
         return {'type': 'string', 'enum': list(self.names)}
 
-    def _check(self, word: str) -> str:
-        if word in self.names:
+    def _check(self, word: Optional[str]) -> Optional[str]:
+        if word is None or word in self.names:  # None has reached this place only if the field may be None
             return word
         meant = word[:100].lower()
         raise PydanticCustomError('unknown_name', '{text}', {

@@ -49,7 +49,7 @@ def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
     with Progress(text, *COLUMNS, console=console) as progress:
         task = progress.add_task('', total=args.trials, best=0.)
         config = SearchConfig(
-            out=folder, data='digits', trials=args.trials, workers=2, top=2, final_epochs=6,
+            out=folder, data='digits', protocol='paper', trials=args.trials, workers=2, top=2, final_epochs=6,
             resume=(folder / 'search.json').exists(),
             child=ChildSettings(num_cells=1, cell_filters=8, val_share=0.2,
                                 recipe=dict(RECIPE, epochs=2, seed=args.seed)))

@@ -7,7 +7,8 @@ type of a layer see what they expect.
 The measurements were made with torch 2.15 (oneDNN, AVX-512, channels-last, float32). ``tools/benchmark.py train``
 measures what all of this gains. Values and gradients equal PyTorch's up to the order of summation.
 """
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from functools import lru_cache
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = ['CpuAutograd', 'use_cpu_autograd', 'concatenate', 'run_layers', 'subsample', 'REPLACEMENTS']
+
+
+Size = Tuple[int, ...]  # height and width
 
 
 def use_cpu_autograd(x: torch.Tensor, training: bool) -> bool:
@@ -59,7 +63,7 @@ def run_layers(layers: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """
     for layer in layers:
         if isinstance(layer, nn.AvgPool2d) or isinstance(layer, nn.Conv2d) and (
-                layer.kernel_size[1] > 3 or layer.stride == (2, 2)):
+                layer.groups > 1 or layer.stride == (2, 2)):
             with _NOTHING_SELECTED:
                 x = layer(x)
         else:
@@ -135,19 +139,19 @@ def subsample(x: torch.Tensor, shifted: Optional[torch.Tensor] = None) -> Tuple[
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
-    """Computes the gradient of a depthwise kernel three columns at a time, because oneDNN is fast only for these.
+    """A depthwise convolution with other algorithms for its gradients.
 
-    Five columns at once take five times as long as three. Columns c, c + 1 and c + 2 of the kernel form a kernel of
-    their own; its output, shifted by c pixels, is a part of the whole output.
+    The gradient of the input is a convolution with the flipped kernel, if the stride is 1: oneDNN's backward pass takes
+    1.3 to 3 times as long as its forward pass, and ten times if the kernel is dilated.
     """
 
     @staticmethod
-    def forward(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
-        return F.conv2d(x, weight, None, stride, padding, groups=weight.shape[0])
+    def forward(x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size) -> torch.Tensor:
+        return F.conv2d(x, weight, None, stride, padding, dilation, weight.shape[0])
 
     @staticmethod
     def setup_context(ctx, inputs: Tuple[Any, ...], output: torch.Tensor) -> None:
-        x, weight, ctx.stride, ctx.padding = inputs
+        x, weight, *ctx.args = inputs
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
 
@@ -156,36 +160,98 @@ class _DepthwiseConv2d(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x, _, _ = _conv_backward(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])
+            grad_x = _input_gradient(grad, x, weight, *ctx.args)
         if ctx.needs_input_grad[1]:
-            # It is also slow where it has to pad by more than one column.
-            edge, step = max(0, ctx.padding[1] - 1), ctx.stride[1]
-            x = F.pad(x, (edge, edge)) if edge else x
-            padding = (ctx.padding[0], ctx.padding[1] - edge)
-            beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns only
-            grad_weight = torch.empty_like(weight)
-            for c in range(0, weight.shape[3] - 1, 2):
-                _, part, _ = _conv_backward(
-                    F.pad(grad, (c // step, beyond - c // step)), x, weight[..., c:c + 3], ctx.stride, padding,
-                    [False, True, False])
-                grad_weight[..., c:c + 3] = part
-        return grad_x, grad_weight, None, None
+            is_small = grad[0, 0].numel() * x[0, 0].numel() <= 64 * 64
+            by_columns = weight.shape[3] == 3 and _span(weight, ctx.args[2])[0] <= x.shape[2] or not is_small
+            grad_weight = (_kernel_gradient_by_columns if by_columns else _kernel_gradient_by_pixels)(
+                grad, x, weight, *ctx.args)
+        return grad_x, grad_weight, None, None, None
 
     @staticmethod
     def jvp(ctx, x_tangent: torch.Tensor, weight_tangent: torch.Tensor, *_: None) -> torch.Tensor:
         x, weight = ctx.saved_tensors
         forward = _DepthwiseConv2d.forward
-        return (forward(x_tangent, weight, ctx.stride, ctx.padding)
-                + forward(x, weight_tangent, ctx.stride, ctx.padding))
+        return forward(x_tangent, weight, *ctx.args) + forward(x, weight_tangent, *ctx.args)
+
+
+def _span(weight: torch.Tensor, dilation: Size) -> Size:
+    """Return the height and the width of the pixels between which a kernel reads."""
+    return tuple([d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)])
+
+
+def _input_gradient(
+        grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size,
+) -> torch.Tensor:
+    opposite = tuple([span - 1 - p for span, p in zip(_span(weight, dilation), padding)])
+    if stride == (1, 1) and min(opposite) >= 0:
+        return F.conv2d(grad, weight.flip(2, 3), None, 1, opposite, dilation, weight.shape[0])
+    return _conv_backward(grad, x, weight, stride, padding, dilation, [True, False, False])[0]
+
+
+def _kernel_gradient_by_columns(
+        grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size,
+) -> torch.Tensor:
+    """Return the gradient of a depthwise kernel, computed three columns at a time.
+
+    oneDNN is fast only for these; five columns at once take ten times as long. Columns c, c + 1 and c + 2 of the kernel
+    form a kernel of their own; its output, shifted by c pixels, is a part of the whole output. A kernel with dilated
+    rows is one with rows of zeros in between.
+    """
+    if dilation[1] > 1:
+        return _conv_backward(grad, x, weight, stride, padding, dilation, [False, True, False])[1]
+    # It is also slow where it has to pad by more than one column.
+    edge, step = max(0, padding[1] - 1), stride[1]
+    x = F.pad(x, (edge, edge)) if edge else x
+    padding = (padding[0], padding[1] - edge)
+    beyond = (x.shape[3] + 2 * padding[1] - 3) // step + 1 - grad.shape[3]  # outputs of three columns only
+    rows = _span(weight, dilation)[0]
+    part = weight.new_empty(len(weight), 1, rows, 3)
+    grad_weight = torch.empty_like(weight)
+    for c in range(0, weight.shape[3] - 1, 2):
+        shifted = F.pad(grad, (c // step, beyond - c // step)) if beyond else grad
+        _, columns, _ = _conv_backward(shifted, x, part, stride, padding, (1, 1), [False, True, False])
+        grad_weight[..., c:c + 3] = columns[:, :, ::dilation[0]]
+    return grad_weight
+
+
+def _kernel_gradient_by_pixels(
+        grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size,
+) -> torch.Tensor:
+    """Return the gradient of a depthwise kernel on images of few pixels, by a product of matrices for each channel.
+
+    The products of all pixels of `grad` and of `x` are summed over the batch. An element of the kernel sums up those
+    of which it multiplies the one for the other. oneDNN takes a multiple of the time, especially if the kernel is
+    larger than the image.
+    """
+    by_channel, grad_by_channel = (  # [C, B, pixels]
+        images.contiguous().flatten(2).transpose(0, 1) for images in (x, grad))
+    products = torch.bmm(grad_by_channel.transpose(1, 2), by_channel).flatten(1)
+    readers = _readers(grad.shape[2:], x.shape[2:], weight.shape[2:], stride, padding, dilation).to(products)
+    return (products @ readers).reshape(weight.shape)
+
+
+@lru_cache(maxsize=64)
+def _readers(grad_size: Size, size: Size, kernel_size: Size, stride: Size, padding: Size, dilation: Size,
+             ) -> torch.Tensor:
+    """Return which element of a kernel multiplies a pixel of the input for a pixel of the output.
+
+    The result is 1 or 0, [h · w · H · W, kh · kw] for outputs [h, w] and inputs [H, W].
+    """
+    along = []  # [output, input, element] for the rows and for the columns
+    for length, input_length, k, s, p, d in zip(grad_size, size, kernel_size, stride, padding, dilation):
+        read = torch.arange(length)[:, None] * s - p + torch.arange(k) * d
+        along.append((torch.arange(input_length)[:, None] == read[:, None]).float())
+    return torch.einsum('aAi,bBj->abABij', *along).reshape(-1, kernel_size[0] * kernel_size[1])
 
 
 def _conv_backward(
-        grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int],
+        grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size,
         mask: List[bool],
 ) -> Tuple[torch.Tensor, ...]:
     """Return the gradients of a depthwise convolution for its input, kernel and bias where `mask` is True."""
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], weight.shape[0], mask)
+        grad, x, weight, None, stride, padding, dilation, False, [0, 0], weight.shape[0], mask)
 
 
 Pair = Union[int, Tuple[int, int]]
@@ -196,16 +262,37 @@ def _conv2d(
         selected: Selected, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None,
         stride: Pair = 1, padding: Union[Pair, str] = 0, dilation: Pair = 1, groups: int = 1,
 ) -> torch.Tensor:
-    """``F.conv2d`` with other gradients of wide depthwise kernels and of 1x1 convolutions with stride 2."""
-    kernel_size = weight.shape[2:]
-    if bias is None and dilation == (1, 1) and stride in ((1, 1), (2, 2)) and isinstance(padding, tuple) and (
-            x.dim() == 4):
-        if groups == x.shape[1] == weight.shape[0] and kernel_size[1] in (5, 7, 9):
-            return _DepthwiseConv2d.apply(x, weight, stride, padding)
+    """``F.conv2d`` with other gradients of depthwise kernels and of 1x1 convolutions with stride 2."""
+    if bias is None and x.dim() == 4 and stride in ((1, 1), (2, 2)) and isinstance(padding, tuple):
+        kernel_size = weight.shape[2:]
+        if groups == x.shape[1] == weight.shape[0] and kernel_size[1] in (3, 5, 7, 9):
+            return _depthwise_conv2d(x, weight, stride, padding, dilation)
         if groups == 1 and kernel_size == (1, 1) and stride == (2, 2) and padding == (0, 0):
             pixels = selected.get(id(x))
             return F.conv2d(subsample(x)[0] if pixels is None else pixels, weight)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _depthwise_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: Size, padding: Size, dilation: Size,
+                      ) -> torch.Tensor:
+    """A depthwise convolution; one with dilation 2 as an ordinary one of fewer pixels."""
+    if stride == dilation == (2, 2) and padding[0] % 2 == padding[1] % 2 == 0:  # reads every second pixel
+        return _DepthwiseConv2d.apply(
+            subsample(x)[0], weight, (1, 1), (padding[0] // 2, padding[1] // 2), (1, 1))
+    if stride == (1, 1) and dilation[1] == 2 and padding[1] % 2 == 0 and x.shape[3] % 2 == 0 and (
+            x.is_contiguous(memory_format=torch.channels_last)):
+        # In memory, the channels of a pixel and its neighbour are those of a pixel of twice as many channels, and the
+        # kernel reads each of them from every such pixel.
+        y = _DepthwiseConv2d.apply(
+            _with_columns(x, x.shape[3] // 2), weight.repeat(2, 1, 1, 1), stride, (padding[0], padding[1] // 2),
+            (dilation[0], 1))
+        return _with_columns(y, y.shape[3] * 2)
+    return _DepthwiseConv2d.apply(x, weight, stride, padding, dilation)
+
+
+def _with_columns(x: torch.Tensor, columns: int) -> torch.Tensor:
+    """View channels-last images as images with this number of columns."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], columns, -1).permute(0, 3, 1, 2)
 
 
 def _avg_pool2d(selected: Selected, x: torch.Tensor, kernel_size: Pair, *args: Any) -> torch.Tensor:

@@ -16,6 +16,7 @@ _LAZY = {  # name: its module, imported on first use; most of them import Optuna
     'SearchError': '.errors',
     'run_search': '.run',
     'search_status': '.run',
+    'write_report': '.report.pages',
 }
 __all__ = [*_LAZY]
 

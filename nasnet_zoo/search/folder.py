@@ -21,7 +21,9 @@ _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', '
 
 _NEW_DEFAULTS = ('sampler', 'ppo_preset')  # settings that had another default in an earlier version
 
-_ADDED: Dict[str, Any] = {}  # settings that earlier versions lacked, with what those versions did
+# Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
+_ADDED: Dict[str, Any] = dict(protocol='paper')
+_ADDED_TO_CHILD: Dict[str, Any] = dict(match=None, match_below=False, match_target=None, reward='accuracy')
 
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 
@@ -42,7 +44,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = {**_ADDED, **settings}
+    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings.get('child', {})}}
     if 'preset' in new:
         new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):

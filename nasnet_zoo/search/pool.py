@@ -1,17 +1,16 @@
 """The interface of worker pools, and the functions that run in a worker process."""
 from concurrent.futures import Future
-from typing import Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 import torch
 
-from ..genotype.schema import Genotype
 from ..training.trainer import keep_freed_memory
-from .evaluator import Evaluation
 from .pruning import ShouldPrune
 
 __all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'evaluate_in_worker', 'prepare_worker']
 
-Evaluate = Callable[[Genotype, Optional[ShouldPrune]], Evaluation]
+# What a worker does: in a search it takes a genotype and returns an Evaluation, in a comparison a job and its row.
+Evaluate = Callable[[Any, Optional[ShouldPrune]], Any]
 MakeEvaluate = Callable[[], Evaluate]
 
 
@@ -25,10 +24,13 @@ class WorkerPool(Protocol):
     size: int
     host: str
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
-        """Start to evaluate a child. At most `size` children may be waiting for :meth:`result` at the same time."""
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
+        """Start to evaluate a child, which is what the function of the workers takes.
 
-    def result(self, future: Future) -> Evaluation:
+        At most `size` children may be waiting for :meth:`result` at the same time.
+        """
+
+    def result(self, future: Future) -> Any:
         """Return the result of a child whose evaluation has ended. It must be called once for each future.
 
         Raises:
@@ -50,6 +52,6 @@ def prepare_worker(make: MakeEvaluate, threads: int) -> None:
     _evaluate = make()
 
 
-def evaluate_in_worker(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
+def evaluate_in_worker(child: Any, should_prune: Optional[ShouldPrune]) -> Any:
     """Evaluate a child in this worker process."""
-    return _evaluate(genotype, should_prune)
+    return _evaluate(child, should_prune)

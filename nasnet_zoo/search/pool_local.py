@@ -4,13 +4,11 @@ import os
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 
-from ..genotype.schema import Genotype
 from .errors import WorkerDied
-from .evaluator import Evaluation
 from .pool import MakeEvaluate, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
 
@@ -36,18 +34,18 @@ class LocalPool:
         threads = max(1, torch.get_num_threads() // self.size)
         return ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), _start, (self._make, threads))
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
         worker = self._idle.pop()
         try:
-            future = worker.submit(evaluate_in_worker, genotype, should_prune)
+            future = worker.submit(evaluate_in_worker, child, should_prune)
         except BrokenProcessPool:  # it died while it was idle
             worker = self._start_worker()
-            future = worker.submit(evaluate_in_worker, genotype, should_prune)
+            future = worker.submit(evaluate_in_worker, child, should_prune)
         self._busy[future] = worker
         return future
 
-    def result(self, future: Future) -> Evaluation:
+    def result(self, future: Future) -> Any:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
         worker = self._busy.pop(future)
         try:

@@ -2,12 +2,10 @@
 import socket
 import uuid
 from concurrent.futures import Future
-from typing import Any, Dict, NamedTuple, Optional, Union
+from typing import Any, Dict, NamedTuple, Optional
 
 from ..data.datasets import ImageSet
-from ..genotype.schema import Genotype
 from .errors import ChildError, SearchError, WorkerDied
-from .evaluator import Evaluation
 from .pool import MakeEvaluate, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
 
@@ -72,14 +70,14 @@ class RayPool:
                                       max_calls=0)(_evaluate_on_ray)
         self._busy: Dict[Future, Any] = {}
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`. The child waits until there is room."""
-        reference = self._task.remote(self._search, self._make, self._threads, genotype, should_prune)
+        reference = self._task.remote(self._search, self._make, self._threads, child, should_prune)
         future = reference.future()
         self._busy[future] = reference
         return future
 
-    def result(self, future: Future) -> Evaluation:
+    def result(self, future: Future) -> Any:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
         del self._busy[future]
         try:
@@ -125,14 +123,14 @@ _prepared_for: Optional[str] = None  # the search for which this Ray process has
 
 
 def _evaluate_on_ray(
-        search: str, make: MakeEvaluate, threads: int, genotype: Genotype, should_prune: Optional[ShouldPrune],
-) -> Union[Evaluation, ChildError]:
+        search: str, make: MakeEvaluate, threads: int, child: Any, should_prune: Optional[ShouldPrune],
+) -> Any:
     """Evaluate a child. A ChildError is returned: if it was raised, Ray would add a traceback to its message."""
     global _prepared_for
     if search != _prepared_for:
         prepare_worker(make, threads)
         _prepared_for = search
     try:
-        return evaluate_in_worker(genotype, should_prune)
+        return evaluate_in_worker(child, should_prune)
     except ChildError as error:
         return error

@@ -15,16 +15,17 @@ from helpers.darts import PC_DARTS_CIFAR
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.files import write_utf8
 from nasnet_zoo.search.objectives import OBJECTIVES, reward
 from nasnet_zoo.search.pruning import PRUNERS
-from nasnet_zoo.search.report import pareto_front
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
-         '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2']
+CHILD = ['--protocol', 'paper', '--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256',
+         '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2',
+         '--top', '2']
 
 
 def command(out, *options):
@@ -67,10 +68,26 @@ def test_what_the_best_have_learnt_is_not_learnt_again(searched):
 def test_the_report_needs_nothing_else(searched):
     out = searched[0]
     page = (out / 'report.html').read_text(encoding='utf-8')
-    assert page.count('<svg') == 4
-    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
+    assert page.count('<figure') == 7 and 'The best children, trained again' in page
+    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv="refresh', page)
     assert load_genotype(out / 'cell.json').name in page
     ET.parse(out / 'cells.svg')
+
+
+def test_the_report_is_written_while_the_search_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr('nasnet_zoo.search.report.live.FIRST', 0.)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.INTERVAL', 0.)
+    pages = []
+
+    def note(path, text):
+        pages.append(text)
+        write_utf8(path, text)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.write_utf8', note)
+    result = command(tmp_path / 'new', '--trials', '3', '--max-params', '1')
+    assert result.exit_code == 1 and 'none of the 3 children' in result.stderr
+    assert 'http-equiv="refresh"' in pages[0] and 'No child has been trained yet' in pages[0]
+    assert 'The search was stopped before its end' in pages[-1] and 'more than --max-params 1' in pages[-1]
+    assert (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8') == pages[-1]
 
 
 def test_status(searched):
@@ -140,7 +157,8 @@ def test_the_code_in_the_guide_runs(tmp_path, number):
 def test_the_guide_knows_every_option():
     """Options in the text exist, and all samplers, spaces, pruners and objectives are named."""
     help_text = CliRunner().invoke(app, ['search', '--help'], env={'COLUMNS': '200'}).output
-    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers'}  # of tools/
+    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers',
+              '--split'}  # of tools/ and of compare
     used = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', GUIDE)) - others
     assert len(used) > 20 and not [option for option in used if option not in help_text]
     for table in (SAMPLERS, SPACES, PRUNERS, OBJECTIVES):
@@ -169,7 +187,7 @@ def test_a_second_objective(searched, tmp_path):
     target = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']['cost_target']
     rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-    assert 'best so far of the baseline' in (out / 'report.html').read_text(encoding='utf-8')
+    assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
@@ -182,7 +200,3 @@ def test_children_are_pruned(tmp_path):
     states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
     assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8'))
-
-
-def test_pareto_front():
-    assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5)]) == [1, 3, 0]

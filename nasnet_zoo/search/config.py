@@ -1,15 +1,17 @@
 """The settings of a search, as checked models. This module does not import Optuna, so help texts do not need it."""
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional
+from typing import Annotated, Any, Dict, Optional, Tuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
 from ..training.recipe import Recipe
+from .make_space import OWN_SPACE
 from .match import MATCHES
 from .objectives import OBJECTIVES
 from .ppo_settings import PRESETS
+from .presets import SEARCH_PRESETS
 from .protocols import PROTOCOLS, REWARDS, default_protocol, merge_settings
 from .pruning import PRUNERS
 from .samplers import SAMPLERS
@@ -19,6 +21,8 @@ __all__ = ['ChildRecipe', 'ChildSettings', 'SearchConfig']
 
 _Limit = Annotated[Optional[int], Field(ge=1)]
 _Path = Annotated[Path, Field(strict=False)]  # strings are accepted, too
+_Names = Annotated[Tuple[str, ...], Field(strict=False)]  # lists are accepted, too
+_NameSet = Annotated[_Names, AfterValidator(lambda names: tuple(sorted(set(names))))]
 
 
 class ChildRecipe(Recipe):
@@ -74,9 +78,15 @@ class SearchConfig(Checked):
     data: Annotated[str, Field(description=(
         f'Data set of small images: {", ".join(DATA_SETS)}, or a folder or archive (train/CLASS/IMAGE and '
         'test/CLASS/IMAGE).'))] = 'digits'
-    space: Annotated[str, OneOf('space', SPACES), Field(description='Search space.')] = 'nasnet'
+    preset: Annotated[Optional[str], OneOf('preset', SEARCH_PRESETS), Field(description=(
+        'Settings of a whole search, for those that are not given.'))] = None
+    space: Annotated[str, OneOf('space', SPACES, others=OWN_SPACE), Field(description=(
+        'Search space. FILE.py:NAME is one of your own: a Space in a Python file, or a function that returns '
+        'one.'))] = 'nasnet'
     blocks: Annotated[_Limit, Field(description=(
         "Number of blocks in a cell. The default depends on the search space: 5 for nasnet, 4 for darts."))] = None
+    forbid_op: Annotated[_NameSet, CliOption(metavar='NAME'), Field(description=(
+        'Operation to leave out of the search space. Repeat the option to leave out several.'))] = ()
     sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'gp'
     ppo_preset: Annotated[str, OneOf('preset of PPO', PRESETS), Field(description=(
         'Settings of the ppo sampler: model learns from predicted accuracies, too, and needs the fewest children; fast '
@@ -85,8 +95,8 @@ class SearchConfig(Checked):
         'Number of different children to train, including failed ones and, with --resume, those trained '
         'before.'))] = 100
     workers: Annotated[_Limit, Field(description=(
-        'Number of children that are trained at the same time. They share the CPU cores. The default is 1 or, on a Ray '
-        'cluster, as many as fit.'))] = None
+        'Number of children that are trained at the same time. They share the CPU cores and the GPUs. The default is 1 '
+        'or, on a Ray cluster, as many as fit.'))] = None
     ray: Annotated[Optional[str], Field(description=(
         'Train the children on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new cluster on this '
         'machine.'))] = None
@@ -95,8 +105,9 @@ class SearchConfig(Checked):
     gpus_per_child: Annotated[float, Field(ge=0, description=(
         'Number of GPUs that a child needs on a Ray cluster. With a fraction, several children share a GPU.'))] = 0.
     resume: Annotated[bool, Field(description='Continue the search in --out.')] = False
-    warm_start: Annotated[Optional[str], Field(description=(
-        'Genotype to evaluate first: a file, or the name of a built-in genotype.'))] = None
+    warm_start: Annotated[_Names, CliOption(metavar='CELL'), Field(description=(
+        'Genotype to evaluate first, from which the sampler then learns: a file, or the name of a built-in genotype. '
+        'Repeat the option for several.'))] = ()
     prune: Annotated[Optional[str], OneOf('pruner', PRUNERS), Field(description=(
         'Stop the training of unpromising children early.'))] = None
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(
@@ -118,6 +129,12 @@ class SearchConfig(Checked):
         'How children are built, trained and rated, where no option says otherwise. The default is quick on a CPU and '
         'paper on a GPU.'))] = None
     child: ChildSettings = ChildSettings()
+
+    @model_validator(mode='before')
+    @classmethod
+    def _apply_preset(cls, given: Any) -> Any:
+        preset = given.get('preset') if isinstance(given, dict) else None
+        return merge_settings(SEARCH_PRESETS[preset].settings, given) if preset in list(SEARCH_PRESETS) else given
 
     @model_validator(mode='after')
     def _check_objectives(self) -> 'SearchConfig':
@@ -147,6 +164,7 @@ class SearchConfig(Checked):
     def stored(self) -> Dict[str, Any]:
         """Return what ``search.json`` keeps, as JSON data.
 
-        A storage's URL may contain a password, and the other fields left out concern one run of the process.
+        A storage's URL may contain a password, the settings of a preset are stored themselves, and the other fields
+        left out concern one run of the process.
         """
-        return self.model_dump(mode='json', exclude={'out', 'resume', 'download', 'storage'})
+        return self.model_dump(mode='json', exclude={'out', 'resume', 'download', 'storage', 'preset'})

@@ -113,7 +113,7 @@ class Evaluator:
             if limit and time.perf_counter() - started > limit:
                 raise ChildError(f'the training takes longer than {limit:g} s; it was stopped after step '
                                  f'{step["step"]} of {step["steps"]}')
-        filters, params, macs = self._checked_cost(genotype)
+        filters, params, macs = self.checked_cost(genotype)
         trainer = self.trainer(genotype)
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(follow)
@@ -167,7 +167,7 @@ class Evaluator:
                 genotype, settings.match, settings.match_target, settings.match_below, **args)
         return args
 
-    def _checked_cost(self, genotype: Genotype) -> Tuple[int, int, int]:
+    def checked_cost(self, genotype: Genotype) -> Tuple[int, int, int]:
         """Return the width, the parameters and the mult-adds. Raise a ChildError if a cost is above its limit."""
         args = self._network_args(genotype)
         cost = describe(genotype, **args)

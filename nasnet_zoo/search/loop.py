@@ -14,7 +14,7 @@ from .optuna_internals import set_trial_user_attr
 from .pool import WorkerPool
 from .pruning import PruningServer
 from .space import Space
-from .study import batched_writes
+from .study import batched_writes, evaluated_trials
 
 __all__ = ['Progress', 'Search']
 
@@ -32,6 +32,8 @@ class Progress(NamedTuple):
         best: The highest reward so far; None before the first.
         per_hour: Children per hour, in this process.
         failures: The last reasons why children failed.
+        durations: Seconds that each child took that has an accuracy.
+        seconds_left: How long the search will still take, the final training included; None if that is not known.
     """
     finished: int
     trials: int
@@ -39,6 +41,8 @@ class Progress(NamedTuple):
     best: Optional[float]
     per_hour: float
     failures: Sequence[str]
+    durations: Sequence[float] = ()
+    seconds_left: Optional[float] = None
 
 
 class Search:
@@ -62,13 +66,12 @@ class Search:
         self._evaluating: Dict[int, optuna.Trial] = {}  # the first of these trials, by its number
         self._best: Optional[float] = None
         self._failures: List[str] = []  # the reasons why children failed
+        self._durations: List[float] = []  # seconds of each child that has an accuracy
         self._deaths = 0  # workers that died since the last child was evaluated
         with batched_writes(study):
             self._requeue_interrupted()
-        for trial in study.get_trials(deepcopy=False):
-            if (trial.state.is_finished() and 'architecture' in trial.user_attrs
-                    and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}):
-                self._remember(trial)
+        for trial in evaluated_trials(study):
+            self._remember(trial)
 
     def _requeue_interrupted(self) -> None:
         """Enqueue the trials that were running when a process was killed.
@@ -89,6 +92,8 @@ class Search:
     def run(self, trials: int, on_progress: Optional[Callable[[Progress], None]] = None) -> None:
         """Evaluate children until `trials` different ones were trained or have failed, in this process or before.
 
+        `on_progress` is called at the beginning and after each child.
+
         Raises:
             SearchError: If the sampler proposes nothing new, or the workers cannot evaluate.
         """
@@ -97,6 +102,8 @@ class Search:
         with ExitStack() as stack:
             stack.callback(self.pool.close)
             server = self._start_pruning_server(stack)
+            if on_progress:
+                on_progress(self._progress(trials, before, time.perf_counter() - started))
             while len(self._known) < trials:
                 self._submit(running, trials, server)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -205,10 +212,11 @@ class Search:
         self._known[told.user_attrs['architecture']] = told
         if told.state == TrialState.COMPLETE:
             self._best = told.values[0] if self._best is None else max(self._best, told.values[0])
+            self._durations += [told.user_attrs['seconds']] if 'seconds' in told.user_attrs else []
         elif told.state == TrialState.FAIL:
             self._failures.append(told.user_attrs['reason'])
 
     def _progress(self, trials: int, before: int, seconds: float) -> Progress:
         finished = len(self._known)
         return Progress(finished, trials, len(self._failures), self._best, 3600 * (finished - before) / seconds,
-                        self._failures[-3:])
+                        self._failures[-3:], self._durations)

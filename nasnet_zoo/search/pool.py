@@ -5,9 +5,11 @@ from typing import Any, Callable, Optional, Protocol
 import torch
 
 from ..training.trainer import keep_freed_memory
+from .errors import ChildError
 from .pruning import ShouldPrune
+from .timing import child_seconds
 
-__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'evaluate_in_worker', 'prepare_worker']
+__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'estimate_in_worker', 'evaluate_in_worker', 'prepare_worker']
 
 # What a worker does: in a search it takes a genotype and returns an Evaluation, in a comparison a job and its row.
 Evaluate = Callable[[Any, Optional[ShouldPrune]], Any]
@@ -30,8 +32,11 @@ class WorkerPool(Protocol):
         At most `size` children may be waiting for :meth:`result` at the same time.
         """
 
+    def estimate(self, child: Any) -> Future:
+        """Start to measure how many seconds the evaluation of a child will take. It counts as a child, too."""
+
     def result(self, future: Future) -> Any:
-        """Return the result of a child whose evaluation has ended. It must be called once for each future.
+        """Return what the function of the workers has returned, or the seconds. It must be called once for each future.
 
         Raises:
             ChildError: If the child has no accuracy.
@@ -55,3 +60,15 @@ def prepare_worker(make: MakeEvaluate, threads: int) -> None:
 def evaluate_in_worker(child: Any, should_prune: Optional[ShouldPrune]) -> Any:
     """Evaluate a child in this worker process."""
     return _evaluate(child, should_prune)
+
+
+def estimate_in_worker(child: Any) -> float:
+    """Measure in this worker process how many seconds the evaluation of a child will take.
+
+    Raises:
+        ChildError: If it cannot be trained.
+    """
+    try:
+        return child_seconds(_evaluate, child)  # type: ignore[arg-type]  # an Evaluator, except in tests
+    except (ValueError, FloatingPointError, RuntimeError, MemoryError) as error:
+        raise ChildError(str(error)) from None

@@ -7,6 +7,8 @@ import math
 import statistics
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence
 
+from pydantic import BaseModel
+
 __all__ = ['PROTOCOLS', 'REWARDS', 'Measured', 'Protocol', 'Reward', 'default_protocol', 'merge_settings']
 
 
@@ -90,9 +92,17 @@ def default_protocol(on_gpu: bool) -> str:
     return 'paper' if on_gpu else 'quick'
 
 
-def merge_settings(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return JSON data with the fields of both, also in nested models. Where both have one, that of `settings` counts.
+def merge_settings(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the defaults, replaced by the settings that are given. Nested settings are merged one by one.
+
+    Args:
+        defaults: Settings as JSON data.
+        given: Settings as JSON data, or with models in it. Of a model, the fields that were passed to it count.
     """
-    nested = {name: merge_settings(value, settings[name]) for name, value in defaults.items()
-              if isinstance(value, Mapping) and name in settings}
-    return {**defaults, **settings, **nested}
+    merged = dict(defaults)
+    for name, value in given.items():
+        if isinstance(value, BaseModel) and name in defaults:
+            value = {field: getattr(value, field) for field in value.model_fields_set}
+        both = isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+        merged[name] = merge_settings(defaults[name], value) if both else value
+    return merged

@@ -6,6 +6,7 @@
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -16,7 +17,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial
 
-from ..data.datasets import ImageSet, data_name
+from ..data.datasets import data_name
 from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
@@ -25,9 +26,21 @@ from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
-from .folder import exclusive_lock, kept_defaults, read_search, start_or_resume, study_settings
+from .folder import (
+    exclusive_lock,
+    kept_defaults,
+    read_json,
+    read_known,
+    read_search,
+    start_or_resume,
+    study_settings,
+)
+from .forecast import Forecast, measure_children
+from .journal import has_records
 from .loop import Progress, Search
+from .make_space import make_space
 from .objectives import reward
+from .pool import WorkerPool
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
@@ -36,10 +49,19 @@ from .report.pages import search_page
 from .report.record import SearchRecord, read_finals, read_record
 from .samplers import SAMPLERS
 from .selection import rank_children
-from .space import SPACES, Choices, Space
-from .study import StudySettings, check_storage, finished_children, open_stored_study, open_study
+from .space import Space
+from .study import (
+    StudySettings,
+    check_cells,
+    check_storage,
+    evaluated_trials,
+    finished_children,
+    open_stored_study,
+    open_study,
+)
+from .warm_start import WarmStart, enqueue, find_cells
 
-__all__ = ['run_search', 'search_status']
+__all__ = ['run_search', 'search_forecast', 'search_status']
 
 
 class _Prepared(NamedTuple):
@@ -50,14 +72,14 @@ class _Prepared(NamedTuple):
         space: The search space.
         images: Where workers get the images.
         num_images: Number of images, those held out for validation included.
-        warm_start: The choices of the first child, if they are given.
+        warm_start: The known cells that are evaluated first.
         baseline: The search to compare with, if there is one.
     """
     config: SearchConfig
     space: Space
     images: ImageSource
     num_images: int
-    warm_start: Optional[Choices]
+    warm_start: List[WarmStart]
     baseline: Optional[SearchRecord]
 
     def value(self, rated: float, costs: Mapping[str, Any]) -> float:
@@ -76,7 +98,7 @@ def run_search(
 
     Args:
         config: The settings of the search.
-        on_progress: Called after each child.
+        on_progress: Called before the first child and after each one.
         log: Called with lines for the user.
 
     Returns:
@@ -87,22 +109,27 @@ def run_search(
         SearchError: If the settings do not fit together, the folder contains another search, or no child has an
             accuracy.
     """
-    prepared = _prepare(config)
+    prepared = _prepare(config, log)
     config, space = prepared.config, prepared.space
     # This fails, before anything is written, if a child does not fit into the cluster.
-    pool = _make_pool(prepared, config.child, config.workers)
-    if config.storage is not None:
-        check_storage(config.storage)
-    if config.resume and not (config.out / 'search.json').exists():
-        raise SearchError(f'{config.out}: there is no search to resume')
-    with exclusive_lock(config.out):
-        study = _open_study(prepared)
-        search = Search(study, space, pool, config.objective)
-        render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
-        with LiveReport(config.out / 'report.html', render, log):
-            search.run(config.trials, on_progress)
-            finals = _run_final(prepared, study, log)
-        return write_winner(prepared, study, finals)
+    with closing(_make_pool(prepared, config.child, config.workers)) as pool:
+        if config.storage is not None:
+            check_storage(config.storage)
+        forecast = _forecast(prepared, pool)
+        with exclusive_lock(config.out):
+            study = _open_study(prepared, forecast)
+            search = Search(study, space, pool, config.objective)
+            log(forecast.describe(len(search.trials()), _durations(search.trials())))
+
+            def report(now: Progress) -> None:
+                if on_progress:
+                    on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
+
+            render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
+            with LiveReport(config.out / 'report.html', render, log):
+                search.run(config.trials, report)
+                finals = _run_final(prepared, study, log)
+            return write_winner(prepared, study, finals)
 
 
 def _report(prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, state: str,
@@ -133,35 +160,62 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     return finished_children(study) if study else []
 
 
-def _prepare(config: SearchConfig) -> _Prepared:
+def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
+    """Return a line that says how long a search will still take, whether it is running or interrupted.
+
+    Returns:
+        None if the search has finished, or was started by a version that did not store what the line needs.
+
+    Raises:
+        SearchError: If there is no search.
+    """
+    content = read_search(out / 'search.json')
+    if 'forecast' not in content or storage is None and not has_records(out / 'study.log'):
+        return None
+    forecast = Forecast(**content['forecast'])
+    trials = evaluated_trials(open_study(out, content['study'], storage))
+    rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
+    again = max(0, forecast.finals - sum(row['epochs'] == forecast.final_epochs for row in rows))
+    if len(trials) >= forecast.trials and not again:
+        return None
+    return forecast.describe(len(trials), _durations(trials), again)
+
+
+def _durations(trials: List[optuna.trial.FrozenTrial]) -> List[float]:
+    return [trial.user_attrs['seconds'] for trial in trials if 'seconds' in trial.user_attrs]
+
+
+def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
+    """Measure how long children take, unless the search has been begun already."""
+    config = prepared.config
+    known = read_known(config, study_settings(config, prepared.space), prepared.num_images)
+    seconds = measure_children(pool, prepared.space) if known is None else known.get(
+        'forecast', {}).get('child_seconds')
+    return Forecast(
+        trials=config.trials, workers=pool.size, child_seconds=seconds, epochs=config.child.recipe.epochs,
+        finals=min(config.top, config.trials), final_epochs=_final_settings(config).recipe.epochs)
+
+
+def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
+    config = config.model_copy(update=kept_defaults(config))
     baseline = None if config.baseline is None else read_record(config.baseline)
-    space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
+    space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
-    config = _with_protocol(config, loaded)
+    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
+    config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     evaluator = Evaluator(loaded, child)
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
-    warm_start = None
-    if config.warm_start is not None:
-        warm_start = space.choices(space.find(load_genotype(config.warm_start)))
+    warm_start = find_cells(config.warm_start, space, config.forbid_op, log)
     target = _cost_target(config, evaluator)
     config = config.model_copy(update=dict(
-        kept_defaults(config), child=child.model_copy(update=dict(match_target=target if child.match else None)),
+        child=child.model_copy(update=dict(match_target=target if child.match else None)),
         data=data_name(config.data), cost_target=target))
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
-
-
-def _with_protocol(config: SearchConfig, data: ImageSet) -> SearchConfig:
-    """Apply the protocol: the given one, that of the resumed search, or the default for this machine or cluster."""
-    path = config.out / 'search.json'
-    if config.protocol is None and config.resume and path.exists():
-        config = config.model_copy(update=dict(protocol=read_search(path)['settings'].get('protocol')))
-    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
-    return config.with_protocol(on_gpu, min(data.input_size[1:]), data.size())
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
@@ -185,11 +239,11 @@ def _make_pool(prepared: _Prepared, child: ChildSettings, size: Optional[int]) -
     return RayPool(make, config.ray, size, config.cpus_per_child, config.gpus_per_child)
 
 
-def _open_study(prepared: _Prepared) -> optuna.Study:
-    """Create or resume the study, and enqueue the warm start in a new one."""
+def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
+    """Create or resume the study, and enqueue the known cells."""
     config, space = prepared.config, prepared.space
     settings = study_settings(config, space)
-    name = start_or_resume(config, settings, prepared.num_images)
+    name = start_or_resume(config, settings, prepared.num_images, forecast.model_dump(mode='json'))
 
     def combine(trial: optuna.trial.FrozenTrial) -> float:
         return reward(*trial.values, config.cost_target)
@@ -200,8 +254,8 @@ def _open_study(prepared: _Prepared) -> optuna.Study:
         settings=settings,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
-    if prepared.warm_start is not None and not study.get_trials(deepcopy=False):
-        study.enqueue_trial(prepared.warm_start)
+    check_cells(study, space, config.out)
+    enqueue(study, prepared.warm_start)
     return study
 
 

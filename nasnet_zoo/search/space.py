@@ -286,5 +286,9 @@ def _expect(condition: bool, genotype: Genotype, message: str) -> None:
         raise SpaceError(f'{genotype.name}: {message}')
 
 
-# each function takes the number of blocks of a cell, and has a default for it
-SPACES: Dict[str, Callable[..., Space]] = {'nasnet': nasnet_space, 'darts': darts_space}
+def _darts_space_of_blocks(blocks: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
+    return darts_space(blocks, ops)
+
+
+# each function takes the number of blocks of a cell and the operations, and has defaults for both
+SPACES: Dict[str, Callable[..., Space]] = {'nasnet': nasnet_space, 'darts': _darts_space_of_blocks}

@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from .errors import SearchError
 from .folder import read_search, upgrade_settings
 from .journal import BatchedJournalStorage, has_records, remove_damaged_end
 from .optuna_internals import get_storage
+from .space import Space
 
-__all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_children', 'open_stored_study', 'open_study']
+__all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'evaluated_trials', 'finished_children',
+           'open_stored_study', 'open_study']
+
+COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
 
 class StudySettings(NamedTuple):
@@ -110,6 +114,21 @@ def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[
         raise SearchError(f'{place}: the study {study.study_name!r} has other settings; choose another --out')
 
 
+def check_cells(study: optuna.Study, space: Space, out: Path) -> None:
+    """Compare the newest cells of a study with what the space makes of their choices now.
+
+    The fingerprint of a space does not cover the function that builds its cells, which a user may have changed.
+
+    Raises:
+        SearchError: If a cell differs.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if 'architecture' in trial.user_attrs]
+    for trial in trials[-COMPARED_CELLS:]:
+        if space.genotype(space.tokens(trial.params)).architecture_digest != trial.user_attrs['architecture']:
+            raise SearchError(f'{out}: the space {space.name} has changed: it builds another cell from the choices of '
+                              f'child {trial.number} than before; restore it, or choose another --out')
+
+
 def check_storage(storage: str) -> None:
     """Connect to a storage.
 
@@ -124,6 +143,13 @@ def check_storage(storage: str) -> None:
 
 def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
     return SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}')
+
+
+def evaluated_trials(study: optuna.Study) -> List[FrozenTrial]:
+    """Return the trials whose children were trained, pruned or failed, one for each architecture."""
+    return [trial for trial in study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and 'architecture' in trial.user_attrs
+            and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}]
 
 
 def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -42,6 +43,7 @@ def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp('search') / 'digits'
     first = command(out, '--trials', '3', '--json', '--seed', '5')
     assert first.exit_code == 0, first.output
+    assert re.search(r'^about .*: 3 children at [0-9.]+ s with 1 worker, then 2 for 3 epochs \(', first.stderr, re.M)
     second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume')
     assert second.exit_code == 0, second.output
     return out, json.loads(first.stdout), json.loads(second.stdout)
@@ -95,7 +97,17 @@ def test_status(searched):
     children = json.loads(command(out, '--status', '--json').stdout)
     assert len(children) == 4 and len({child['architecture'] for child in children}) == 4
     assert all(0 <= child['value'] <= 1 and child['params'] > 0 for child in children)
-    assert '4 children' in command(out, '--status').stdout
+    text = command(out, '--status').stdout
+    assert '4 children' in text and 'about' not in text
+
+
+def test_status_says_how_long_it_will_take(searched, tmp_path):
+    content = json.loads((searched[0] / 'search.json').read_text(encoding='utf-8'))
+    content['forecast'].update(trials=404, workers=2, child_seconds=60.)
+    (tmp_path / 'search.json').write_text(json.dumps(content), encoding='utf-8')
+    shutil.copy(searched[0] / 'study.log', tmp_path)
+    text = ' '.join(command(tmp_path, '--status').stdout.split())
+    assert re.search(r'about .*: 400 more children at [0-9]+ s with 2 workers, then 2 for 3 epochs', text)
 
 
 @pytest.mark.parametrize('options, message', [
@@ -103,6 +115,7 @@ def test_status(searched):
     (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
     (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
+    (['--resume', '--seed', '5', '--forbid-op', 'avg_pool_3x3'], "forbid_op was [] and is ['avg_pool_3x3']"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
 def test_another_search_is_refused(searched, options, message):
     result = command(searched[0], *options)
@@ -118,7 +131,10 @@ def test_another_search_is_refused(searched, options, message):
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
     (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
-    (['--space', 'nas'], "did you mean 'nasnet'"),
+    (['--space', 'nas'], "did you mean 'nasnet'? FILE.py:NAME is possible, too"),
+    (['--space', 'nas.py'], 'FILE.py:NAME is possible'), (['--space', 'no.py:x'], 'no.py: there is no such file'),
+    (['--preset', 'desk'], "preset: unknown preset 'desk'; known: laptop, gpu, cluster"),
+    (['--forbid-op', 'conv_9x9'], "--forbid-op: darts has no operation 'conv_9x9'"),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
     (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
@@ -176,6 +192,37 @@ def test_warm_start_is_the_first_child(tmp_path):
     assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
     journal = (tmp_path / 'new' / 'study.log').read_text(encoding='utf-8')
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
+
+
+def test_a_space_of_ones_own(tmp_path):
+    """Workers do not import its file, and the search is resumed by the space, not by the file."""
+    block = next(code for code in CODE if 'def chain(' in code)
+    file, moved, log = tmp_path / 'own.py', tmp_path / 'moved.py', tmp_path / 'log'
+    file.write_text(f'open({str(log)!r}, "a", encoding="utf-8").write("imported ")\n{block}', encoding='utf-8')
+    chain = dict(format=1, name='chain', inputs=2, normal=(cell := dict(blocks=[
+        dict(left=['max_pool_3x3', 'h0'], right=['sep_conv_3x3', 'h1']),
+        dict(left=['sep_conv_3x3', 'b0'], right=['max_pool_3x3', 'h1'])], outputs=[['b1']])), reduction=cell)
+    (tmp_path / 'chain.json').write_text(json.dumps(chain), encoding='utf-8')
+    options = ['--trials', '2', '--top', '1', '--sampler', 'evolution', '--forbid-op', 'sep_conv_5x5', '--json',
+               '--warm-start', str(tmp_path / 'chain.json')]
+    out = tmp_path / 'new'
+    first = command(out, *options, '--space', f'{file}:chain')
+    assert first.exit_code == 0, first.output
+    assert log.read_text(encoding='utf-8').split() == ['imported']
+    trials = study_in(out).trials
+    assert trials[0].user_attrs['architecture'] == load_genotype(chain).architecture_digest
+    assert sum(trials[0].params[name] != trials[1].params[name] for name in trials[0].params) == 1, 'mutated'
+    settings = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']
+    assert settings['space'] == 'chain-2' and settings['forbid_op'] == ['sep_conv_5x5']
+
+    moved.write_text(block, encoding='utf-8')
+    again = command(out, *options, '--space', f'{moved}:chain', '--resume')
+    assert again.exit_code == 0 and json.loads(again.stdout)['finals'] == json.loads(first.stdout)['finals']
+    refused = command(out, *options[:6], '--space', f'{moved}:chain', '--resume')
+    assert refused.exit_code == 1 and "forbid_op was ['sep_conv_5x5'] and is []" in refused.stderr
+    moved.write_text(block.replace('inputs=2', "inputs=2, fit='all'"), encoding='utf-8')
+    refused = command(out, *options, '--space', f'{moved}:chain', '--resume')
+    assert refused.exit_code == 1 and 'the space chain-2 has changed: it builds another cell' in refused.stderr
 
 
 def test_a_second_objective(searched, tmp_path):

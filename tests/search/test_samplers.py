@@ -202,3 +202,18 @@ def test_several_objectives_need_one_reward():
 def test_unknown_preset():
     with pytest.raises(ValueError, match="unknown preset 'slow'; known: model, fast, paper"):
         PPOSampler(SPACE, 'slow')
+
+
+def test_evolution_mutates_a_known_cell_at_once():
+    """One that was enqueued, but not a trial that a search asks for again because it was interrupted."""
+    given = tuple(size - 1 for size in SPACE.sizes)
+    differ = {}
+    for notes in ({}, dict(again_for=0)):
+        study = study_of(KINDS['evolution']())
+        study.enqueue_trial(SPACE.choices(given), user_attrs=notes)
+        asked = run(study, 4)
+        assert asked[0] == given
+        differ[bool(notes)] = [sum(a != b for a, b in zip(tokens, given)) for tokens in asked[1:]]
+    assert differ[False][0] == 1 and max(differ[False]) <= 3, 'mutations of it, and of its children'
+    assert min(differ[True]) > 3, 'random children'
+    assert run(study_of(KINDS['evolution']()), 4)[1:] == asked[1:], 'the random children are those of any other study'

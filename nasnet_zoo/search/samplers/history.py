@@ -25,11 +25,13 @@ class FinishedTrial(NamedTuple):
         reward: Higher is better.
         notes: What the sampler returned with its proposal. Empty if other choices were evaluated than the proposed
             ones, or if the trial was enqueued or comes from another sampler.
+        given: Whether the whole child was enqueued: it is a known cell, or one that the user wants to be evaluated.
     """
     number: int
     tokens: Tokens
     reward: float
     notes: Dict[str, Any]
+    given: bool = False
 
 
 class History:
@@ -61,6 +63,7 @@ class History:
         self._keeps_order = False  # whether a proposal has stored the order
         self._places = 0  # number of trials whose place in the order is stored
         self._unplaced: List[int] = []  # the others that were learned from, in order
+        self._given: Set[int] = set()  # numbers of the trials that were enqueued as a whole
 
     def read(self, study: Study, reward: Callable[[FrozenTrial], float]) -> List[FinishedTrial]:
         """Return the trials that have finished since the last call, in the order in which to learn from them."""
@@ -101,6 +104,10 @@ class History:
 
     def _read_notes(self, trial: FrozenTrial, places: Dict[int, int]) -> None:
         notes = trial.system_attrs.get(NOTES, {})
+        # A search enqueues a trial again that was interrupted; it counts as given only if that one was given.
+        if (trial.system_attrs.get('fixed_params', {}).keys() >= self._names
+                and trial.user_attrs.get('again_for') in {None, *self._given}):
+            self._given.add(trial.number)
         if 'tokens' in notes:
             self.proposed.add(tuple(notes['tokens']))
         if 'learned' in notes:
@@ -121,7 +128,8 @@ class History:
         if not math.isfinite(value):
             return None
         notes = trial.system_attrs.get(NOTES, {})
-        return FinishedTrial(trial.number, tokens, value, notes if tokens == tuple(notes.get('tokens', ())) else {})
+        return FinishedTrial(trial.number, tokens, value, notes if tokens == tuple(notes.get('tokens', ())) else {},
+                             trial.number in self._given)
 
     def _tokens(self, params: Dict[str, Any], trial: FrozenTrial) -> Optional[Tokens]:
         """Return the choices that a trial was proposed with, with `params` in their place; None if some are missing."""

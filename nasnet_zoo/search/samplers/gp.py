@@ -66,7 +66,7 @@ class GPSampler(SpaceSampler):
     they were learned from. Therefore a resumed study computes the same pool, and makes the same proposals.
 
     The notes of a proposal have ``predicted``, the mean and the standard deviation of the reward that was expected, and
-    ``parent``, the number of the trial from which the child descends.
+    ``parent``, the number of the trial from which the child descends, or None for a random child.
 
     Args:
         space: The search space.
@@ -85,6 +85,8 @@ class GPSampler(SpaceSampler):
             reward: Reward = None,
     ) -> None:
         super().__init__(space, seed, reward)
+        if num_random < 1:
+            raise ValueError(f'num_random: must be at least 1, not {num_random}')
         self.num_random, self.exploration = num_random, exploration
 
     @property

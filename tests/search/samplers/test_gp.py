@@ -153,3 +153,13 @@ def test_only_a_part_of_many_children_is_given_to_the_process(monkeypatch):
         trial, tokens = ask(study)
         study.tell(trial, value(SPACE, tokens))
     assert len(study.sampler._pool.process) == 20 and study.sampler._pool.size == 35
+
+
+def test_at_least_one_child_is_random():
+    with pytest.raises(ValueError, match='num_random: must be at least 1, not 0'):
+        GPSampler(SPACE, num_random=0)
+    study = study_of(num_random=1)
+    for _ in range(4):
+        trial, tokens = ask(study)
+        study.tell(trial, value(SPACE, tokens))
+    assert 'predicted' in notes(study)

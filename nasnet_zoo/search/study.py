@@ -86,7 +86,7 @@ def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[
     stored = study.user_attrs.get('settings')
     if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr('settings', settings)
-    elif stored is None or upgrade_settings(stored) != settings:
+    elif stored is None or upgrade_settings(stored) != upgrade_settings(settings):
         raise SearchError(f'{place}: the study {study.study_name!r} has other settings; choose another --out')
 
 

@@ -107,8 +107,9 @@ class OneOf:
         names = {'type': 'string', 'enum': list(self.names)}
         return {'anyOf': [names, {'type': 'string', 'pattern': f'^{self.others[1]}$'}]} if self.others else names
 
-    def _check(self, word: str) -> str:
-        if word in self.names or self.others and re.fullmatch(self.others[1], word):
+    def _check(self, word: Optional[str]) -> Optional[str]:
+        # None has reached this place only if the field may be None.
+        if word is None or word in self.names or self.others and re.fullmatch(self.others[1], word):
             return word
         meant = word[:100].lower()
         hint = suggest(self.aliases.get(meant, meant), self.names) + (

@@ -10,9 +10,10 @@ it computes something else. Therefore both first train in float64, from the same
 losses must agree. In float32 they agree only for a short time, because training amplifies rounding errors.
 
 child: an epoch of training a child of a search, in our evaluator and in a plain PyTorch loop. Both train the same
-compiled network on the same images; the plain loop uses a DataLoader that reads PNG files and crops, flips and
-normalises them one by one. The plain loop runs twice: with PyTorch's own backward passes, and with those of our
-operations.
+compiled network on the same images with the same optimiser of timm; the plain loop uses a DataLoader that reads PNG
+files and crops, flips and normalises them one by one. The plain loop runs twice: with PyTorch's own functions, and with
+those of nasnet_zoo.network.cpu_autograd. By default, the cells are those of NASNet-A and cells of the DARTS space with
+many dilated convolutions.
 
 infer: inference on a CPU. Our exported file is compared with all plain exports of the peer in ONNX Runtime, and with
 the peer in PyTorch, with the same weights. See benchmark_infer.py.
@@ -38,6 +39,7 @@ import torch
 from benchmark_infer import cadene_mobile
 from rich.console import Console
 from rich.table import Table
+from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -65,6 +67,16 @@ PEERS = {
     'pretrainedmodels nasnetamobile': (
         cadene_mobile, lambda: timm.create_model('nasnet_a_mobile'), 224, 16, 256),
 }
+
+
+def dilated_cells() -> Dict:
+    """Return a genotype of DARTS's operations, most of them dilated convolutions."""
+    cell = dict(outputs=[['b0', 'b1', 'b2', 'b3']], blocks=[
+        dict(left=['dil_sep_conv_3x3', 'h1'], right=['dil_sep_conv_5x5', 'h0']),
+        dict(left=['dil_sep_conv_5x5', 'h1'], right=['dil_sep_conv_3x3', 'b0']),
+        dict(left=['sep_conv_5x5', 'h0'], right=['dil_sep_conv_3x3', 'b0']),
+        dict(left=['dil_sep_conv_3x3', 'b0'], right=['max_pool_3x3', 'b1'])])
+    return dict(format=1, name='dilated', inputs=2, normal=cell, reduction=cell)
 
 
 def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> Callable:
@@ -145,7 +157,8 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
         transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]))
     loader = DataLoader(data, recipe.batch_size, shuffle=True, num_workers=workers, drop_last=True,
                         persistent_workers=workers > 0)
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     device = next(model.parameters()).device
 
     def epoch() -> None:
@@ -161,26 +174,28 @@ def plain_child(model: nn.Module, images: ImageSet, recipe: Recipe, folder: Path
 
 def child(name: str, train: ImageSet, args: argparse.Namespace) -> List[Dict]:
     """Compare an epoch of a child's training with each plain loop: images per second and their ratio."""
-    recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128)  # more than are run
+    recipe = dict(epochs=10 ** 4, batch_size=args.batch_size or 128, opt=args.opt)  # more epochs than are run
     evaluator = Evaluator(train, ChildSettings(
-        num_cells=args.num_cells, cell_filters=args.cell_filters, limit_train=args.images, recipe=recipe), args.device)
-    trainer, same = (evaluator.trainer(load_genotype(name)) for _ in range(2))
+        num_cells=args.num_cells, cell_filters=args.cell_filters, img_size=args.img_size, limit_train=args.images,
+        recipe=recipe), args.device)
+    genotype = load_genotype(dilated_cells() if name == 'dilated' else name)
+    trainer, same = (evaluator.trainer(genotype) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_child(same.model.to(memory_format=torch.contiguous_format), evaluator.train, trainer.recipe,
                             Path(folder), args.loader_workers)
         medians = take_turns({
-            'a plain loop': with_pytorch_gradients(plain), 'a plain loop, our gradients': plain,
+            'a plain loop': with_pytorch_gradients(plain), 'a plain loop, our functions': plain,
             'ours': trainer.run_epoch}, args)
     images, ours = trainer.steps_per_epoch * trainer.recipe.batch_size, medians.pop('ours')
     return [dict(
-        peer=f'{who}, {name}', batch_size=trainer.recipe.batch_size, side=train.input_size[-1],
+        peer=f'{who}, {name}', batch_size=trainer.recipe.batch_size, side=evaluator.train.input_size[-1],
         data=data_name(args.data), num_cells=args.num_cells, cell_filters=args.cell_filters,
         theirs_images_per_second=images / theirs, ours_images_per_second=images / ours, ratio=theirs / ours)
         for who, theirs in medians.items()]
 
 
 def with_pytorch_gradients(call: Callable) -> Callable:
-    """Return a function that calls `call` without the backward passes of nasnet_zoo.network.cpu_autograd."""
+    """Return a function that calls `call` without the functions of nasnet_zoo.network.cpu_autograd."""
     def never(x: torch.Tensor, training: bool) -> bool:
         return False
 
@@ -217,7 +232,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--same', type=int, default=5, help='number of float64 steps whose losses must agree')
     sub = add_options(kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs')
     sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small images')
-    sub.add_argument('--cells', action='append', help='built-in genotype; may be repeated (default: nasnet_a)')
+    sub.add_argument('--cells', action='append', help=(
+        'genotype by name or file, or "dilated"; may be repeated (default: nasnet_a and dilated)'))
+    sub.add_argument('--opt', default='momentum', help='optimiser')
+    sub.add_argument('--img-size', type=int, help='height and width in pixels to which images are resized')
     sub.add_argument('--images', type=int, default=2560, help='number of images in an epoch')
     sub.add_argument('--num-cells', type=int, default=1)
     sub.add_argument('--cell-filters', type=int, default=8)
@@ -260,7 +278,7 @@ def run_training(args: argparse.Namespace) -> List[Dict]:
         rows = [compare(name, args) for name in args.peer or PEERS]
     else:
         train, _ = load_data(args.data)
-        rows = [row for name in args.cells or ['nasnet_a'] for row in child(name, train, args)]
+        rows = [row for name in args.cells or ['nasnet_a', 'dilated'] for row in child(name, train, args)]
     mode = ', '.join([args.device, 'bf16' if getattr(args, 'bf16', False) else 'float32',
                       'compiled' if getattr(args, 'compile', False) else 'eager'])
     table = Table('peer', 'images', 'theirs, img/s', 'ours, img/s', 'ratio', 'losses differ by',

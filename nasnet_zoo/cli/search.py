@@ -26,8 +26,8 @@ def search(
     """Search for new cells.
 
     A sampler proposes pairs of cells. Each pair is built into a small network, a child, and trained, and the sampler is
-    told the accuracy of the child on held-out images. At the end, the best children are trained again, for longer. The
-    option --seed sets the seed of both the sampler and the training of the children.
+    told a reward: the accuracy of the child on held-out images, or exp(-loss) (--reward). At the end, the best children
+    are trained again, for longer. The option --seed sets the seed of both the sampler and the training of the children.
     """
     with exit_on_error():
         try:
@@ -66,8 +66,8 @@ def _run_with_progress(config: SearchConfig) -> Dict[str, Any]:
     from ..search.loop import Progress as Finished
     from ..search.run import run_search
     with make_progress(after=(
-            'best {task.fields[best]:.2%}  {task.fields[per_hour]:.0f} children per hour  {task.fields[failed]} failed '
-            '{task.fields[reason]}'), left=_TimeLeft()) as progress:
+            'best reward {task.fields[best]:.4f}  {task.fields[per_hour]:.0f} children per hour  '
+            '{task.fields[failed]} failed {task.fields[reason]}'), left=_TimeLeft()) as progress:
         task = progress.add_task('', total=config.trials, best=float('nan'), per_hour=0., failed=0, reason='', end=None)
 
         def update(now: Finished) -> None:
@@ -82,9 +82,9 @@ def _run_with_progress(config: SearchConfig) -> Dict[str, Any]:
 
 def _print_children(children: List[Dict[str, Any]]) -> None:
     """Print the best twenty as a table."""
-    table = Table('child', 'accuracy', 'parameters', 'mult-adds', 'architecture', title=f'{len(children)} children',
-                  title_justify='left')
+    table = Table('child', 'reward', 'accuracy', 'parameters', 'mult-adds', 'architecture',
+                  title=f'{len(children)} children', title_justify='left')
     for child in sorted(children, key=lambda child: -child['value'])[:20]:
-        table.add_row(str(child['number']), f'{child["value"]:.2%}', f'{child["params"]:,}', f'{child["macs"]:,}',
-                      child['architecture'][:12])
+        table.add_row(str(child['number']), f'{child["value"]:.4f}', f'{child["accuracy"]:.2%}', f'{child["params"]:,}',
+                      f'{child["macs"]:,}', child['architecture'][:12])
     Console().print(table)

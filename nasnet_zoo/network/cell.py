@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .cpu_autograd import concatenate
-from .ops import LayerArgs, build_combine, build_operation, factorized_reduction
+from .ops import LayerArgs, Layers, build_combine, build_operation, factorized_reduction
 from .plan import BlockPlan, CellPlan, InputPlan, OperandPlan, OutputPlan, PartPlan
 
 __all__ = ['Cell', 'drop_path']
@@ -77,13 +77,13 @@ class Output(nn.Module):
 def _projection(plan: PartPlan, filters: int, args: LayerArgs) -> nn.Module:
     if not plan.is_projected:
         return nn.Identity()
-    return nn.Sequential(factorized_reduction(plan.in_chs, filters, plan.stride, args))
+    return Layers(factorized_reduction(plan.in_chs, filters, plan.stride, args))
 
 
 def _fit(plan: InputPlan, filters: int, args: LayerArgs) -> nn.Module:
     if not plan.is_fitted:
         return nn.Identity()
-    return nn.Sequential(factorized_reduction(plan.channels, filters, plan.stride, args))
+    return Layers(factorized_reduction(plan.channels, filters, plan.stride, args))
 
 
 class Cell(nn.Module):

@@ -14,13 +14,14 @@ import torch
 from timm.layers import to_2tuple
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from ..genotype.operations import COMBINES, OPERATIONS, Builder
-from .cpu_autograd import CpuAutograd, concatenate, run_layers, subsample, use_cpu_autograd
+from .cpu_autograd import CpuAutograd, concatenate, same_depthwise_conv2d, subsample, use_cpu_autograd
 
 __all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
-           'avg_pool_same', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm', 'Add',
-           'Concat']
+           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm',
+           'Add', 'Concat']
 
 Pair = Union[int, Tuple[int, int]]
 
@@ -100,10 +101,47 @@ class Layers(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
             if use_cpu_autograd(x, self.training):
-                return run_layers(self, x)
+                return _run_layers(list(self), x)
         for layer in self:
             x = layer(x)
         return x
+
+
+_NOTHING_SELECTED = CpuAutograd()
+
+
+def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    """Apply layers one after another, under :class:`CpuAutograd` those that may gain from it.
+
+    A context costs little, but each call of a function in it takes a few microseconds longer. Padding that no hook
+    sees is left to the depthwise convolution behind it.
+    """
+    while layers:
+        layer, *layers = layers
+        if layers and _is_padding_of(layer, layers[0], x):
+            conv, *layers = layers
+            x = same_depthwise_conv2d(x, conv.weight, conv.dilation)
+        elif isinstance(layer, (nn.AvgPool2d, nn.Conv2d)):
+            with _NOTHING_SELECTED:
+                x = layer(x)
+        else:
+            x = layer(x)
+    return x
+
+
+def _is_padding_of(pad: nn.Module, conv: nn.Module, x: torch.Tensor) -> bool:
+    """Return whether these are the SAME padding of `x` and a depthwise convolution that can take it over."""
+    return (
+        type(pad) is PadSame and type(conv) is nn.Conv2d and conv.stride == (2, 2) and conv.kernel_size[1] > 1
+        and conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
+        and x.dim() == 4 and x.shape[2] % 2 == x.shape[3] % 2 and min(x.shape[2:]) > 1
+        and not has_global_hooks() and not _is_watched(pad) and not _is_watched(conv))
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Return whether a layer has hooks or a forward function of its own."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return 'forward' in vars(layer) or any(hooks)
 
 
 class PadSame(nn.Module):

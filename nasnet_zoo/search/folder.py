@@ -13,13 +13,18 @@ from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
-__all__ = ['exclusive_lock', 'read_json', 'read_known', 'read_search', 'start_or_resume', 'study_settings',
-           'upgrade_settings']
+__all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_known', 'read_search', 'start_or_resume',
+           'study_settings', 'upgrade_settings']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
-_ADDED: Dict[str, Any] = dict(forbid_op=[])  # settings that earlier versions lacked, with what those versions did
+_NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had another default in an earlier version
+
+# Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
+_ADDED: Dict[str, Any] = dict(protocol='paper', forbid_op=[])
+_ADDED_TO_CHILD: Dict[str, Any] = dict(
+    match=None, match_below=False, match_target=None, reductions='extra', reward='accuracy')
 
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 
@@ -40,7 +45,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = {**_ADDED, **settings}
+    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings.get('child', {})}}
     if 'preset' in new:
         new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):
@@ -49,6 +54,19 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     if new['seed'] == new['child']['recipe']['seed']:
         del new['seed']
     return new
+
+
+def kept_defaults(config: SearchConfig) -> Dict[str, Any]:
+    """Return the settings of a resumed search that were not given and whose default has changed since it was started.
+
+    Without them, the command that started the search could not resume it.
+    """
+    path = config.out / 'search.json'
+    if not config.resume or not path.exists():
+        return {}
+    stored = read_search(path)['settings']
+    return {name: stored[name] for name in _NEW_DEFAULTS
+            if name not in config.model_fields_set and stored.get(name) is not None}
 
 
 def _is_old(settings: Mapping[str, Any]) -> bool:

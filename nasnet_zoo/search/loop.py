@@ -29,7 +29,7 @@ class Progress(NamedTuple):
         finished: Number of children that were trained or failed.
         trials: Number of children that are wanted.
         failed: Number of children that failed.
-        best: The highest accuracy so far; None before the first.
+        best: The highest reward so far; None before the first.
         per_hour: Children per hour, in this process.
         failures: The last reasons why children failed.
         durations: Seconds that each child took that has an accuracy.
@@ -116,6 +116,11 @@ class Search:
                 if server and server.error:
                     raise SearchError(f'pruning: {type(server.error).__name__}: {server.error}')
 
+    def trials(self) -> List[FrozenTrial]:
+        """Return all trials of the study, by number. Other threads may call this during :meth:`run`."""
+        with self._study_lock:
+            return self.study.get_trials(deepcopy=False)
+
     def _start_pruning_server(self, stack: ExitStack) -> Optional[PruningServer]:
         """Start to answer pruning questions, until `stack` is closed. Return None if the study prunes nothing."""
         if isinstance(self.study.pruner, optuna.pruners.NopPruner):
@@ -156,12 +161,12 @@ class Search:
         self._evaluating[trial.number] = trial
         return trial, genotype
 
-    def _should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
+    def _should_prune(self, number: int, epoch: int, reward: float) -> bool:
         with self._study_lock:
             trial = self._evaluating.get(number)
             if trial is None:  # the search has given up the worker of this trial
                 return True
-            trial.report(accuracy, epoch)
+            trial.report(reward, epoch)
             return trial.should_prune()
 
     def _tell(self, future: Future, architecture: str) -> Optional[SearchError]:
@@ -177,10 +182,10 @@ class Search:
             found = self.pool.result(future)
             self._deaths = 0
             for name, measured in found._asdict().items():
-                if name != 'accuracy' and measured is not None:
+                if name != 'reward' and measured is not None:
                     first.set_user_attr(name, measured)
             cost = [] if self.objective is None else [getattr(found, self.objective)]
-            told = self.study.tell(first, [found.accuracy, *cost])
+            told = self.study.tell(first, [found.reward, *cost])
         except ChildError as error:
             self._deaths = self._deaths + 1 if isinstance(error, WorkerDied) else 0
             if self._deaths >= MAX_DEATHS:

@@ -8,7 +8,6 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import torch
 
-from ..genotype.schema import Genotype
 from .errors import WorkerDied
 from .pool import MakeEvaluate, estimate_in_worker, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
@@ -49,13 +48,13 @@ class LocalPool:
         spawn = multiprocessing.get_context('spawn')
         return _Worker(ProcessPoolExecutor(1, spawn, _start, (self._make, threads, gpu)), gpu)
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
-        return self._submit(evaluate_in_worker, genotype, should_prune)
+        return self._submit(evaluate_in_worker, child, should_prune)
 
-    def estimate(self, genotype: Genotype) -> Future:
+    def estimate(self, child: Any) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
-        return self._submit(estimate_in_worker, genotype)
+        return self._submit(estimate_in_worker, child)
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Future:
         worker = self._idle.pop()

@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ..data.datasets import ImageSet
-from ..genotype.schema import Genotype
 from .errors import ChildError, SearchError, WorkerDied
 from .pool import MakeEvaluate, estimate_in_worker, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
@@ -71,13 +70,13 @@ class RayPool:
                                       max_calls=0)(_call_on_ray)
         self._busy: Dict[Future, Any] = {}
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`. The child waits until there is room."""
-        return self._submit(evaluate_in_worker, genotype, should_prune)
+        return self._submit(evaluate_in_worker, child, should_prune)
 
-    def estimate(self, genotype: Genotype) -> Future:
+    def estimate(self, child: Any) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
-        return self._submit(estimate_in_worker, genotype)
+        return self._submit(estimate_in_worker, child)
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Future:
         reference = self._task.remote(self._search, self._make, self._threads, function, *args)

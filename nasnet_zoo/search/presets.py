@@ -1,9 +1,7 @@
 """Presets of whole searches: values for the settings of :class:`~nasnet_zoo.search.config.SearchConfig`."""
 from typing import Any, Dict, Mapping, NamedTuple
 
-from pydantic import BaseModel
-
-__all__ = ['SEARCH_PRESETS', 'Preset', 'merge']
+__all__ = ['SEARCH_PRESETS', 'Preset']
 
 
 class Preset(NamedTuple):
@@ -19,32 +17,17 @@ class Preset(NamedTuple):
 
 
 SEARCH_PRESETS: Dict[str, Preset] = {
-    'laptop': Preset('150 cheap children on two CPU cores', dict(
-        trials=150, workers=2, top=5, final_epochs=15,
-        child=dict(num_cells=1, cell_filters=8, img_size=16, limit_train=10_000, recipe=dict(
-            epochs=5, batch_size=64, opt='nmuon', lr=0.01, momentum=0.95, weight_decay=0.02, pad=2, pad_mode='edge')))),
+    'laptop': Preset('150 cheap children of equal cost on two CPU cores', dict(
+        trials=150, workers=2, top=5, final_epochs=10, protocol='quick',
+        child=dict(match='params', match_below=True))),
     'gpu': Preset('300 children of N = 2 and F = 16 on one or more GPUs, four at a time', dict(
-        trials=300, workers=4, top=10, final_epochs=60,
-        child=dict(num_cells=2, cell_filters=16, recipe=dict(
+        trials=300, workers=4, top=10, final_epochs=60, protocol='paper',
+        child=dict(match='params', match_below=True, num_cells=2, cell_filters=16, recipe=dict(
             epochs=20, batch_size=128, opt='nmuon', lr=0.01, momentum=0.95, weight_decay=0.02, pad_mode='edge',
             bf16=True)))),
     'cluster': Preset("1,000 children of the paper's size on a Ray cluster, with a GPU each", dict(
-        ray='auto', gpus_per_child=1., trials=1000, top=20, final_epochs=100,
-        child=dict(num_cells=2, cell_filters=32, recipe=dict(epochs=20, batch_size=128, lr=0.05, bf16=True)))),
+        ray='auto', gpus_per_child=1., trials=1000, top=20, final_epochs=100, protocol='paper',
+        child=dict(match='params', match_below=True, num_cells=2, cell_filters=32, recipe=dict(
+            epochs=20, batch_size=128, lr=0.05, bf16=True)))),
 }
 
-
-def merge(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the settings of a preset, replaced by those that are given. Nested settings are merged one by one.
-
-    Args:
-        settings: The settings of the preset.
-        given: What was passed to ``SearchConfig``. Of a nested model, the fields that were passed to it count.
-    """
-    merged = dict(settings)
-    for name, value in given.items():
-        if isinstance(value, BaseModel) and name in settings:
-            value = {field: getattr(value, field) for field in value.model_fields_set}
-        both = isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
-        merged[name] = merge(settings[name], value) if both else value
-    return merged

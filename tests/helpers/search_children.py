@@ -44,7 +44,7 @@ class Noted:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:
             raise ChildError('was not good')
-        return Evaluation(accuracy, 10, 20, self.seconds)
+        return Evaluation(accuracy, accuracy, 10, 20, self.seconds)
 
     def noted(self):
         return self.log.read_text(encoding='utf-8').split() if self.log.exists() else []

@@ -5,7 +5,8 @@ import pytest
 
 from nasnet_zoo.search.config import ChildRecipe, ChildSettings, SearchConfig
 from nasnet_zoo.search.folder import study_settings, upgrade_settings
-from nasnet_zoo.search.presets import SEARCH_PRESETS, merge
+from nasnet_zoo.search.presets import SEARCH_PRESETS
+from nasnet_zoo.search.protocols import merge_settings
 from nasnet_zoo.search.space import nasnet_space
 
 ANY = pytest.mark.parametrize('preset', SEARCH_PRESETS)
@@ -15,7 +16,7 @@ ANY = pytest.mark.parametrize('preset', SEARCH_PRESETS)
 def test_settings_of_a_preset_are_those_of_a_search(preset):
     config = SearchConfig(out='x', preset=preset)
     stored = json.loads(config.model_dump_json())
-    assert merge(stored, SEARCH_PRESETS[preset].settings) == stored
+    assert merge_settings(stored, SEARCH_PRESETS[preset].settings) == stored
     assert config != SearchConfig(out='x').model_copy(update=dict(preset=preset)), 'it changes something'
 
 

@@ -16,16 +16,18 @@ from helpers.darts import PC_DARTS_CIFAR
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.files import write_utf8
 from nasnet_zoo.search.objectives import OBJECTIVES, reward
 from nasnet_zoo.search.pruning import PRUNERS
-from nasnet_zoo.search.report import pareto_front
 from nasnet_zoo.search.samplers import SAMPLERS
+from nasnet_zoo.search.selection import rank_children
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
-         '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2']
+CHILD = ['--protocol', 'paper', '--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256',
+         '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2',
+         '--top', '2']
 
 
 def command(out, *options):
@@ -52,12 +54,19 @@ def test_a_winner_is_found(searched):
     out, first, second = searched
     assert first['children'] == 3 and second['children'] == 4 and len(second['finals']) == 2
     cell = load_genotype(out / 'cell.json')
-    assert cell.search['sampler'] == 'ppo' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
+    assert cell.search['sampler'] == 'gp' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
     assert cell.results['accuracy'] == second['accuracy'] == max(row['accuracy'] for row in second['finals'])
     assert cell.results['dataset'] == 'digits' and cell.results['split'] == 'validation'
     assert all(row['epochs'] == 3 for row in second['finals'])
     model = compile_genotype(cell, num_cells=1, cell_filters=2, stem='cifar', num_classes=10, in_chans=1, img_size=8)
     assert sum(p.numel() for p in model.parameters()) == second['params']
+
+
+def test_the_finalists_have_the_highest_fitted_means(searched):
+    out, _, second = searched
+    space, trials = SPACES['darts'](2), study_in(out).trials
+    order = rank_children(space, [space.tokens(trial.params) for trial in trials], [trial.value for trial in trials])
+    assert {row['number'] for row in second['finals']} == {trials[i].number for i in order[:2]}
 
 
 def test_what_the_best_have_learnt_is_not_learnt_again(searched):
@@ -69,10 +78,26 @@ def test_what_the_best_have_learnt_is_not_learnt_again(searched):
 def test_the_report_needs_nothing_else(searched):
     out = searched[0]
     page = (out / 'report.html').read_text(encoding='utf-8')
-    assert page.count('<svg') == 4
-    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
+    assert page.count('<figure') == 7 and 'The best children, trained again' in page
+    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv="refresh', page)
     assert load_genotype(out / 'cell.json').name in page
     ET.parse(out / 'cells.svg')
+
+
+def test_the_report_is_written_while_the_search_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr('nasnet_zoo.search.report.live.FIRST', 0.)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.INTERVAL', 0.)
+    pages = []
+
+    def note(path, text):
+        pages.append(text)
+        write_utf8(path, text)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.write_utf8', note)
+    result = command(tmp_path / 'new', '--trials', '3', '--max-params', '1')
+    assert result.exit_code == 1 and 'none of the 3 children' in result.stderr
+    assert 'http-equiv="refresh"' in pages[0] and 'No child has been trained yet' in pages[0]
+    assert 'The search was stopped before its end' in pages[-1] and 'more than --max-params 1' in pages[-1]
+    assert (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8') == pages[-1]
 
 
 def test_status(searched):
@@ -96,7 +121,7 @@ def test_status_says_how_long_it_will_take(searched, tmp_path):
 @pytest.mark.parametrize('options, message', [
     (['--trials', '5'], 'contains a search already; add --resume'),
     (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
-    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'gp' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
     (['--resume', '--seed', '5', '--forbid-op', 'avg_pool_3x3'], "forbid_op was [] and is ['avg_pool_3x3']"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
@@ -106,14 +131,14 @@ def test_another_search_is_refused(searched, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: gp, ppo, evolution, local, random, tpe, nsga2"),
     (['--prune', 'luck'], "known: median, halving, hyperband"),
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
-    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: paper, fast"),
+    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
     (['--space', 'nas'], "did you mean 'nasnet'? FILE.py:NAME is possible, too"),
     (['--space', 'nas.py'], 'FILE.py:NAME is possible'), (['--space', 'no.py:x'], 'no.py: there is no such file'),
     (['--preset', 'desk'], "preset: unknown preset 'desk'; known: laptop, gpu, cluster"),
@@ -156,7 +181,8 @@ def test_the_code_in_the_guide_runs(tmp_path, number):
 def test_the_guide_knows_every_option():
     """Options in the text exist, and all samplers, spaces, pruners and objectives are named."""
     help_text = CliRunner().invoke(app, ['search', '--help'], env={'COLUMNS': '200'}).output
-    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers'}  # of tools/
+    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers',
+              '--split'}  # of tools/ and of compare
     used = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', GUIDE)) - others
     assert len(used) > 20 and not [option for option in used if option not in help_text]
     for table in (SAMPLERS, SPACES, PRUNERS, OBJECTIVES):
@@ -216,7 +242,7 @@ def test_a_second_objective(searched, tmp_path):
     target = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']['cost_target']
     rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-    assert 'best so far of the baseline' in (out / 'report.html').read_text(encoding='utf-8')
+    assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
@@ -229,7 +255,3 @@ def test_children_are_pruned(tmp_path):
     states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
     assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8'))
-
-
-def test_pareto_front():
-    assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5)]) == [1, 3, 0]

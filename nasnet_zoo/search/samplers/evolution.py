@@ -5,6 +5,7 @@ from typing import Any, Deque, Dict, Optional, Tuple
 
 from ..space import Space
 from .base import MAX_DRAWS, FinishedTrial, Options, Reward, SpaceSampler, Tokens
+from .moves import change, draw, free_decisions, restricted
 
 __all__ = ['EvolutionSampler', 'build_evolution']
 
@@ -51,14 +52,11 @@ class EvolutionSampler(SpaceSampler):
     def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
         rng = random.Random(f'{self._seed}/{number}')
         if len(self._alive) < self.population and not self._was_given:
-            return tuple(rng.choice(allowed) for allowed in options), {}
+            return draw(rng, options), {}
         parent = max(rng.sample(self._alive, min(self.tournament, len(self._alive))), key=lambda child: child.reward)
-        tokens = [token if token in allowed else rng.choice(allowed) for token, allowed in zip(parent.tokens, options)]
-        free = [i for i, allowed in enumerate(options) if len(allowed) > 1]
+        tokens, free = restricted(rng, parent.tokens, options), free_decisions(options)
         for _ in range(MAX_DRAWS):
-            i = rng.choice(free)
-            allowed = options[i]
-            tokens[i] = allowed[(allowed.index(tokens[i]) + rng.randrange(1, len(allowed))) % len(allowed)]
+            change(rng, tokens, rng.choice(free), options)
             if tuple(tokens) not in self._history.proposed:
                 break
         return tuple(tokens), dict(parent=parent.number)

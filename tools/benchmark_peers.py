@@ -65,15 +65,15 @@ def run_optuna(evaluate: Yardstick, seed: int) -> None:
         study.tell(trial, evaluate(space.choices(space.suggest(trial))))
 
 
-def run_nni(evaluate: Yardstick, seed: int, strategy: str) -> None:
-    """A multi-trial strategy of NNI, in this process."""
+def run_nni(evaluate: Yardstick, seed: int) -> None:
+    """The regularized evolution of NNI, in this process."""
     import nni
-    import nni.nas.strategy
-    logging.getLogger('nni').setLevel(logging.CRITICAL)  # it reports each model, and our way of ending the search
     from nni.nas.evaluator import FunctionalEvaluator
     from nni.nas.execution import SequentialExecutionEngine
     from nni.nas.nn.pytorch import ModelSpace
     from nni.nas.space import RawFormatModelSpace
+    from nni.nas.strategy import RegularizedEvolution
+    logging.getLogger('nni').setLevel(logging.CRITICAL)  # it reports each model, and our way of ending the search
 
     class Cells(ModelSpace):
         def __init__(self) -> None:
@@ -87,7 +87,7 @@ def run_nni(evaluate: Yardstick, seed: int, strategy: str) -> None:
     space = RawFormatModelSpace(
         Cells(), FunctionalEvaluator(lambda choices: nni.report_final_result(evaluate(choices))))
     engine = SequentialExecutionEngine(max_model_count=20 * evaluate.cells)
-    getattr(nni.nas.strategy, strategy)(seed=seed)(space, engine)
+    RegularizedEvolution(seed=seed)(space, engine)
 
 
 def run_neps(evaluate: Yardstick, seed: int) -> None:
@@ -103,14 +103,13 @@ def run_neps(evaluate: Yardstick, seed: int) -> None:
         trial = optimizer.ask()
         # A parameter's index is stored under a name such as SAMPLING__Resolvable.d3::categorical__7.
         chosen = {key.split('.')[1].split('::')[0]: index for key, index in trial.config.items()}
-        optimizer.tell(trial, -evaluate({decision.name: decision.options[chosen[name]]
-                                         for name, decision in decisions.items()}))
+        value = evaluate({decision.name: decision.options[chosen[name]] for name, decision in decisions.items()})
+        optimizer.tell(trial, -value)
 
 
 PEERS: Dict[str, Callable[[Yardstick, int], None]] = {
     'optuna-tpe': run_optuna,
-    'nni-evolution': lambda evaluate, seed: run_nni(evaluate, seed, 'RegularizedEvolution'),
-    'nni-tpe': lambda evaluate, seed: run_nni(evaluate, seed, 'TPE'),
+    'nni-evolution': run_nni,
     'neps-evolution': run_neps,
 }
 

@@ -12,9 +12,9 @@ from .ppo import Sample
 from .ppo_settings import ModelSettings
 from .space import Space
 
-Tokens = Tuple[int, ...]
-
 __all__ = ['Candidates', 'Proposal', 'RewardModel', 'restrict_to_edits']
+
+Tokens = Tuple[int, ...]
 
 _GROWTH = 1.5  # the hyperparameters are fitted again when the number of children has grown by this factor
 _MAX_EDITED = 3  # decisions of a child
@@ -30,14 +30,12 @@ class Candidates(NamedTuple):
         counts: Their counts, see :meth:`~nasnet_zoo.search.encoding.Encoder.counts`.
         whitened: What the process has computed about them, see
             :meth:`~nasnet_zoo.search.gaussian_process.GaussianProcess.whiten`.
-        bounds: Their upper confidence bounds, float64 [P].
     """
     children: List[Tokens]
     log_probs: torch.Tensor
     encodings: List[Encoding]
     counts: Counts
     whitened: torch.Tensor
-    bounds: torch.Tensor
 
 
 class Proposal(NamedTuple):
@@ -76,7 +74,7 @@ class RewardModel:
         return self._fitted > 0
 
     def fit(self, samples: Sequence[Sample]) -> None:
-        """Predict from finished children, if they are enough."""
+        """Predict from these finished children from now on, if there are enough of them."""
         if len(samples) < self.settings.first:
             return
         self._samples = list(samples)
@@ -109,12 +107,12 @@ class RewardModel:
             promising = tokens[bounds.argsort(descending=True, stable=True)[:settings.elite]]
             edits = restrict_to_edits(promising, settings.edits, allowed, rng)
             found = tuple(map(torch.cat, zip(found, self._draw(controller, edits, rng))))
-        tokens, log_probs, whitened, bounds = found
+        tokens, log_probs, whitened, _ = found
         children = _rows(tokens)
         rows = {self._encode(child): row for row, child in enumerate(children)}  # equal children are listed once
         encodings, kept = list(rows), list(rows.values())
         return Candidates([children[row] for row in kept], log_probs[kept], encodings, self._encoder.counts(encodings),
-                          whitened[kept].T, bounds[kept])
+                          whitened[kept].T)
 
     def choose(
             self, candidates: Candidates, samples: Sequence[Sample], pending: Sequence[Tokens],
@@ -165,6 +163,7 @@ class RewardModel:
 
 
 def _rows(tokens: torch.Tensor) -> List[Tokens]:
+    """Return the rows of a matrix, which can be hashed."""
     return list(map(tuple, tokens.tolist()))
 
 
@@ -186,4 +185,5 @@ def restrict_to_edits(
     places = torch.where(is_free, torch.from_numpy(rng.random(kept.shape[:2])), torch.inf).argsort(-1).argsort(-1)
     is_changed = is_free & (places < torch.from_numpy(rng.integers(1, _MAX_EDITED + 1, size=(count, 1))))
     remaining = torch.where(is_changed[..., None], allowed & ~kept, allowed & kept)
-    return torch.where(remaining.any(-1, keepdim=True), remaining, allowed)  # what was fixed since is taken over
+    # A child from the time before something was fixed may have an option that is no longer allowed.
+    return torch.where(remaining.any(-1, keepdim=True), remaining, allowed)

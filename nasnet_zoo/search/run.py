@@ -119,7 +119,8 @@ def run_search(
         with exclusive_lock(config.out):
             study = _open_study(prepared, forecast)
             search = Search(study, space, pool, config.objective)
-            log(forecast.describe(len(search.trials()), _durations(search.trials())))
+            known = evaluated_trials(study)
+            log(forecast.describe(len(known), _durations(known)))
 
             def report(now: Progress) -> None:
                 if on_progress:

@@ -13,7 +13,7 @@ from .optuna_internals import get_storage
 from .space import Space
 
 __all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'evaluated_trials', 'finished_children',
-           'open_stored_study', 'open_study']
+           'is_evaluated', 'open_stored_study', 'open_study']
 
 COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
@@ -147,9 +147,13 @@ def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
 
 def evaluated_trials(study: optuna.Study) -> List[FrozenTrial]:
     """Return the trials whose children were trained, pruned or failed, one for each architecture."""
-    return [trial for trial in study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and 'architecture' in trial.user_attrs
-            and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}]
+    return [trial for trial in study.get_trials(deepcopy=False) if is_evaluated(trial)]
+
+
+def is_evaluated(trial: FrozenTrial) -> bool:
+    """Return whether a child was trained, pruned or failed, and the trial is neither a duplicate nor interrupted."""
+    return (trial.state.is_finished() and 'architecture' in trial.user_attrs
+            and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'})
 
 
 def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:

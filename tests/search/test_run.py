@@ -20,6 +20,7 @@ from nasnet_zoo.files import write_utf8
 from nasnet_zoo.search.objectives import OBJECTIVES, reward
 from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.samplers import SAMPLERS
+from nasnet_zoo.search.selection import rank_children
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
@@ -59,6 +60,13 @@ def test_a_winner_is_found(searched):
     assert all(row['epochs'] == 3 for row in second['finals'])
     model = compile_genotype(cell, num_cells=1, cell_filters=2, stem='cifar', num_classes=10, in_chans=1, img_size=8)
     assert sum(p.numel() for p in model.parameters()) == second['params']
+
+
+def test_the_finalists_have_the_highest_fitted_means(searched):
+    out, _, second = searched
+    space, trials = SPACES['darts'](2), study_in(out).trials
+    order = rank_children(space, [space.tokens(trial.params) for trial in trials], [trial.value for trial in trials])
+    assert {row['number'] for row in second['finals']} == {trials[i].number for i in order[:2]}
 
 
 def test_what_the_best_have_learnt_is_not_learnt_again(searched):

@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ...genotype.loader import load_genotype
 from ...genotype.schema import Genotype
 from ..folder import read_json, read_search
+from ..make_space import make_space
 from ..objectives import OBJECTIVES, reward
 from ..samplers.history import NOTES
 from ..space import SPACES, Space
-from ..study import open_stored_study
+from ..study import is_evaluated, open_stored_study
 
 __all__ = ['Child', 'SearchRecord', 'parent_of', 'read_finals', 'read_record']
 
@@ -72,9 +73,7 @@ class SearchRecord:
     @cached_property
     def evaluated(self) -> List[FrozenTrial]:
         """The trials that were trained or failed, by number: neither duplicates of others nor interrupted ones."""
-        return [trial for trial in self.trials
-                if trial.state.is_finished() and 'architecture' in trial.user_attrs
-                and not trial.user_attrs.keys() & {'duplicate_of', 'interrupted'}]
+        return [trial for trial in self.trials if is_evaluated(trial)]
 
     @cached_property
     def children(self) -> List[Child]:
@@ -212,7 +211,8 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
 
 
 def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:
-    """Return the space with which a search was started, or None if this version has no such space."""
-    make = SPACES.get(config.get('space', ''))
-    space = make(*([] if config.get('blocks') is None else [config['blocks']])) if make else None
-    return space if space and space.fingerprint == settings.get('fingerprint') else None
+    """Return the space of a search if it is a built-in one. A space in a Python file is not executed for a report."""
+    if config.get('space') not in SPACES:
+        return None
+    space = make_space(config['space'], config.get('blocks'), config.get('forbid_op', ()))
+    return space if space.fingerprint == settings.get('fingerprint') else None

@@ -3,7 +3,7 @@ from itertools import combinations
 from statistics import mean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasnet_zoo.search.report.record import SearchRecord, parent_of
@@ -25,12 +25,14 @@ def test_pareto_front():
     assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5)]) == [1, 3, 0]
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_expected_best_is_the_mean_over_all_subsets(values):
     expected = [mean(map(max, combinations(values, n))) for n in range(1, len(values) + 1)]
     assert expected_best(values) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(1, 4))
 def test_moving_mean(values, width):
     expected = [mean(values[max(0, i + 1 - width):i + 1]) for i in range(len(values))]

@@ -306,6 +306,7 @@ def parse_arguments() -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--protocols', type=Path, metavar='FILE.json', help=(
         'further protocols: {NAME: {settings of the child}}'))
     parser.add_argument('--match', choices=list(MATCHES), help='give all networks about the same cost')
+    parser.add_argument('--match-below', action='store_true', help='never give a network more than that cost')
     parser.add_argument('--cost-target', type=float, help=(
         "cost for --match (default: that of a network with NASNet-A's cells)"))
     parser.add_argument('--nb301', type=Path, metavar='DIR', help='folder of the surrogate; writes a file of cells')
@@ -357,7 +358,8 @@ def known_rows(cells: Sequence[Known], data: ImageSet, before: Dict[str, Dict[st
 def rate_cells(args: argparse.Namespace) -> None:
     """Rate the cells of a file, write the results and print them."""
     further = read_protocols(args.protocols)
-    match = {} if args.match is None else dict(match=args.match, match_target=args.cost_target)
+    match = {} if args.match is None else dict(
+        match=args.match, match_below=args.match_below, match_target=args.cost_target)
     data = load_images(args.data, args.data_root)
     contestants = make_contestants(args.protocol, further, match, data)
     cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())

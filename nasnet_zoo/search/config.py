@@ -45,6 +45,8 @@ class ChildSettings(Checked):
         'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
     reductions: Annotated[Literal['extra', 'replace'], CliOption(hidden=True), Field(description=(
         'Whether a reduction cell precedes the normal cells of a stage or replaces the first of them.'))] = 'extra'
+    stages: Annotated[int, CliOption(hidden=True), Field(ge=1, le=3, description=(
+        'Number of stages of the network that a child consists of; the cost is that of all three.'))] = 3
     match: Annotated[Optional[str], OneOf('match', MATCHES), Field(description=(
         'Give each child the number of filters that brings its cost nearest to the cost target, so that rewards '
         'compare cells and not sizes.'))] = None

@@ -12,6 +12,7 @@ from ..data.datasets import ImageSet, load_data
 from ..description import describe
 from ..genotype.schema import Genotype
 from ..network.nasnet import NASNet, compile_genotype
+from ..network.skeleton import NUM_STAGES
 from ..training.trainer import Trainer
 from .config import ChildSettings
 from .errors import ChildError, Pruned, SearchError
@@ -81,7 +82,11 @@ class Evaluator:
         """
         network_args = self._network_args(genotype)
         torch.manual_seed(self.settings.recipe.seed)
-        return compile_genotype(genotype, **network_args)
+        model = compile_genotype(genotype, **network_args)
+        if self.settings.stages < NUM_STAGES:
+            model.prune_intermediate_layers([self.settings.stages - 1])
+            model.reset_classifier(network_args['num_classes'], 'avg')
+        return model
 
     def __call__(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
         """Train a child and validate it.

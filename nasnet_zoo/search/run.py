@@ -22,6 +22,7 @@ from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
+from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
@@ -284,11 +285,12 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
-    """Return the settings of the longer training: those of the children, with more epochs, no time limit, and the
-    accuracy as the reward."""
+    """Return the settings of the longer training: those of the children, with whole networks, more epochs, no time
+    limit, and the accuracy as the reward."""
     recipe = config.child.recipe
     longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
-    return config.child.model_copy(update=dict(time_limit=None, reward='accuracy', recipe=longer))
+    return config.child.model_copy(update=dict(
+        reductions='extra', stages=NUM_STAGES, time_limit=None, reward='accuracy', recipe=longer))
 
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:

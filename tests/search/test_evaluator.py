@@ -7,6 +7,7 @@ from nasnet_zoo.data import load_digits
 from nasnet_zoo.search.config import ChildSettings, SearchConfig
 from nasnet_zoo.search.errors import ChildError, Pruned
 from nasnet_zoo.search.evaluator import Evaluator
+from nasnet_zoo.search.protocols import REWARDS
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 TRAIN = load_digits()[0]
@@ -102,3 +103,18 @@ def test_settings_are_checked():
         SearchConfig(out='x', prune='median', objective='macs')
     recipe = ChildSettings(recipe=dict(lr=0.2)).recipe
     assert recipe.lr == 0.2 and recipe.epochs == 20, "the defaults are those of a child's recipe"
+
+
+def test_a_child_of_fewer_cells():
+    whole, short = (evaluator(**settings) for settings in (dict(), dict(reductions='replace', stages=2)))
+    assert [cell.kind for cell in whole.build(CELLS).plan.cells] == ['normal', 'reduction', 'normal', 'reduction',
+                                                                     'normal']
+    assert [cell.kind for cell in short.build(CELLS).plan.cells] == ['normal', 'reduction']
+    assert 0 < short(CELLS).accuracy < 1
+
+
+def test_rewards_of_a_training():
+    found = evaluator(reward='val_loss')(CELLS)
+    assert found.reward == found.rewards['val_loss'] != found.accuracy == found.rewards['accuracy']
+    assert all(0 < reward < 1 for reward in found.rewards.values()) and set(found.rewards) == set(REWARDS)
+    assert found[1:4] == evaluator()(CELLS)[1:4], 'the reward does not change the training'

@@ -96,7 +96,7 @@ def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) ->
 
 
 class Layers(nn.Sequential):
-    """``nn.Sequential`` with faster backward passes of its convolutions and pools in training on a CPU."""
+    """``nn.Sequential`` whose convolutions and pools are faster in training on a CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():

@@ -4,7 +4,7 @@ import inspect
 import re
 import reprlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Type
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Tuple, Type
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -93,23 +93,29 @@ class OneOf:
         kind: What the names stand for, used in error messages.
         names: The table, or any collection of names. It is read when a value is checked, so entries may be added.
         aliases: Names that other software uses, and ours for the same. They only improve the hint of an error.
+        others: Other strings that are taken: how they are written, for error messages, and a regular expression.
     """
     kind: str
     names: Collection[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    others: Optional[Tuple[str, str]] = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Any:
-        return {'type': 'string', 'enum': list(self.names)}
+        names = {'type': 'string', 'enum': list(self.names)}
+        return {'anyOf': [names, {'type': 'string', 'pattern': f'^{self.others[1]}$'}]} if self.others else names
 
-    def _check(self, word: str) -> str:
-        if word in self.names:
+    def _check(self, word: Optional[str]) -> Optional[str]:
+        # None has reached this place only if the field may be None.
+        if word is None or word in self.names or self.others and re.fullmatch(self.others[1], word):
             return word
         meant = word[:100].lower()
+        hint = suggest(self.aliases.get(meant, meant), self.names) + (
+            f' {self.others[0]} is possible, too' if self.others else '')
         raise PydanticCustomError('unknown_name', '{text}', {
-            'text': f'unknown {self.kind} {shorten(word)!r}; {suggest(self.aliases.get(meant, meant), self.names)}'})
+            'text': f'unknown {self.kind} {shorten(word)!r}; {hint}'})
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,8 @@ def sleeper(seconds: float) -> Any:
     """Return an evaluator that sleeps, and makes up an accuracy."""
     def evaluate(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
         time.sleep(seconds)
-        return Evaluation(int(genotype.architecture_digest[:4], 16) / 65536, 1, 1, seconds)
+        value = int(genotype.architecture_digest[:4], 16) / 65536
+        return Evaluation(value, value, 1, 1, seconds)
     return evaluate
 
 

@@ -43,13 +43,13 @@ console = Console(highlight=False)
 
 def search(args: argparse.Namespace) -> Tuple[Genotype, Dict[str, Any]]:
     """Search with small children: one normal cell in each stage, 8 filters, two epochs. It resumes when interrupted."""
-    console.print(f'[bold]1. Search[/] in the NASNet space with PPO: {args.trials} children, two at a time')
+    console.print(f'[bold]1. Search[/] in the NASNet space: {args.trials} children, two at a time')
     folder = args.out / 'search'
     text = TextColumn('   best accuracy {task.fields[best]:.1%} on digits held out of training')
     with Progress(text, *COLUMNS, console=console) as progress:
         task = progress.add_task('', total=args.trials, best=0.)
         config = SearchConfig(
-            out=folder, data='digits', trials=args.trials, workers=2, top=2, final_epochs=6,
+            out=folder, data='digits', protocol='paper', trials=args.trials, workers=2, top=2, final_epochs=6,
             resume=(folder / 'search.json').exists(),
             child=ChildSettings(num_cells=1, cell_filters=8, val_share=0.2,
                                 recipe=dict(RECIPE, epochs=2, seed=args.seed)))

@@ -2,11 +2,11 @@
 import json
 import sys
 from contextlib import contextmanager
-from typing import Annotated, Any, Callable, Dict, Iterator
+from typing import Annotated, Any, Callable, Dict, Iterator, Optional
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
 from ..checked import printable
@@ -33,17 +33,21 @@ def drop_none(**options: Any) -> Dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def make_progress(*before: str, after: str = '', transient: bool = False, quiet: bool = False) -> Progress:
+def make_progress(
+        *before: str, after: str = '', left: Optional[ProgressColumn] = None, transient: bool = False,
+        quiet: bool = False,
+) -> Progress:
     """Return a progress bar on standard error: texts, a bar, how many of how many, a text, and the time that is left.
 
     Args:
         before: Texts to the left of the bar. They may show fields of the task: ``'loss {task.fields[loss]:.3f}'``.
         after: Text to the right of the counts.
+        left: Shows the time that is left. By default it is computed from how the counts have grown in the last seconds.
         transient: Remove the bar at the end.
         quiet: Print nothing.
     """
     columns = [*map(TextColumn, before), BarColumn(), MofNCompleteColumn(), *([TextColumn(after)] if after else []),
-               TimeRemainingColumn()]
+               left or TimeRemainingColumn()]
     return Progress(*columns, console=Console(highlight=False, stderr=True, quiet=quiet), transient=transient)
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import typer
 
+from .compare import compare
 from .deploy import classify, export
 from .describe import describe
 from .hub import push
+from .report import report
 from .search import search
 from .training import train, validate
 
@@ -34,5 +36,5 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
-for command in (describe, train, search, validate, push, export, classify):
+for command in (describe, train, search, report, compare, validate, push, export, classify):
     app.command()(command)

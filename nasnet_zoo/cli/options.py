@@ -54,11 +54,13 @@ _ARGUMENT = type(typer.Argument())
 
 
 def _set(settings: Type[Checked], given: Dict[str, Any], path: Tuple[str, ...], value: Any) -> None:
-    """Put a value where `path` says. The other fields of a nested model are those of the outer model's default."""
+    """Put a value where `path` says. The fields that the outer model's default sets explicitly keep its
+    values."""
     for name in path[:-1]:
         field = settings.model_fields[name]
         if name not in given:
-            given[name] = {} if field.is_required() else field.get_default(call_default_factory=True).model_dump()
+            given[name] = {} if field.is_required() else field.get_default(call_default_factory=True).model_dump(
+                exclude_unset=True)
         settings, given = field.annotation, given[name]  # type: ignore[assignment]
     given[path[-1]] = value
 

@@ -3,8 +3,10 @@ import importlib
 from typing import Any, List
 
 _LAZY = {  # name: its module, imported on first use; most of them import Optuna
+    'GPSampler': '.samplers.gp',
     'PPOSampler': '.samplers.ppo',
     'EvolutionSampler': '.samplers.evolution',
+    'LocalSearchSampler': '.samplers.local',
     'Decision': '.space',
     'Space': '.space',
     'nasnet_space': '.space',
@@ -14,6 +16,7 @@ _LAZY = {  # name: its module, imported on first use; most of them import Optuna
     'SearchError': '.errors',
     'run_search': '.run',
     'search_status': '.run',
+    'write_report': '.report.pages',
 }
 __all__ = [*_LAZY]
 

@@ -1,14 +1,18 @@
 """The settings of a search, as checked models. This module does not import Optuna, so help texts do not need it."""
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional
+from typing import Annotated, Any, Dict, Optional, Tuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
 from ..training.recipe import Recipe
+from .make_space import OWN_SPACE
+from .match import MATCHES
 from .objectives import OBJECTIVES
 from .ppo_settings import PRESETS
+from .presets import SEARCH_PRESETS
+from .protocols import PROTOCOLS, REWARDS, default_protocol, merge_settings
 from .pruning import PRUNERS
 from .samplers import SAMPLERS
 from .space import SPACES
@@ -17,6 +21,8 @@ __all__ = ['ChildRecipe', 'ChildSettings', 'SearchConfig']
 
 _Limit = Annotated[Optional[int], Field(ge=1)]
 _Path = Annotated[Path, Field(strict=False)]  # strings are accepted, too
+_Names = Annotated[Tuple[str, ...], Field(strict=False)]  # lists are accepted, too
+_NameSet = Annotated[_Names, AfterValidator(lambda names: tuple(sorted(set(names))))]
 
 
 class ChildRecipe(Recipe):
@@ -29,14 +35,21 @@ class ChildRecipe(Recipe):
 class ChildSettings(Checked):
     """How a child is built and trained.
 
-    The defaults are those of the paper (appendix A.1): N = 2, F = 32, 20 epochs of SGD with momentum and one cosine
-    period. A tenth of the training images is held out.
+    The defaults are those of the paper (appendix A.1) and of --protocol paper: N = 2, F = 32, 20 epochs of SGD with
+    momentum and one cosine period. A tenth of the training images is held out.
     """
     model_config = ConfigDict(title='Children')
 
     num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
     cell_filters: Annotated[int, Field(ge=1, description=(
-        'Number of filters in the cells of the first stage (F in the paper).'))] = 32
+        'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
+    match: Annotated[Optional[str], OneOf('match', MATCHES), Field(description=(
+        'Give each child the number of filters that brings its cost nearest to the cost target, so that rewards '
+        'compare cells and not sizes.'))] = None
+    match_below: Annotated[bool, Field(description=(
+        'With --match, choose the nearest cost that is not above the cost target.'))] = False
+    match_target: Annotated[Optional[float], CliOption(hidden=True), Field(gt=0, description=(
+        'Cost that `match` gives each child. A search sets it to `cost_target`.'))] = None
     drop_path_rate: Annotated[float, CliOption(hidden=True), Field(ge=0, le=1, description=(
         'Probability of dropping a path in the last cell at the end of the training.'))] = 0.
     aux_head: Annotated[bool, CliOption(hidden=True), Field(description=(
@@ -47,6 +60,8 @@ class ChildSettings(Checked):
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     limit_train: Annotated[_Limit, Field(description=(
         'Number of training images to use. The default is all of them.'))] = None
+    reward: Annotated[str, OneOf('reward', REWARDS), Field(description=(
+        'By what a child is rated; the accuracy is reported, too.'))] = 'accuracy'
     max_params: Annotated[_Limit, Field(description=(
         'Maximum number of parameters. A child with more is not trained, and counts as failed.'))] = None
     max_macs: Annotated[_Limit, Field(description=(
@@ -63,18 +78,25 @@ class SearchConfig(Checked):
     data: Annotated[str, Field(description=(
         f'Data set of small images: {", ".join(DATA_SETS)}, or a folder or archive (train/CLASS/IMAGE and '
         'test/CLASS/IMAGE).'))] = 'digits'
-    space: Annotated[str, OneOf('space', SPACES), Field(description='Search space.')] = 'nasnet'
+    preset: Annotated[Optional[str], OneOf('preset', SEARCH_PRESETS), Field(description=(
+        'Settings of a whole search, for those that are not given.'))] = None
+    space: Annotated[str, OneOf('space', SPACES, others=OWN_SPACE), Field(description=(
+        'Search space. FILE.py:NAME is one of your own: a Space in a Python file, or a function that returns '
+        'one.'))] = 'nasnet'
     blocks: Annotated[_Limit, Field(description=(
         "Number of blocks in a cell. The default depends on the search space: 5 for nasnet, 4 for darts."))] = None
-    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'ppo'
+    forbid_op: Annotated[_NameSet, CliOption(metavar='NAME'), Field(description=(
+        'Operation to leave out of the search space. Repeat the option to leave out several.'))] = ()
+    sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'gp'
     ppo_preset: Annotated[str, OneOf('preset of PPO', PRESETS), Field(description=(
-        'Settings of the ppo sampler: paper for tens of thousands of children, fast for hundreds.'))] = 'fast'
+        'Settings of the ppo sampler: model learns from predicted accuracies, too, and needs the fewest children; fast '
+        'takes less time per child; paper is for tens of thousands of children.'))] = 'model'
     trials: Annotated[int, Field(ge=1, description=(
         'Number of different children to train, including failed ones and, with --resume, those trained '
         'before.'))] = 100
     workers: Annotated[_Limit, Field(description=(
-        'Number of children that are trained at the same time. They share the CPU cores. The default is 1 or, on a Ray '
-        'cluster, as many as fit.'))] = None
+        'Number of children that are trained at the same time. They share the CPU cores and the GPUs. The default is 1 '
+        'or, on a Ray cluster, as many as fit.'))] = None
     ray: Annotated[Optional[str], Field(description=(
         'Train the children on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new cluster on this '
         'machine.'))] = None
@@ -83,15 +105,16 @@ class SearchConfig(Checked):
     gpus_per_child: Annotated[float, Field(ge=0, description=(
         'Number of GPUs that a child needs on a Ray cluster. With a fraction, several children share a GPU.'))] = 0.
     resume: Annotated[bool, Field(description='Continue the search in --out.')] = False
-    warm_start: Annotated[Optional[str], Field(description=(
-        'Genotype to evaluate first: a file, or the name of a built-in genotype.'))] = None
+    warm_start: Annotated[_Names, CliOption(metavar='CELL'), Field(description=(
+        'Genotype to evaluate first, from which the sampler then learns: a file, or the name of a built-in genotype. '
+        'Repeat the option for several.'))] = ()
     prune: Annotated[Optional[str], OneOf('pruner', PRUNERS), Field(description=(
         'Stop the training of unpromising children early.'))] = None
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(
         'Second objective, which is minimised.'))] = None
     cost_target: Annotated[Optional[float], Field(gt=0, description=(
-        'Value of --objective for which the reward is equal to the accuracy. The default is the value of a child with '
-        'the cells of NASNet-A.'))] = None
+        'Cost that --match gives each child; with --objective, the value for which the reward is equal to the '
+        'accuracy. The default is the value of a child with the cells of NASNet-A.'))] = None
     baseline: Annotated[Optional[_Path], Field(description=(
         'Folder of another search, whose best accuracy is shown in the report for comparison.'))] = None
     storage: Annotated[Optional[str], Field(description=(
@@ -102,12 +125,23 @@ class SearchConfig(Checked):
         'Number of children, the best ones, to train again, for longer.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
         'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
+    protocol: Annotated[Optional[str], OneOf('protocol', PROTOCOLS), Field(description=(
+        'How children are built, trained and rated, where no option says otherwise. The default is quick on a CPU and '
+        'paper on a GPU.'))] = None
     child: ChildSettings = ChildSettings()
+
+    @model_validator(mode='before')
+    @classmethod
+    def _apply_preset(cls, given: Any) -> Any:
+        preset = given.get('preset') if isinstance(given, dict) else None
+        return merge_settings(SEARCH_PRESETS[preset].settings, given) if preset in list(SEARCH_PRESETS) else given
 
     @model_validator(mode='after')
     def _check_objectives(self) -> 'SearchConfig':
         if self.prune and self.objective:
             raise ValueError('prune: Optuna prunes by a single objective only; leave out --prune or --objective')
+        if self.child.match and self.objective:
+            raise ValueError('match: children of equal cost need no second objective; leave out --match or --objective')
         return self
 
     @property
@@ -115,9 +149,22 @@ class SearchConfig(Checked):
         """The seed of the sampler, which is that of the children's recipe."""
         return self.child.recipe.seed
 
+    def with_protocol(self, on_gpu: bool, side: int, images: int) -> 'SearchConfig':
+        """Return these settings with a protocol, and with its values for the children's settings that were not given.
+
+        Args:
+            on_gpu: Whether children are trained on a GPU, which decides about the protocol if none was given.
+            side, images: Height and width of the images, and their number, those held out included.
+        """
+        name = self.protocol or default_protocol(on_gpu)
+        defaults = PROTOCOLS[name].settings(side, round(images * (1 - self.child.val_share)))
+        child = ChildSettings(**merge_settings(defaults, self.child.model_dump(exclude_unset=True)))
+        return self.model_copy(update=dict(protocol=name, child=child))
+
     def stored(self) -> Dict[str, Any]:
         """Return what ``search.json`` keeps, as JSON data.
 
-        A storage's URL may contain a password, and the other fields left out concern one run of the process.
+        A storage's URL may contain a password, the settings of a preset are stored themselves, and the other fields
+        left out concern one run of the process.
         """
-        return self.model_dump(mode='json', exclude={'out', 'resume', 'download', 'storage'})
+        return self.model_dump(mode='json', exclude={'out', 'resume', 'download', 'storage', 'preset'})

@@ -44,32 +44,36 @@ class Controller(nn.Module):
         scores = torch.einsum('bth,tho->bto', states, self.weight) + self.bias
         return scores.masked_fill(self.no_option, float('-inf')).log_softmax(-1)
 
+    def allow(self, options: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return which options may be chosen, bool [1, decisions, options], given those of each decision."""
+        allowed = torch.zeros_like(self.no_option)
+        for row, tokens in zip(allowed, options):
+            row[list(tokens)] = True
+        return allowed[None]
+
     @torch.no_grad()
     def sample(
-            self, uniforms: torch.Tensor, options: Optional[Sequence[Sequence[int]]] = None,
+            self, uniforms: torch.Tensor, allowed: Optional[torch.Tensor] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return choices and their log-probabilities, both [B, decisions].
 
         Args:
             uniforms: Random numbers in [0, 1), [B, decisions]. Apart from rounding, the choices of a row depend on that
                 row only.
-            options: For each decision the options that may be chosen; all of them by default. The log-probabilities
-                are those of the policy without this restriction, as in :meth:`forward`.
+            allowed: Which options may be chosen, bool [B or 1, decisions, options], see :meth:`allow`; all of them by
+                default. The log-probabilities are those of the policy without this restriction, as in :meth:`forward`.
         """
-        forbidden = self.no_option.clone()
-        if options is not None:
-            forbidden.fill_(True)
-            for row, allowed in zip(forbidden, options):
-                row[list(allowed)] = False
+        forbidden = self.no_option[None] if allowed is None else ~allowed | self.no_option
+        last = torch.where(forbidden, -1, torch.arange(forbidden.shape[-1])).amax(-1)
         inputs, state, tokens = self.start.expand(len(uniforms), 1, -1), None, []
         log_probs = []
         for t in range(uniforms.shape[1]):
             output, state = self.lstm(inputs, state)
             scores = output[:, 0] @ self.weight[t] + self.bias[t]
-            chances = scores.masked_fill(forbidden[t], float('-inf')).log_softmax(-1)
+            chances = scores.masked_fill(forbidden[:, t], float('-inf')).log_softmax(-1)
             # Rounding may leave the sum of the probabilities a little below 1; then the last option is chosen.
             beyond = (uniforms[:, t, None] >= chances.exp().cumsum(-1)).sum(-1)
-            token = beyond.minimum((~forbidden[t]).nonzero().max())
+            token = beyond.minimum(last[:, t])
             tokens.append(token)
             options_log_probs = scores.masked_fill(self.no_option[t], float('-inf')).log_softmax(-1)
             log_probs.append(options_log_probs.gather(-1, token[:, None])[:, 0])

@@ -2,19 +2,21 @@
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..data.datasets import ImageSet, load_data
 from ..description import describe
 from ..genotype.schema import Genotype
-from ..network.nasnet import compile_genotype
-from ..training.metrics import evaluate
+from ..network.nasnet import NASNet, compile_genotype
 from ..training.trainer import Trainer
 from .config import ChildSettings
 from .errors import ChildError, Pruned, SearchError
+from .match import matched_filters
+from .protocols import REWARDS, Measured
 from .pruning import ShouldPrune
 
 __all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'make_evaluator']
@@ -24,17 +26,24 @@ class Evaluation(NamedTuple):
     """What was measured on a trained child.
 
     Attributes:
+        reward: What the sampler is told, higher for a better child; a row of
+            :data:`~nasnet_zoo.search.protocols.REWARDS` computes it.
         accuracy: Top-1 accuracy on the held-out images, in [0, 1].
         params: Number of parameters.
         macs: Mult-adds of one image.
         seconds: Duration of training and validation.
         latency: Milliseconds for one image, if it was measured.
+        cell_filters: Number of filters in the cells of the first stage.
+        rewards: What the reward would be by each row of the table.
     """
+    reward: float
     accuracy: float
     params: int
     macs: int
     seconds: float
     latency: Optional[float] = None
+    cell_filters: Optional[int] = None
+    rewards: Mapping[str, float] = {}
 
 
 class Evaluator:
@@ -62,15 +71,25 @@ class Evaluator:
         Raises:
             ValueError: If the cells cannot be compiled at this size, or the recipe does not suit the images.
         """
+        return Trainer(self.build(genotype), self.train, self.settings.recipe, self.device)
+
+    def build(self, genotype: Genotype) -> NASNet:
+        """Build an untrained child, on the CPU.
+
+        Raises:
+            ValueError: If the cells cannot be compiled at this size.
+        """
+        network_args = self._network_args(genotype)
         torch.manual_seed(self.settings.recipe.seed)
-        return Trainer(compile_genotype(genotype, **self._network_args), self.train, self.settings.recipe, self.device)
+        return compile_genotype(genotype, **network_args)
 
     def __call__(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
         """Train a child and validate it.
 
         Args:
             genotype: The cells.
-            should_prune: Called after each epoch but the last; the training stops if it returns True.
+            should_prune: Called after each epoch but the last with the reward at that time; the training stops if it
+                returns True.
 
         Raises:
             ChildError: If the child cannot be built, is too large, runs out of memory or time, diverges or is pruned.
@@ -87,26 +106,41 @@ class Evaluator:
     def _evaluate(self, genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
         limit, started = self.settings.time_limit, time.perf_counter()
 
-        def check_time(step: Dict[str, Any]) -> None:
+        train_losses: List[float] = []
+
+        def follow(step: Dict[str, Any]) -> None:
+            train_losses.append(step['loss'])
             if limit and time.perf_counter() - started > limit:
                 raise ChildError(f'the training takes longer than {limit:g} s; it was stopped after step '
                                  f'{step["step"]} of {step["steps"]}')
-        params, macs = self._checked_cost(genotype)
+        filters, params, macs = self.checked_cost(genotype)
         trainer = self.trainer(genotype)
         while trainer.epoch < trainer.recipe.epochs:
-            trainer.run_epoch(check_time)
+            trainer.run_epoch(follow)
             if should_prune and trainer.epoch < trainer.recipe.epochs:
-                accuracy = evaluate(trainer.result, self.val, device=self.device).top1
-                if should_prune(trainer.epoch, accuracy):
-                    raise Pruned(f'pruned after epoch {trainer.epoch}, with an accuracy of {accuracy:.2%}')
-        accuracy = evaluate(trainer.result, self.val, device=self.device).top1
+                rewards = self._rate(trainer.result, train_losses)
+                if should_prune(trainer.epoch, rewards[self.settings.reward]):
+                    raise Pruned(
+                        f'pruned after epoch {trainer.epoch}, with an accuracy of {rewards["accuracy"]:.2%}')
+        rewards = self._rate(trainer.result, train_losses)
         seconds = time.perf_counter() - started
         latency = self._measure_latency(trainer.result) if self.settings.latency else None
-        return Evaluation(accuracy, params, macs, seconds, latency)
+        return Evaluation(rewards[self.settings.reward], rewards['accuracy'], params, macs, seconds, latency, filters,
+                          rewards)
+
+    @torch.inference_mode()
+    def _rate(self, model: nn.Module, train_losses: List[float]) -> Dict[str, float]:
+        """Return all rewards of a child, by name, given the losses of its training steps."""
+        model.eval()
+        logits = torch.cat([model(images) for images, _ in self.val.batches(256, self.device)]).float()
+        accuracy = (logits.argmax(1) == self.val.labels).sum().item() / self.val.size()
+        loss = F.cross_entropy(logits, self.val.labels).item()
+        measured = Measured(accuracy, loss, train_losses)
+        return {name: reward.function(measured) for name, reward in REWARDS.items()}
 
     def costs(self, genotype: Genotype) -> Dict[str, Optional[float]]:
         """Return the cost of an untrained child by objective. The latency is None if it is not to be measured."""
-        cost = describe(genotype, **self._network_args)
+        cost = describe(genotype, **self._network_args(genotype))
         latency = self._measure_latency(self.trainer(genotype).result) if self.settings.latency else None
         return dict(params=cost['params'], macs=cost['macs'], latency=latency)
 
@@ -121,22 +155,27 @@ class Evaluator:
                 times.append(time.perf_counter() - started)
         return 1000 * statistics.median(times[20:])
 
-    @property
-    def _network_args(self) -> Dict[str, Any]:
-        """The arguments of ``compile_genotype``."""
+    def _network_args(self, genotype: Genotype) -> Dict[str, Any]:
+        """Return the arguments of ``compile_genotype`` for a child."""
+        settings = self.settings
         channels, *size = self.train.input_size
-        return dict(
-            self.settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
+        args = dict(
+            settings.model_dump(include={'num_cells', 'cell_filters', 'drop_path_rate', 'aux_head'}), stem='cifar',
             in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
+        if settings.match is not None and settings.match_target is not None:
+            args['cell_filters'] = matched_filters(
+                genotype, settings.match, settings.match_target, settings.match_below, **args)
+        return args
 
-    def _checked_cost(self, genotype: Genotype) -> Tuple[int, int]:
-        """Return parameters and mult-adds, and raise a ChildError if one of them is above its limit."""
-        cost = describe(genotype, **self._network_args)
+    def checked_cost(self, genotype: Genotype) -> Tuple[int, int, int]:
+        """Return the width, the parameters and the mult-adds. Raise a ChildError if a cost is above its limit."""
+        args = self._network_args(genotype)
+        cost = describe(genotype, **args)
         for name in ('params', 'macs'):
             limit = getattr(self.settings, f'max_{name}')
             if limit is not None and cost[name] > limit:
                 raise ChildError(f'has {cost[name]:,} {name}, more than --max-{name} {limit:,}')
-        return cost['params'], cost['macs']
+        return args['cell_filters'], cost['params'], cost['macs']
 
 
 class ImageSource(Protocol):

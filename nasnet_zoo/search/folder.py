@@ -3,7 +3,7 @@ import json
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
@@ -13,13 +13,17 @@ from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
-__all__ = ['exclusive_lock', 'read_json', 'read_search', 'start_or_resume', 'study_settings',
-           'upgrade_settings']
+__all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_known', 'read_search', 'start_or_resume',
+           'study_settings', 'upgrade_settings']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
                'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
-_ADDED: Dict[str, Any] = {}  # settings that earlier versions lacked, with what those versions did
+_NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had another default in an earlier version
+
+# Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
+_ADDED: Dict[str, Any] = dict(protocol='paper', forbid_op=[])
+_ADDED_TO_CHILD: Dict[str, Any] = dict(match=None, match_below=False, match_target=None, reward='accuracy')
 
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 
@@ -40,7 +44,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = {**_ADDED, **settings}
+    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings.get('child', {})}}
     if 'preset' in new:
         new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):
@@ -49,6 +53,19 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     if new['seed'] == new['child']['recipe']['seed']:
         del new['seed']
     return new
+
+
+def kept_defaults(config: SearchConfig) -> Dict[str, Any]:
+    """Return the settings of a resumed search that were not given and whose default has changed since it was started.
+
+    Without them, the command that started the search could not resume it.
+    """
+    path = config.out / 'search.json'
+    if not config.resume or not path.exists():
+        return {}
+    stored = read_search(path)['settings']
+    return {name: stored[name] for name in _NEW_DEFAULTS
+            if name not in config.model_fields_set and stored.get(name) is not None}
 
 
 def _is_old(settings: Mapping[str, Any]) -> bool:
@@ -106,16 +123,15 @@ def read_search(path: Path) -> Dict[str, Any]:
         raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
 
 
-def start_or_resume(config: SearchConfig, settings: Dict[str, Any], num_images: int) -> str:
-    """Write ``search.json`` for a new search, or compare it with the settings of a resumed one.
-
-    Returns:
-        The name of the study. No other folder that uses the same storage has this name.
+def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) -> Optional[Dict[str, Any]]:
+    """Return the content of ``search.json`` of a search that is to be resumed, or None for a new search.
 
     Raises:
         SearchError: If the folder contains another search, or a search that is not to be resumed.
     """
     path = config.out / 'search.json'
+    if config.resume and not path.exists():
+        raise SearchError(f'{config.out}: there is no search to resume')
     if path.exists():
         if not config.resume:
             raise SearchError(
@@ -131,11 +147,27 @@ def start_or_resume(config: SearchConfig, settings: Dict[str, Any], num_images: 
         if content['is_old'] and config.child.img_size is not None:
             raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
                               'differently; choose another --out')
-    else:
-        left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
-        if left:
-            raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
+        return content
+    left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
+    if left:
+        raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
+    return None
+
+
+def start_or_resume(
+        config: SearchConfig, settings: Dict[str, Any], num_images: int, forecast: Mapping[str, Any]) -> str:
+    """Write ``search.json`` for a new search or, if the settings are the same, for a resumed one.
+
+    Returns:
+        The name of the study. No other folder that uses the same storage has this name.
+
+    Raises:
+        SearchError: As :func:`read_known`.
+    """
+    content = read_known(config, settings, num_images)
+    if content is None:
         content = dict(study=f'{config.out.resolve().name}-{uuid.uuid4().hex[:8]}', versions=versions())
-    write_json(path, dict(config=config.stored(), settings=settings, study=content['study'],
-                          versions=content.get('versions'), num_images=num_images))
+    write_json(config.out / 'search.json', dict(
+        config=config.stored(), settings=settings, study=content['study'], versions=content.get('versions'),
+        num_images=num_images, forecast=forecast))
     return content['study']

@@ -4,6 +4,7 @@ import mmap
 import os
 import warnings
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
@@ -37,6 +38,9 @@ class BatchedJournal(JournalFileBackend):
 
     A trial has one record for each of its parameters, and Optuna calls fsync after each record. Inside :meth:`batch`
     the records are kept in memory and written together.
+
+    Meanwhile another program may append records that do not concern trials, such as a note that a user writes in
+    Optuna's dashboard. The storage gets them after those of the batch, although they are before them in the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,11 +49,12 @@ class BatchedJournal(JournalFileBackend):
         self.line = 0  # the number of the last line that was read
         self._pending: Optional[List[Dict[str, Any]]] = None
         self._first_pending = 0  # the number of the first pending record
+        self._late: List[Dict[str, Any]] = []  # records of other programs that the storage has not got yet
         self._write_failed = False
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Write the records that are appended inside when the block ends. No other process may write meanwhile."""
+        """Write the records that are appended inside when the block ends."""
         self._pending, self._first_pending = [], -1
         try:
             yield
@@ -57,8 +62,10 @@ class BatchedJournal(JournalFileBackend):
             pending, self._pending = self._pending, None
             if pending:
                 self.append_logs(pending)
-                for _ in self._read_file(self._first_pending):  # lets Optuna note the records' positions in the file
-                    pass
+                ours = {record['worker_id'] for record in pending}
+                # This also lets Optuna note the records' positions in the file.
+                self._late += [record for record in self._read_file(self._first_pending + len(self._late))
+                               if record['worker_id'] not in ours]
 
     def append_logs(self, logs: List[Dict[str, Any]]) -> None:
         if self._pending is not None:
@@ -76,7 +83,8 @@ class BatchedJournal(JournalFileBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[Dict[str, Any]]:
         if self._pending is None:
-            return self._read_file(log_number_from)
+            late, self._late = self._late, []
+            return chain(late, self._read_file(log_number_from + len(late)))
         if self._first_pending < 0:
             self._first_pending = log_number_from
         return iter(self._pending[log_number_from - self._first_pending:])

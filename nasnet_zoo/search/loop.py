@@ -14,7 +14,7 @@ from .optuna_internals import set_trial_user_attr
 from .pool import WorkerPool
 from .pruning import PruningServer
 from .space import Space
-from .study import batched_writes
+from .study import batched_writes, evaluated_trials
 
 __all__ = ['Progress', 'Search']
 
@@ -29,9 +29,11 @@ class Progress(NamedTuple):
         finished: Number of children that were trained or failed.
         trials: Number of children that are wanted.
         failed: Number of children that failed.
-        best: The highest accuracy so far; None before the first.
+        best: The highest reward so far; None before the first.
         per_hour: Children per hour, in this process.
         failures: The last reasons why children failed.
+        durations: Seconds that each child took that has an accuracy.
+        seconds_left: How long the search will still take, the final training included; None if that is not known.
     """
     finished: int
     trials: int
@@ -39,6 +41,8 @@ class Progress(NamedTuple):
     best: Optional[float]
     per_hour: float
     failures: Sequence[str]
+    durations: Sequence[float] = ()
+    seconds_left: Optional[float] = None
 
 
 class Search:
@@ -62,13 +66,12 @@ class Search:
         self._evaluating: Dict[int, optuna.Trial] = {}  # the first of these trials, by its number
         self._best: Optional[float] = None
         self._failures: List[str] = []  # the reasons why children failed
+        self._durations: List[float] = []  # seconds of each child that has an accuracy
         self._deaths = 0  # workers that died since the last child was evaluated
         with batched_writes(study):
             self._requeue_interrupted()
-        for trial in study.get_trials(deepcopy=False):
-            if (trial.state.is_finished() and 'architecture' in trial.user_attrs
-                    and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}):
-                self._remember(trial)
+        for trial in evaluated_trials(study):
+            self._remember(trial)
 
     def _requeue_interrupted(self) -> None:
         """Enqueue the trials that were running when a process was killed.
@@ -89,6 +92,8 @@ class Search:
     def run(self, trials: int, on_progress: Optional[Callable[[Progress], None]] = None) -> None:
         """Evaluate children until `trials` different ones were trained or have failed, in this process or before.
 
+        `on_progress` is called at the beginning and after each child.
+
         Raises:
             SearchError: If the sampler proposes nothing new, or the workers cannot evaluate.
         """
@@ -97,6 +102,8 @@ class Search:
         with ExitStack() as stack:
             stack.callback(self.pool.close)
             server = self._start_pruning_server(stack)
+            if on_progress:
+                on_progress(self._progress(trials, before, time.perf_counter() - started))
             while len(self._known) < trials:
                 self._submit(running, trials, server)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -108,6 +115,11 @@ class Search:
                     raise error
                 if server and server.error:
                     raise SearchError(f'pruning: {type(server.error).__name__}: {server.error}')
+
+    def trials(self) -> List[FrozenTrial]:
+        """Return all trials of the study, by number. Other threads may call this during :meth:`run`."""
+        with self._study_lock:
+            return self.study.get_trials(deepcopy=False)
 
     def _start_pruning_server(self, stack: ExitStack) -> Optional[PruningServer]:
         """Start to answer pruning questions, until `stack` is closed. Return None if the study prunes nothing."""
@@ -149,12 +161,12 @@ class Search:
         self._evaluating[trial.number] = trial
         return trial, genotype
 
-    def _should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
+    def _should_prune(self, number: int, epoch: int, reward: float) -> bool:
         with self._study_lock:
             trial = self._evaluating.get(number)
             if trial is None:  # the search has given up the worker of this trial
                 return True
-            trial.report(accuracy, epoch)
+            trial.report(reward, epoch)
             return trial.should_prune()
 
     def _tell(self, future: Future, architecture: str) -> Optional[SearchError]:
@@ -170,10 +182,10 @@ class Search:
             found = self.pool.result(future)
             self._deaths = 0
             for name, measured in found._asdict().items():
-                if name != 'accuracy' and measured is not None:
+                if name != 'reward' and measured is not None:
                     first.set_user_attr(name, measured)
             cost = [] if self.objective is None else [getattr(found, self.objective)]
-            told = self.study.tell(first, [found.accuracy, *cost])
+            told = self.study.tell(first, [found.reward, *cost])
         except ChildError as error:
             self._deaths = self._deaths + 1 if isinstance(error, WorkerDied) else 0
             if self._deaths >= MAX_DEATHS:
@@ -200,10 +212,11 @@ class Search:
         self._known[told.user_attrs['architecture']] = told
         if told.state == TrialState.COMPLETE:
             self._best = told.values[0] if self._best is None else max(self._best, told.values[0])
+            self._durations += [told.user_attrs['seconds']] if 'seconds' in told.user_attrs else []
         elif told.state == TrialState.FAIL:
             self._failures.append(told.user_attrs['reason'])
 
     def _progress(self, trials: int, before: int, seconds: float) -> Progress:
         finished = len(self._known)
         return Progress(finished, trials, len(self._failures), self._best, 3600 * (finished - before) / seconds,
-                        self._failures[-3:])
+                        self._failures[-3:], self._durations)

@@ -1,17 +1,18 @@
 """The interface of worker pools, and the functions that run in a worker process."""
 from concurrent.futures import Future
-from typing import Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 import torch
 
-from ..genotype.schema import Genotype
 from ..training.trainer import keep_freed_memory
-from .evaluator import Evaluation
+from .errors import ChildError
 from .pruning import ShouldPrune
+from .timing import child_seconds
 
-__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'evaluate_in_worker', 'prepare_worker']
+__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'estimate_in_worker', 'evaluate_in_worker', 'prepare_worker']
 
-Evaluate = Callable[[Genotype, Optional[ShouldPrune]], Evaluation]
+# What a worker does: in a search it takes a genotype and returns an Evaluation, in a comparison a job and its row.
+Evaluate = Callable[[Any, Optional[ShouldPrune]], Any]
 MakeEvaluate = Callable[[], Evaluate]
 
 
@@ -25,11 +26,17 @@ class WorkerPool(Protocol):
     size: int
     host: str
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
-        """Start to evaluate a child. At most `size` children may be waiting for :meth:`result` at the same time."""
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
+        """Start to evaluate a child, which is what the function of the workers takes.
 
-    def result(self, future: Future) -> Evaluation:
-        """Return the result of a child whose evaluation has ended. It must be called once for each future.
+        At most `size` children may be waiting for :meth:`result` at the same time.
+        """
+
+    def estimate(self, child: Any) -> Future:
+        """Start to measure how many seconds the evaluation of a child will take. It counts as a child, too."""
+
+    def result(self, future: Future) -> Any:
+        """Return what the function of the workers has returned, or the seconds. It must be called once for each future.
 
         Raises:
             ChildError: If the child has no accuracy.
@@ -50,6 +57,18 @@ def prepare_worker(make: MakeEvaluate, threads: int) -> None:
     _evaluate = make()
 
 
-def evaluate_in_worker(genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
+def evaluate_in_worker(child: Any, should_prune: Optional[ShouldPrune]) -> Any:
     """Evaluate a child in this worker process."""
-    return _evaluate(genotype, should_prune)
+    return _evaluate(child, should_prune)
+
+
+def estimate_in_worker(child: Any) -> float:
+    """Measure in this worker process how many seconds the evaluation of a child will take.
+
+    Raises:
+        ChildError: If it cannot be trained.
+    """
+    try:
+        return child_seconds(_evaluate, child)  # type: ignore[arg-type]  # an Evaluator, except in tests
+    except (ValueError, FloatingPointError, RuntimeError, MemoryError) as error:
+        raise ChildError(str(error)) from None

@@ -2,13 +2,11 @@
 import socket
 import uuid
 from concurrent.futures import Future
-from typing import Any, Dict, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ..data.datasets import ImageSet
-from ..genotype.schema import Genotype
 from .errors import ChildError, SearchError, WorkerDied
-from .evaluator import Evaluation
-from .pool import MakeEvaluate, evaluate_in_worker, prepare_worker
+from .pool import MakeEvaluate, estimate_in_worker, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
 
 __all__ = ['RayPool', 'StoredImages', 'connect_ray']
@@ -69,17 +67,24 @@ class RayPool:
         self._threads = max(1, int(cpus))
         self._make, self._search = make, uuid.uuid4().hex
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, scheduling_strategy='SPREAD',
-                                      max_calls=0)(_evaluate_on_ray)
+                                      max_calls=0)(_call_on_ray)
         self._busy: Dict[Future, Any] = {}
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Any, should_prune: Optional[ShouldPrune] = None) -> Future:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`. The child waits until there is room."""
-        reference = self._task.remote(self._search, self._make, self._threads, genotype, should_prune)
+        return self._submit(evaluate_in_worker, child, should_prune)
+
+    def estimate(self, child: Any) -> Future:
+        """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
+        return self._submit(estimate_in_worker, child)
+
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Future:
+        reference = self._task.remote(self._search, self._make, self._threads, function, *args)
         future = reference.future()
         self._busy[future] = reference
         return future
 
-    def result(self, future: Future) -> Evaluation:
+    def result(self, future: Future) -> Any:
         """See :class:`~nasnet_zoo.search.pool.WorkerPool`."""
         del self._busy[future]
         try:
@@ -124,15 +129,16 @@ def connect_ray(address: str) -> Any:
 _prepared_for: Optional[str] = None  # the search for which this Ray process has created an evaluator
 
 
-def _evaluate_on_ray(
-        search: str, make: MakeEvaluate, threads: int, genotype: Genotype, should_prune: Optional[ShouldPrune],
-) -> Union[Evaluation, ChildError]:
-    """Evaluate a child. A ChildError is returned: if it was raised, Ray would add a traceback to its message."""
+def _call_on_ray(search: str, make: MakeEvaluate, threads: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that needs the evaluator of this process.
+
+    A ChildError is returned: if it was raised, Ray would add a traceback to its message.
+    """
     global _prepared_for
     if search != _prepared_for:
         prepare_worker(make, threads)
         _prepared_for = search
     try:
-        return evaluate_in_worker(genotype, should_prune)
+        return function(*args)
     except ChildError as error:
         return error

@@ -6,31 +6,62 @@
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import optuna
+import torch
+from optuna.trial import FrozenTrial
 
 from ..data.datasets import data_name
+from ..drawing import draw
+from ..files import write_utf8
 from ..genotype.loader import load_genotype
+from ..genotype.schema import Genotype
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, train_finalists
-from .folder import exclusive_lock, read_search, start_or_resume, study_settings
+from .folder import (
+    exclusive_lock,
+    kept_defaults,
+    read_json,
+    read_known,
+    read_search,
+    start_or_resume,
+    study_settings,
+)
+from .forecast import Forecast, measure_children
 from .journal import has_records
 from .loop import Progress, Search
+from .make_space import make_space
 from .objectives import reward
+from .pool import WorkerPool
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
-from .report import write_report
+from .report.live import LiveReport
+from .report.pages import search_page
+from .report.record import SearchRecord, read_finals, read_record
 from .samplers import SAMPLERS
-from .space import SPACES, Choices, Space
-from .study import StudySettings, check_storage, finished_children, open_study
+from .selection import rank_children
+from .space import Space
+from .study import (
+    StudySettings,
+    check_cells,
+    check_storage,
+    evaluated_trials,
+    finished_children,
+    open_stored_study,
+    open_study,
+)
+from .warm_start import WarmStart, enqueue, find_cells
 
-__all__ = ['run_search', 'search_status']
+__all__ = ['run_search', 'search_forecast', 'search_status']
 
 
 class _Prepared(NamedTuple):
@@ -41,20 +72,21 @@ class _Prepared(NamedTuple):
         space: The search space.
         images: Where workers get the images.
         num_images: Number of images, those held out for validation included.
-        warm_start: The choices of the first child, if they are given.
-        baseline: The finished children of the search to compare with, if there is one.
+        warm_start: The known cells that are evaluated first.
+        baseline: The search to compare with, if there is one.
     """
     config: SearchConfig
     space: Space
     images: ImageSource
     num_images: int
-    warm_start: Optional[Choices]
-    baseline: Optional[List[Dict[str, Any]]]
+    warm_start: List[WarmStart]
+    baseline: Optional[SearchRecord]
 
-    def value(self, accuracy: float, costs: Mapping[str, Any]) -> float:
-        """Return the number by which children are compared: the accuracy, or the reward for two objectives."""
+    def value(self, rated: float, costs: Mapping[str, Any]) -> float:
+        """Return the number by which children are compared: the reward, combined with the second objective if there is
+        one."""
         config = self.config
-        return reward(accuracy, costs[config.objective], config.cost_target) if config.objective else accuracy
+        return reward(rated, costs[config.objective], config.cost_target) if config.objective else rated
 
 
 def run_search(
@@ -66,7 +98,7 @@ def run_search(
 
     Args:
         config: The settings of the search.
-        on_progress: Called after each child.
+        on_progress: Called before the first child and after each one.
         log: Called with lines for the user.
 
     Returns:
@@ -77,19 +109,38 @@ def run_search(
         SearchError: If the settings do not fit together, the folder contains another search, or no child has an
             accuracy.
     """
-    prepared = _prepare(config)
+    prepared = _prepare(config, log)
     config, space = prepared.config, prepared.space
     # This fails, before anything is written, if a child does not fit into the cluster.
-    pool = _make_pool(prepared, config.child, config.workers)
-    if config.storage is not None:
-        check_storage(config.storage)
-    if config.resume and not (config.out / 'search.json').exists():
-        raise SearchError(f'{config.out}: there is no search to resume')
-    with exclusive_lock(config.out):
-        study = _open_study(prepared)
-        Search(study, space, pool, config.objective).run(config.trials, on_progress)
-        finals = _run_final(prepared, study, log)
-        return write_winner(prepared, study, finals)
+    with closing(_make_pool(prepared, config.child, config.workers)) as pool:
+        if config.storage is not None:
+            check_storage(config.storage)
+        forecast = _forecast(prepared, pool)
+        with exclusive_lock(config.out):
+            study = _open_study(prepared, forecast)
+            search = Search(study, space, pool, config.objective)
+            log(forecast.describe(len(search.trials()), _durations(search.trials())))
+
+            def report(now: Progress) -> None:
+                if on_progress:
+                    on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
+
+            render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
+            with LiveReport(config.out / 'report.html', render, log):
+                search.run(config.trials, report)
+                finals = _run_final(prepared, study, log)
+            return write_winner(prepared, study, finals)
+
+
+def _report(prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, state: str,
+            winner: Optional[Genotype] = None) -> str:
+    """Return the report of the search in its present state, see :func:`~nasnet_zoo.search.report.pages.search_page`."""
+    config = prepared.config
+    record = SearchRecord(
+        config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
+        winner=winner)
+    record = replace(record, finals=read_finals(config.out, record))
+    return search_page(record, state, prepared.baseline, since)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -100,36 +151,68 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
         storage: The URL of the storage, if it is not the journal in the folder.
 
     Returns:
-        For each child ``number``, ``value`` (the accuracy), ``architecture`` and what else was measured.
+        For each child ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` and what else was measured.
 
     Raises:
         SearchError: If there is no search.
     """
-    path = Path(out) / 'search.json'
-    if not path.exists():
-        raise SearchError(f'{out}: there is no search here')
-    content = read_search(path)
-    if storage is None and content['settings'].get('own_storage'):
-        raise SearchError(f'{out}: the trials of this search are in another storage; add --storage URL')
-    if storage is None and not has_records(Path(out) / 'study.log'):
-        return []  # the search has only just begun
-    return finished_children(open_study(Path(out), content['study'], storage))
+    study = open_stored_study(Path(out), storage)
+    return finished_children(study) if study else []
 
 
-def _prepare(config: SearchConfig) -> _Prepared:
+def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
+    """Return a line that says how long a search will still take, whether it is running or interrupted.
+
+    Returns:
+        None if the search has finished, or was started by a version that did not store what the line needs.
+
+    Raises:
+        SearchError: If there is no search.
+    """
+    content = read_search(out / 'search.json')
+    if 'forecast' not in content or storage is None and not has_records(out / 'study.log'):
+        return None
+    forecast = Forecast(**content['forecast'])
+    trials = evaluated_trials(open_study(out, content['study'], storage))
+    rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
+    again = max(0, forecast.finals - sum(row['epochs'] == forecast.final_epochs for row in rows))
+    if len(trials) >= forecast.trials and not again:
+        return None
+    return forecast.describe(len(trials), _durations(trials), again)
+
+
+def _durations(trials: List[optuna.trial.FrozenTrial]) -> List[float]:
+    return [trial.user_attrs['seconds'] for trial in trials if 'seconds' in trial.user_attrs]
+
+
+def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
+    """Measure how long children take, unless the search has been begun already."""
+    config = prepared.config
+    known = read_known(config, study_settings(config, prepared.space), prepared.num_images)
+    seconds = measure_children(pool, prepared.space) if known is None else known.get(
+        'forecast', {}).get('child_seconds')
+    return Forecast(
+        trials=config.trials, workers=pool.size, child_seconds=seconds, epochs=config.child.recipe.epochs,
+        finals=min(config.top, config.trials), final_epochs=_final_settings(config).recipe.epochs)
+
+
+def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
-    baseline = None if config.baseline is None else search_status(config.baseline)
-    space = SPACES[config.space](*([] if config.blocks is None else [config.blocks]))
-    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
+    config = config.model_copy(update=kept_defaults(config))
+    baseline = None if config.baseline is None else read_record(config.baseline)
+    space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
+    on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
+    config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
+    child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     evaluator = Evaluator(loaded, child)
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
-    warm_start = None
-    if config.warm_start is not None:
-        warm_start = space.choices(space.find(load_genotype(config.warm_start)))
+    warm_start = find_cells(config.warm_start, space, config.forbid_op, log)
+    target = _cost_target(config, evaluator)
     config = config.model_copy(update=dict(
-        child=child, data=data_name(config.data), cost_target=_cost_target(config, evaluator)))
+        child=child.model_copy(update=dict(match_target=target if child.match else None)),
+        data=data_name(config.data), cost_target=target))
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
@@ -141,10 +224,11 @@ def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
     The target of a resumed search is kept because a latency would not be measured as exactly the same value again.
     """
     path = config.out / 'search.json'
-    if config.cost_target is not None or config.objective is None:
+    cost = config.objective or config.child.match
+    if config.cost_target is not None or cost is None:
         return config.cost_target
     stored = read_search(path)['settings'].get('cost_target') if path.exists() else None
-    return evaluator.costs(load_genotype('nasnet_a'))[config.objective] if stored is None else stored
+    return evaluator.costs(load_genotype('nasnet_a'))[cost] if stored is None else stored
 
 
 def _make_pool(prepared: _Prepared, child: ChildSettings, size: Optional[int]) -> Union[LocalPool, RayPool]:
@@ -155,11 +239,11 @@ def _make_pool(prepared: _Prepared, child: ChildSettings, size: Optional[int]) -
     return RayPool(make, config.ray, size, config.cpus_per_child, config.gpus_per_child)
 
 
-def _open_study(prepared: _Prepared) -> optuna.Study:
-    """Create or resume the study, and enqueue the warm start in a new one."""
+def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
+    """Create or resume the study, and enqueue the known cells."""
     config, space = prepared.config, prepared.space
     settings = study_settings(config, space)
-    name = start_or_resume(config, settings, prepared.num_images)
+    name = start_or_resume(config, settings, prepared.num_images, forecast.model_dump(mode='json'))
 
     def combine(trial: optuna.trial.FrozenTrial) -> float:
         return reward(*trial.values, config.cost_target)
@@ -170,8 +254,8 @@ def _open_study(prepared: _Prepared) -> optuna.Study:
         settings=settings,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
-    if prepared.warm_start is not None and not study.get_trials(deepcopy=False):
-        study.enqueue_trial(prepared.warm_start)
+    check_cells(study, space, config.out)
+    enqueue(study, prepared.warm_start)
     return study
 
 
@@ -183,30 +267,32 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
         reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
         raise SearchError(f'{config.out}: none of the {config.trials} children has an accuracy; the last one failed '
                           f'because: {reasons[-1]}')
-    best = sorted(children, key=lambda one: (-prepared.value(one['value'], one), one['number']))[:config.top]
     params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
-    finalists = [Finalist(one['number'], one['value'], space.genotype(space.tokens(params[one['number']])))
-                 for one in best]
+    tokens = [space.tokens(params[one['number']]) for one in children]
+    order = rank_children(space, tokens, [prepared.value(one['value'], one) for one in children])
+    finalists = [Finalist(children[i]['number'], children[i]['accuracy'], space.genotype(tokens[i]))
+                 for i in order[:config.top]]
     child = _final_settings(config)
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs')
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
     rows = train_finalists(
         config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, log)
+    if not rows:
+        raise SearchError(f'{config.out}: none of the best children could be trained again')
     return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
-    """Return the settings of the longer training: those of the children, with more epochs and no time limit."""
+    """Return the settings of the longer training: those of the children, with more epochs, no time limit, and the
+    accuracy as the reward."""
     recipe = config.child.recipe
     longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
-    return config.child.model_copy(update=dict(time_limit=None, recipe=longer))
+    return config.child.model_copy(update=dict(time_limit=None, reward='accuracy', recipe=longer))
 
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
     config, space = prepared.config, prepared.space
-    if not finals:
-        raise SearchError(f'{config.out}: none of the best children could be trained again')
     won = finals[0]
     trials = study.get_trials(deepcopy=False)
     params = next(trial.params for trial in trials if trial.number == won['number'])
@@ -215,11 +301,14 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
         space.tokens(params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
         search=dict(
             space=space.name, sampler=config.sampler, ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
-            seed=config.seed, trials=len(trials), trial=won['number'], child=dict(child, time_limit=None)),
+            seed=config.seed, protocol=config.protocol, trials=len(trials),
+            trial=won['number'], child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
             mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))
     cell.save(config.out / 'cell.json')
-    write_report(config, study, space, cell, finals, prepared.baseline)
+    draw(cell, config.out / 'cells.svg')
+    trials = partial(study.get_trials, deepcopy=False)
+    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(timezone.utc), 'finished', cell))
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

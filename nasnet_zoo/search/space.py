@@ -2,6 +2,7 @@
 import hashlib
 import json
 from collections import Counter
+from functools import cache
 from itertools import combinations
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -98,10 +99,13 @@ class Space:
         Raises:
             SpaceError: If the tokens do not belong to this space.
         """
-        if len(tokens) != len(self.decisions) or not all(0 <= t < n for t, n in zip(tokens, self.sizes)):
-            raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not the indices of an option for each of the '
-                             f'{len(self.decisions)} decisions')
-        return {decision.name: decision.options[token] for decision, token in zip(self.decisions, tokens)}
+        try:
+            if len(tokens) == len(self.decisions) and min(tokens) >= 0:
+                return {name: options[token] for (name, options), token in zip(self.decisions, tokens)}
+        except IndexError:
+            pass
+        raise SpaceError(f'{self.name}: {list(tokens)[:50]} are not the indices of an option for each of the '
+                         f'{len(self.decisions)} decisions')
 
     def tokens(self, choices: Mapping[str, str]) -> Tuple[int, ...]:
         """Convert choices to tokens, the inverse of :meth:`choices`.
@@ -115,9 +119,13 @@ class Space:
                                  f'{", ".join(options)}')
         return tuple(options.index(choices[name]) for name, options in self.decisions)
 
+    def build(self, tokens: Sequence[int]) -> Mapping[str, Any]:
+        """Return the genotype of tokens as JSON data, as the space's function writes it, without checking it."""
+        return self._build(self.choices(tokens))
+
     def genotype(self, tokens: Sequence[int], name: str = 'cell', **fields: Any) -> Genotype:
         """Return the genotype of tokens, with further `fields` such as ``search`` and ``results``."""
-        return load_genotype({'format': 1, 'name': name, **self._build(self.choices(tokens)), **fields})
+        return load_genotype({'format': 1, 'name': name, **self.build(tokens), **fields})
 
     def suggest(self, trial: Any) -> Tuple[int, ...]:
         """Let an Optuna trial suggest all choices, with any sampler, and return them as tokens.
@@ -177,8 +185,8 @@ class _NasnetCells(NamedTuple):
     def build(self, choices: Choices) -> Dict[str, Any]:
         genotype: Dict[str, Any] = dict(inputs=2)
         for kind in KINDS:
-            rows = [{part: choices.get(f'{kind}.b{i}.{part}', options[0]) for part, options in self.parts(i)}
-                    for i in range(self.blocks)]
+            rows = [{part: choices.get(name, first) for part, name, first in parts}
+                    for parts in _named_parts(self, kind)]
             read = {row[side] for row in rows for side in ('left_state', 'right_state')}
             genotype[kind] = dict(
                 blocks=[dict(left=[row['left_op'], row['left_state']], right=[row['right_op'], row['right_state']],
@@ -195,6 +203,13 @@ class _NasnetCells(NamedTuple):
                 _expect(value in options, genotype, f'{kind}.blocks[{i}]: {part} {value!r} is not in {self.name}')
                 choices[f'{kind}.b{i}.{part}'] = value
         return choices
+
+
+@cache  # a search builds many thousands of genotypes
+def _named_parts(cells: _NasnetCells, kind: str) -> List[List[Tuple[str, str, str]]]:
+    """Return for each block of a cell the decisions about it, with their full names and first options."""
+    return [[(part, f'{kind}.b{i}.{part}', options[0]) for part, options in cells.parts(i)]
+            for i in range(cells.blocks)]
 
 
 def darts_space(nodes: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
@@ -224,7 +239,9 @@ class _DartsCells(NamedTuple):
     def name(self) -> str:
         return f'darts-{self.nodes}'
 
-    def pairs(self, i: int) -> List[str]:
+    @staticmethod
+    @cache  # a search builds many thousands of genotypes
+    def pairs(i: int) -> List[str]:
         """Return pairs of states in the order of DARTS, which calls h1 0 and h0 1."""
         return ['+'.join(pair) for pair in combinations(['h1', 'h0', *(f'b{k}' for k in range(i))], 2)]
 
@@ -269,5 +286,9 @@ def _expect(condition: bool, genotype: Genotype, message: str) -> None:
         raise SpaceError(f'{genotype.name}: {message}')
 
 
-# each function takes the number of blocks of a cell, and has a default for it
-SPACES: Dict[str, Callable[..., Space]] = {'nasnet': nasnet_space, 'darts': darts_space}
+def _darts_space_of_blocks(blocks: int = 4, ops: Sequence[str] = DARTS_OPS) -> Space:
+    return darts_space(blocks, ops)
+
+
+# each function takes the number of blocks of a cell and the operations, and has defaults for both
+SPACES: Dict[str, Callable[..., Space]] = {'nasnet': nasnet_space, 'darts': _darts_space_of_blocks}

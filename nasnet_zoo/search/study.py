@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from .errors import SearchError
-from .folder import upgrade_settings
-from .journal import BatchedJournalStorage, remove_damaged_end
+from .folder import read_search, upgrade_settings
+from .journal import BatchedJournalStorage, has_records, remove_damaged_end
 from .optuna_internals import get_storage
+from .space import Space
 
-__all__ = ['StudySettings', 'batched_writes', 'check_storage', 'finished_children', 'open_study']
+__all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'evaluated_trials', 'finished_children',
+           'open_stored_study', 'open_study']
+
+COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
 
 class StudySettings(NamedTuple):
@@ -77,13 +81,52 @@ def open_study(
     return study
 
 
+def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[optuna.Study]:
+    """Open the study of a search, which may be running, to read it.
+
+    Args:
+        folder: The folder of the search.
+        storage: The URL of the storage, if it is not the journal in the folder.
+
+    Returns:
+        The study, or None if the search has only just begun.
+
+    Raises:
+        SearchError: If there is no search, or its trials are in another storage.
+    """
+    path = folder / 'search.json'
+    if not path.exists():
+        raise SearchError(f'{folder}: there is no search here')
+    content = read_search(path)
+    if storage is None and content['settings'].get('own_storage'):
+        raise SearchError(f'{folder}: the trials of this search are in another storage; add --storage URL')
+    if storage is None and not has_records(folder / 'study.log'):
+        return None
+    return open_study(folder, content['study'], storage)
+
+
 def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[str, Path]) -> None:
     """Store the settings in a new study, and compare them with those of an existing one."""
     stored = study.user_attrs.get('settings')
     if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr('settings', settings)
-    elif stored is None or upgrade_settings(stored) != settings:
+    elif stored is None or stored != settings and upgrade_settings(stored) != settings:
         raise SearchError(f'{place}: the study {study.study_name!r} has other settings; choose another --out')
+
+
+def check_cells(study: optuna.Study, space: Space, out: Path) -> None:
+    """Compare the newest cells of a study with what the space makes of their choices now.
+
+    The fingerprint of a space does not cover the function that builds its cells, which a user may have changed.
+
+    Raises:
+        SearchError: If a cell differs.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if 'architecture' in trial.user_attrs]
+    for trial in trials[-COMPARED_CELLS:]:
+        if space.genotype(space.tokens(trial.params)).architecture_digest != trial.user_attrs['architecture']:
+            raise SearchError(f'{out}: the space {space.name} has changed: it builds another cell from the choices of '
+                              f'child {trial.number} than before; restore it, or choose another --out')
 
 
 def check_storage(storage: str) -> None:
@@ -102,13 +145,21 @@ def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
     return SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}')
 
 
-def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
-    """Return the children that have an accuracy, as JSON data.
+def evaluated_trials(study: optuna.Study) -> List[FrozenTrial]:
+    """Return the trials whose children were trained, pruned or failed, one for each architecture."""
+    return [trial for trial in study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and 'architecture' in trial.user_attrs
+            and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}]
 
-    Each has ``number``, ``value`` (the accuracy) and ``architecture`` (the digest), and what else was measured, such as
-    ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
+
+def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
+    """Return the children that have a reward, as JSON data.
+
+    Each has ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` (the digest), and what else was
+    measured, such as ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
     """
     return [
-        dict(number=trial.number, value=trial.values[0], **trial.user_attrs)
+        dict(number=trial.number, value=trial.values[0], **{'accuracy': trial.values[0], **trial.user_attrs})
+        # earlier versions stored no accuracy, because it was always the reward
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if 'duplicate_of' not in trial.user_attrs]

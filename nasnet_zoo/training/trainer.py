@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from ..data.augment import augmented_batches
 from ..data.datasets import AnySet, FileSet, ImageSet
 from ..network.nasnet import NASNet
-from .muon import stack_matrices
 from .recipe import Recipe
 from .sync_norm import synchronised
 
@@ -75,8 +74,8 @@ class Trainer:
             wrapped = nn.parallel.DistributedDataParallel(synchronised(wrapped), broadcast_buffers=False)
         self._wrapped = torch.compile(wrapped) if recipe.compile else wrapped
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.optimizer = stack_matrices(create_optimizer_v2(
-            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum))
+        self.optimizer = create_optimizer_v2(
+            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer, recipe.sched, num_epochs=recipe.epochs, step_on_epochs=False,
             updates_per_epoch=self.steps_per_epoch, warmup_lr=recipe.lr / 10,

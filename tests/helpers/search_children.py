@@ -3,6 +3,8 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from nasnet_zoo.search.errors import ChildError, Pruned
 from nasnet_zoo.search.evaluator import Evaluation
 
@@ -42,7 +44,7 @@ class Noted:
             file.write(architecture + '\n')
         if architecture[0] in self.fails:
             raise ChildError('was not good')
-        return Evaluation(accuracy, 10, 20, self.seconds)
+        return Evaluation(accuracy, accuracy, 10, 20, self.seconds)
 
     def noted(self):
         return self.log.read_text(encoding='utf-8').split() if self.log.exists() else []
@@ -51,3 +53,19 @@ class Noted:
         """Architecture of each child that was begun, and the parent of its process, which on Ray is the node."""
         path = self.log.with_suffix('.begun')
         return [line.split() for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
+
+
+class Surroundings:
+    """An evaluator that returns what its process saw when it was made: the visible GPUs, and whether CUDA was in use.
+
+    A child that is the word 'die' ends the process.
+    """
+
+    def __call__(self):
+        seen = os.environ.get('CUDA_VISIBLE_DEVICES'), torch.cuda.is_initialized()
+
+        def evaluate(genotype, should_prune=None):
+            if genotype == 'die':
+                os._exit(1)
+            return seen
+        return evaluate

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from helpers.paths import TESTS
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.search import search_status
-from nasnet_zoo.search.folder import upgrade_settings
+from nasnet_zoo.search import SearchConfig, search_status
+from nasnet_zoo.search.folder import kept_defaults, upgrade_settings
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 OLD = TESTS / 'data' / 'old_search'  # four children of a search that 6b46199 was asked for with OPTIONS
@@ -51,6 +51,16 @@ def test_an_old_search_of_other_settings_is_refused(old):
     (old / 'search.json').write_text(json.dumps(content), encoding='utf-8')
     result = resume(old)
     assert result.exit_code == 1 and 'seed was 6 and is None' in result.stderr
+
+
+def test_another_default_does_not_change_an_old_search(old):
+    """It was started when `ppo` and `fast` were the defaults; only who asks for others is refused."""
+    new, resumed = SearchConfig(out=old), SearchConfig(out=old, resume=True)
+    assert (new.sampler, new.ppo_preset) == ('gp', 'model') and kept_defaults(new) == {}
+    assert kept_defaults(resumed) == dict(sampler='ppo', ppo_preset='fast', protocol='paper')
+    assert kept_defaults(SearchConfig(out=old / 'new', resume=True)) == {}
+    result = resume(old, '--ppo-preset', 'model')
+    assert result.exit_code == 1 and "ppo_preset was 'fast' and is 'model'" in result.stderr
 
 
 def test_a_search_of_other_images_is_refused(old):

@@ -26,7 +26,8 @@ def test_different_children_are_evaluated_once_each(tmp_path):
     assert all(child['value'] == int(child['architecture'][:4], 16) / 65536 for child in children)
     assert children[0]['params'] == 10 and children[0]['macs'] == 20 and 'seconds' in children[0]
     assert seen[-1].finished == seen[-1].trials == 12 and seen[-1].best == max(child['value'] for child in children)
-    assert seen[0].per_hour > 0
+    assert (seen[0].finished, seen[0].per_hour) == (0, 0) and seen[1].per_hour > 0
+    assert len(seen[-1].durations) == 12
     assert finished_children(open_study(tmp_path, 'test')) == children
 
 

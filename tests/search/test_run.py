@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -15,16 +16,17 @@ from helpers.darts import PC_DARTS_CIFAR
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.files import write_utf8
 from nasnet_zoo.search.objectives import OBJECTIVES, reward
 from nasnet_zoo.search.pruning import PRUNERS
-from nasnet_zoo.search.report import pareto_front
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-CHILD = ['--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1',
-         '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2', '--top', '2']
+CHILD = ['--protocol', 'paper', '--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256',
+         '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '600', '--space', 'darts', '--blocks', '2',
+         '--top', '2']
 
 
 def command(out, *options):
@@ -41,6 +43,7 @@ def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp('search') / 'digits'
     first = command(out, '--trials', '3', '--json', '--seed', '5')
     assert first.exit_code == 0, first.output
+    assert re.search(r'^about .*: 3 children at [0-9.]+ s with 1 worker, then 2 for 3 epochs \(', first.stderr, re.M)
     second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume')
     assert second.exit_code == 0, second.output
     return out, json.loads(first.stdout), json.loads(second.stdout)
@@ -50,7 +53,7 @@ def test_a_winner_is_found(searched):
     out, first, second = searched
     assert first['children'] == 3 and second['children'] == 4 and len(second['finals']) == 2
     cell = load_genotype(out / 'cell.json')
-    assert cell.search['sampler'] == 'ppo' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
+    assert cell.search['sampler'] == 'gp' and cell.search['seed'] == 5 and cell.search['child']['cell_filters'] == 2
     assert cell.results['accuracy'] == second['accuracy'] == max(row['accuracy'] for row in second['finals'])
     assert cell.results['dataset'] == 'digits' and cell.results['split'] == 'validation'
     assert all(row['epochs'] == 3 for row in second['finals'])
@@ -67,10 +70,26 @@ def test_what_the_best_have_learnt_is_not_learnt_again(searched):
 def test_the_report_needs_nothing_else(searched):
     out = searched[0]
     page = (out / 'report.html').read_text(encoding='utf-8')
-    assert page.count('<svg') == 4
-    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv', page)
+    assert page.count('<figure') == 7 and 'The best children, trained again' in page
+    assert not re.search(r'src=|href="[^#]|url\((?!#)|@import|http-equiv="refresh', page)
     assert load_genotype(out / 'cell.json').name in page
     ET.parse(out / 'cells.svg')
+
+
+def test_the_report_is_written_while_the_search_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr('nasnet_zoo.search.report.live.FIRST', 0.)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.INTERVAL', 0.)
+    pages = []
+
+    def note(path, text):
+        pages.append(text)
+        write_utf8(path, text)
+    monkeypatch.setattr('nasnet_zoo.search.report.live.write_utf8', note)
+    result = command(tmp_path / 'new', '--trials', '3', '--max-params', '1')
+    assert result.exit_code == 1 and 'none of the 3 children' in result.stderr
+    assert 'http-equiv="refresh"' in pages[0] and 'No child has been trained yet' in pages[0]
+    assert 'The search was stopped before its end' in pages[-1] and 'more than --max-params 1' in pages[-1]
+    assert (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8') == pages[-1]
 
 
 def test_status(searched):
@@ -78,14 +97,25 @@ def test_status(searched):
     children = json.loads(command(out, '--status', '--json').stdout)
     assert len(children) == 4 and len({child['architecture'] for child in children}) == 4
     assert all(0 <= child['value'] <= 1 and child['params'] > 0 for child in children)
-    assert '4 children' in command(out, '--status').stdout
+    text = command(out, '--status').stdout
+    assert '4 children' in text and 'about' not in text
+
+
+def test_status_says_how_long_it_will_take(searched, tmp_path):
+    content = json.loads((searched[0] / 'search.json').read_text(encoding='utf-8'))
+    content['forecast'].update(trials=404, workers=2, child_seconds=60.)
+    (tmp_path / 'search.json').write_text(json.dumps(content), encoding='utf-8')
+    shutil.copy(searched[0] / 'study.log', tmp_path)
+    text = ' '.join(command(tmp_path, '--status').stdout.split())
+    assert re.search(r'about .*: 400 more children at [0-9]+ s with 2 workers, then 2 for 3 epochs', text)
 
 
 @pytest.mark.parametrize('options, message', [
     (['--trials', '5'], 'contains a search already; add --resume'),
     (['--resume', '--seed', '6'], 'was started with other settings: child.recipe.seed was 5 and is 6'),
-    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'ppo' and is 'random'"),
+    (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'gp' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
+    (['--resume', '--seed', '5', '--forbid-op', 'avg_pool_3x3'], "forbid_op was [] and is ['avg_pool_3x3']"),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
 def test_another_search_is_refused(searched, options, message):
     result = command(searched[0], *options)
@@ -93,15 +123,18 @@ def test_another_search_is_refused(searched, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: ppo, evolution, random, tpe, nsga2"),
+    (['--sampler', 'luck'], "sampler: unknown sampler 'luck'; known: gp, ppo, evolution, local, random, tpe, nsga2"),
     (['--prune', 'luck'], "known: median, halving, hyperband"),
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
     (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
-    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: paper, fast"),
-    (['--space', 'nas'], "did you mean 'nasnet'"),
+    (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
+    (['--space', 'nas'], "did you mean 'nasnet'? FILE.py:NAME is possible, too"),
+    (['--space', 'nas.py'], 'FILE.py:NAME is possible'), (['--space', 'no.py:x'], 'no.py: there is no such file'),
+    (['--preset', 'desk'], "preset: unknown preset 'desk'; known: laptop, gpu, cluster"),
+    (['--forbid-op', 'conv_9x9'], "--forbid-op: darts has no operation 'conv_9x9'"),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
     (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
@@ -140,7 +173,8 @@ def test_the_code_in_the_guide_runs(tmp_path, number):
 def test_the_guide_knows_every_option():
     """Options in the text exist, and all samplers, spaces, pruners and objectives are named."""
     help_text = CliRunner().invoke(app, ['search', '--help'], env={'COLUMNS': '200'}).output
-    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers'}  # of tools/
+    others = {'--nb301', '--samplers', '--seeds', '--plot', '--images', '--threads', '--loader-workers',
+              '--split'}  # of tools/ and of compare
     used = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]*', GUIDE)) - others
     assert len(used) > 20 and not [option for option in used if option not in help_text]
     for table in (SAMPLERS, SPACES, PRUNERS, OBJECTIVES):
@@ -160,6 +194,37 @@ def test_warm_start_is_the_first_child(tmp_path):
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
 
 
+def test_a_space_of_ones_own(tmp_path):
+    """Workers do not import its file, and the search is resumed by the space, not by the file."""
+    block = next(code for code in CODE if 'def chain(' in code)
+    file, moved, log = tmp_path / 'own.py', tmp_path / 'moved.py', tmp_path / 'log'
+    file.write_text(f'open({str(log)!r}, "a", encoding="utf-8").write("imported ")\n{block}', encoding='utf-8')
+    chain = dict(format=1, name='chain', inputs=2, normal=(cell := dict(blocks=[
+        dict(left=['max_pool_3x3', 'h0'], right=['sep_conv_3x3', 'h1']),
+        dict(left=['sep_conv_3x3', 'b0'], right=['max_pool_3x3', 'h1'])], outputs=[['b1']])), reduction=cell)
+    (tmp_path / 'chain.json').write_text(json.dumps(chain), encoding='utf-8')
+    options = ['--trials', '2', '--top', '1', '--sampler', 'evolution', '--forbid-op', 'sep_conv_5x5', '--json',
+               '--warm-start', str(tmp_path / 'chain.json')]
+    out = tmp_path / 'new'
+    first = command(out, *options, '--space', f'{file}:chain')
+    assert first.exit_code == 0, first.output
+    assert log.read_text(encoding='utf-8').split() == ['imported']
+    trials = study_in(out).trials
+    assert trials[0].user_attrs['architecture'] == load_genotype(chain).architecture_digest
+    assert sum(trials[0].params[name] != trials[1].params[name] for name in trials[0].params) == 1, 'mutated'
+    settings = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']
+    assert settings['space'] == 'chain-2' and settings['forbid_op'] == ['sep_conv_5x5']
+
+    moved.write_text(block, encoding='utf-8')
+    again = command(out, *options, '--space', f'{moved}:chain', '--resume')
+    assert again.exit_code == 0 and json.loads(again.stdout)['finals'] == json.loads(first.stdout)['finals']
+    refused = command(out, *options[:6], '--space', f'{moved}:chain', '--resume')
+    assert refused.exit_code == 1 and "forbid_op was ['sep_conv_5x5'] and is []" in refused.stderr
+    moved.write_text(block.replace('inputs=2', "inputs=2, fit='all'"), encoding='utf-8')
+    refused = command(out, *options, '--space', f'{moved}:chain', '--resume')
+    assert refused.exit_code == 1 and 'the space chain-2 has changed: it builds another cell' in refused.stderr
+
+
 def test_a_second_objective(searched, tmp_path):
     """Parameters as a cost, and another search's curve in the report."""
     options = ['--trials', '2', '--objective', 'params', '--json', '--baseline', str(searched[0])]
@@ -169,7 +234,7 @@ def test_a_second_objective(searched, tmp_path):
     target = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']['cost_target']
     rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
-    assert 'best so far of the baseline' in (out / 'report.html').read_text(encoding='utf-8')
+    assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
@@ -182,7 +247,3 @@ def test_children_are_pruned(tmp_path):
     states = [trial.state for trial in study_in(tmp_path / 'new').trials]
     assert optuna.trial.TrialState.PRUNED in states and optuna.trial.TrialState.COMPLETE in states
     assert re.search('pruned after epoch [1-3], with', (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8'))
-
-
-def test_pareto_front():
-    assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5)]) == [1, 3, 0]

@@ -8,13 +8,15 @@ import torch
 from nasnet_zoo.search import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.controller import Controller
 from nasnet_zoo.search.ppo import Learner, Sample
-from nasnet_zoo.search.ppo_settings import PRESETS
+from nasnet_zoo.search.ppo_settings import PRESETS, ModelSettings
 from nasnet_zoo.search.space import Space, SpaceError, darts_space, nasnet_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)
 SMALL = PRESETS['fast']._replace(batch=4)
+MODEL = SMALL._replace(model=ModelSettings(first=8, updates=2, batch=16, draws=20, edits=20, rounds=1))
 KINDS = {'evolution': lambda seed=0: EvolutionSampler(SPACE, seed, population=10, tournament=4),
+         'model': lambda seed=0: PPOSampler(SPACE, MODEL, seed),
          'fast': lambda seed=0: PPOSampler(SPACE, SMALL, seed),
          'paper': lambda seed=0: PPOSampler(SPACE, PRESETS['paper']._replace(batch=4), seed)}
 ANY = pytest.mark.parametrize('kind', KINDS)
@@ -95,14 +97,14 @@ def test_learns_and_is_reproducible(kind):
     assert first == again != other
 
 
-@pytest.mark.parametrize('kind', ['evolution', 'fast'])
+@pytest.mark.parametrize('kind', ['evolution', 'model', 'fast'])
 def test_beats_random(kind):
     def best(sampler):
         return max(map(value, run(study_of(sampler), 100)))
     assert sum(best(KINDS[kind](seed)) > best(optuna.samplers.RandomSampler(seed)) for seed in range(3)) == 3
 
 
-@pytest.mark.parametrize('kind', ['evolution', 'fast'])
+@pytest.mark.parametrize('kind', ['evolution', 'model', 'fast'])
 def test_does_not_ask_twice(kind):
     asked = run(study_of(KINDS[kind]()), 60)
     assert len(set(asked[10:])) == 50
@@ -198,5 +200,20 @@ def test_several_objectives_need_one_reward():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="unknown preset 'slow'; known: paper, fast"):
+    with pytest.raises(ValueError, match="unknown preset 'slow'; known: model, fast, paper"):
         PPOSampler(SPACE, 'slow')
+
+
+def test_evolution_mutates_a_known_cell_at_once():
+    """One that was enqueued, but not a trial that a search asks for again because it was interrupted."""
+    given = tuple(size - 1 for size in SPACE.sizes)
+    differ = {}
+    for notes in ({}, dict(again_for=0)):
+        study = study_of(KINDS['evolution']())
+        study.enqueue_trial(SPACE.choices(given), user_attrs=notes)
+        asked = run(study, 4)
+        assert asked[0] == given
+        differ[bool(notes)] = [sum(a != b for a, b in zip(tokens, given)) for tokens in asked[1:]]
+    assert differ[False][0] == 1 and max(differ[False]) <= 3, 'mutations of it, and of its children'
+    assert min(differ[True]) > 3, 'random children'
+    assert run(study_of(KINDS['evolution']()), 4)[1:] == asked[1:], 'the random children are those of any other study'

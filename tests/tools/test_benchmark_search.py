@@ -31,19 +31,49 @@ print(surrogate(import_genotype(V2)), surrogate(space.genotype(plain)))
     assert v2 == pytest.approx(0.929, abs=1e-3) and plain == pytest.approx(0.931, abs=2e-3)
 
 
+def run(*options, ok=True):
+    process = subprocess.run([*TOOL, *map(str, options)], capture_output=True, text=True)
+    assert (process.returncode == 0) == ok, process.stderr
+    return process
+
+
 def test_what_is_written(tmp_path):
-    out = tmp_path / 'best.json'
-    subprocess.run([*TOOL, '--samplers', 'ppo,random,evolution,tpe', '--trials', '30', '--seeds', '2', '--first-seed',
-                    '100', '--out', out, '--plot', tmp_path / 'best.png'], check=True, capture_output=True)
-    best = json.loads(out.read_text(encoding='utf-8'))
-    assert list(best) == ['ppo', 'random', 'evolution', 'tpe']
-    assert all(set(row) == {'30'} and len(row['30']) == 2 for row in best.values())
-    assert all(0.92 < value < 0.95 for row in best.values() for value in row['30'])
+    out, names = tmp_path / 'best.json', ['ppo', 'random', 'evolution', 'tpe']
+    options = '--trials', 30, '--first-seed', 100, '--workers', 2, '--out', out
+    first = run(*options, '--samplers', 'random,evolution', '--seeds', 1)
+    assert '2 of 2 runs are to do' in first.stderr and '30 cells' in first.stdout
+    before = json.loads(out.read_text(encoding='utf-8'))['runs']['random']['100']
+    second = run(*options, '--samplers', ','.join(names), '--seeds', 2, '--plot', tmp_path / 'best.png')
+    assert '6 of 8 runs are to do' in second.stderr, 'what was done before is kept'
+    content = json.loads(out.read_text(encoding='utf-8'))
+    assert content['settings'] == dict(space='darts', trials=30, noise=0., outstanding=1)
+    assert content['runs']['random']['100'] == before
+    assert content['summary'].keys() == content['runs'].keys() == set(names)
+    for name in names:
+        runs = content['runs'][name]
+        assert runs.keys() == {'100', '101'}
+        assert all(0.92 < run['named']['30'] == run['best'][-1][1] < 0.95 for run in runs.values())
+        assert (content['summary'][name]['30']['p'] is None) == (name == 'evolution')
     assert (tmp_path / 'best.png').stat().st_size > 5000
 
 
-def test_what_is_missing_is_named(tmp_path):
-    wrong = (['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model')
+def test_noise_and_outstanding_proposals(tmp_path):
+    """The value of a cell has no noise, whichever cell is named."""
+    out = tmp_path / 'noisy.json'
+    options = '--samplers', 'random', '--trials', 30, '--seeds', 3, '--workers', 2, '--out', out
+    run(*options, '--noise', 0.02, '--outstanding', 8)
+    content = json.loads(out.read_text(encoding='utf-8'))
+    runs = content['runs']['random'].values()
+    assert content.keys() == {'settings', 'runs', 'summary', 'luckiest'}
+    values = [[dict(run['best'])[max(dict(run['best']))], run['named']['30'], run['luckiest']['30']] for run in runs]
+    assert all(best >= max(named, lucky) for best, named, lucky in values)
+    assert any(best > lucky for best, _, lucky in values), 'noise decides'
+    assert 'contains other results' in run(*options, '--noise', 0.01, ok=False).stderr
+
+
+def test_wrong_options_are_named(tmp_path):
+    wrong = ((['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model'),
+             (['--noise', -1], '--noise: must not be negative'), (['--outstanding', 0], '--outstanding: must be'))
     for options, message in wrong:
-        process = subprocess.run([*TOOL, '--out', tmp_path / 'x.json', *options], capture_output=True, text=True)
+        process = run('--out', tmp_path / 'x.json', *options, ok=False)
         assert process.returncode == 2 and message in process.stderr

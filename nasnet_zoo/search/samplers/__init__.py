@@ -13,8 +13,10 @@ __all__ = ['SAMPLERS']
 #            each process, so this is a part of their seed; ours replay the trials and continue by themselves
 #   reward   computes one number from a finished trial of several objectives; None for a single objective
 SAMPLERS: Dict[str, Entry] = {
+    'gp': Entry('Bayesian optimization with a Gaussian process', 'samplers.gp:build_gp'),
     'ppo': Entry("the paper's controller, an LSTM trained by PPO", 'samplers.ppo:build_ppo'),
     'evolution': Entry('regularized evolution', 'samplers.evolution:build_evolution'),
+    'local': Entry('hill climbing with restarts', 'samplers.local:build_local'),
     'random': Entry("Optuna's random search", 'samplers.from_optuna:build_random'),
     'tpe': Entry("Optuna's tree-structured Parzen estimator", 'samplers.from_optuna:build_tpe'),
     'nsga2': Entry("Optuna's NSGA-II", 'samplers.from_optuna:build_nsga2'),

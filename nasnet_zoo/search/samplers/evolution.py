@@ -5,6 +5,7 @@ from typing import Any, Deque, Dict, Optional, Tuple
 
 from ..space import Space
 from .base import MAX_DRAWS, FinishedTrial, Options, Reward, SpaceSampler, Tokens
+from .moves import change, draw, free_decisions, restricted
 
 __all__ = ['EvolutionSampler', 'build_evolution']
 
@@ -19,7 +20,8 @@ class EvolutionSampler(SpaceSampler):
         space: The search space.
         seed: The seed; a random one by default.
         population: Size of the population, which consists of the trials that finished last. Until there are so many,
-            children are drawn at random.
+            children are drawn at random, unless a known cell was enqueued and has finished: then the trials so far are
+            the population. On NAS-Bench-301 that is better even if the known cell is a bad one.
         tournament: Size of the random sample.
         reward: See :class:`~nasnet_zoo.search.samplers.base.SpaceSampler`.
     """
@@ -41,21 +43,20 @@ class EvolutionSampler(SpaceSampler):
 
     def start(self) -> None:
         self._alive: Deque[FinishedTrial] = deque(maxlen=self.population)
+        self._was_given = False  # whether a known cell has finished
 
     def learn(self, child: FinishedTrial) -> None:
         self._alive.append(child)
+        self._was_given |= child.given
 
     def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
         rng = random.Random(f'{self._seed}/{number}')
-        if len(self._alive) < self.population:
-            return tuple(rng.choice(allowed) for allowed in options), {}
-        parent = max(rng.sample(self._alive, min(self.tournament, self.population)), key=lambda child: child.reward)
-        tokens = [token if token in allowed else rng.choice(allowed) for token, allowed in zip(parent.tokens, options)]
-        free = [i for i, allowed in enumerate(options) if len(allowed) > 1]
+        if len(self._alive) < self.population and not self._was_given:
+            return draw(rng, options), {}
+        parent = max(rng.sample(self._alive, min(self.tournament, len(self._alive))), key=lambda child: child.reward)
+        tokens, free = restricted(rng, parent.tokens, options), free_decisions(options)
         for _ in range(MAX_DRAWS):
-            i = rng.choice(free)
-            allowed = options[i]
-            tokens[i] = allowed[(allowed.index(tokens[i]) + rng.randrange(1, len(allowed))) % len(allowed)]
+            change(rng, tokens, rng.choice(free), options)
             if tuple(tokens) not in self._history.proposed:
                 break
         return tuple(tokens), dict(parent=parent.number)

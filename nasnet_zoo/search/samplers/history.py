@@ -25,11 +25,13 @@ class FinishedTrial(NamedTuple):
         reward: Higher is better.
         notes: What the sampler returned with its proposal. Empty if other choices were evaluated than the proposed
             ones, or if the trial was enqueued or comes from another sampler.
+        given: Whether the whole child was enqueued: it is a known cell, or one that the user wants to be evaluated.
     """
     number: int
     tokens: Tokens
     reward: float
     notes: Dict[str, Any]
+    given: bool = False
 
 
 class History:
@@ -47,11 +49,13 @@ class History:
 
     Attributes:
         proposed: The choices of all trials that are finished or were proposed.
+        pending: For each trial that has not finished, by number, its choices, if they are known.
         distributions: For each decision that a trial has asked for, the distribution that it gave.
     """
 
     def __init__(self, space: Space) -> None:
         self.proposed: Set[Tokens] = set()
+        self.pending: Dict[int, Tokens] = {}
         self.distributions: Dict[str, BaseDistribution] = {}
         self._space, self._names = space, {decision.name for decision in space.decisions}
         self._read = 0  # number of trials that were read so far
@@ -59,10 +63,12 @@ class History:
         self._keeps_order = False  # whether a proposal has stored the order
         self._places = 0  # number of trials whose place in the order is stored
         self._unplaced: List[int] = []  # the others that were learned from, in order
+        self._given: Set[int] = set()  # numbers of the trials that were enqueued as a whole
 
     def read(self, study: Study, reward: Callable[[FrozenTrial], float]) -> List[FinishedTrial]:
         """Return the trials that have finished since the last call, in the order in which to learn from them."""
         trials = get_all_trials(study)
+        self.pending.clear()
         places: Dict[int, int] = {}
         finished: List[FinishedTrial] = []
         for number in [*self._unfinished, *range(self._read, len(trials))]:
@@ -70,6 +76,9 @@ class History:
             self._read_notes(trial, places)
             if not trial.state.is_finished():
                 self._unfinished.add(number)
+                tokens = self._tokens({**trial.system_attrs.get('fixed_params', {}), **trial.params}, trial)
+                if tokens is not None:
+                    self.pending[number] = tokens
                 continue
             self._unfinished.discard(number)
             child = self._child(trial, reward) if trial.state == TrialState.COMPLETE else None
@@ -95,6 +104,10 @@ class History:
 
     def _read_notes(self, trial: FrozenTrial, places: Dict[int, int]) -> None:
         notes = trial.system_attrs.get(NOTES, {})
+        # A search enqueues a trial again that was interrupted; it counts as given only if that one was given.
+        if (trial.system_attrs.get('fixed_params', {}).keys() >= self._names
+                and trial.user_attrs.get('again_for') in {None, *self._given}):
+            self._given.add(trial.number)
         if 'tokens' in notes:
             self.proposed.add(tuple(notes['tokens']))
         if 'learned' in notes:
@@ -108,13 +121,20 @@ class History:
 
     def _child(self, trial: FrozenTrial, reward: Callable[[FrozenTrial], float]) -> Optional[FinishedTrial]:
         """Return what there is to learn from a completed trial, or None if it is not a child of the space."""
-        notes = trial.system_attrs.get(NOTES, {})
-        proposed = tuple(notes.get('tokens', ()))
-        try:
-            tokens = self._space.tokens({**(self._space.choices(proposed) if proposed else {}), **trial.params})
-        except SpaceError:
+        tokens = self._tokens(trial.params, trial)
+        if tokens is None:
             return None
         value = reward(trial)
         if not math.isfinite(value):
             return None
-        return FinishedTrial(trial.number, tokens, value, notes if tokens == proposed else {})
+        notes = trial.system_attrs.get(NOTES, {})
+        return FinishedTrial(trial.number, tokens, value, notes if tokens == tuple(notes.get('tokens', ())) else {},
+                             trial.number in self._given)
+
+    def _tokens(self, params: Dict[str, Any], trial: FrozenTrial) -> Optional[Tokens]:
+        """Return the choices that a trial was proposed with, with `params` in their place; None if some are missing."""
+        proposed = trial.system_attrs.get(NOTES, {}).get('tokens')
+        try:
+            return self._space.tokens({**(self._space.choices(proposed) if proposed else {}), **params})
+        except SpaceError:
+            return None

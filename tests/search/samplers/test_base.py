@@ -16,8 +16,10 @@ from optuna.trial import TrialState
 from helpers.paths import TESTS
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
+from nasnet_zoo.search.ppo_settings import PRESETS, ModelSettings
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.samplers.base import SpaceSampler
+from nasnet_zoo.search.samplers.ppo import PPOSampler
 from nasnet_zoo.search.space import SPACES, Space, darts_space
 from nasnet_zoo.search.study import StudySettings, open_study
 
@@ -39,12 +41,18 @@ COPIES = {'deepcopy': copy.deepcopy, 'pickle': lambda study: pickle.loads(pickle
           'cloudpickle': lambda study: pickle.loads(cloudpickle.dumps(study))}
 
 
+ROWS = [*SAMPLERS, 'ppo-model']
+SMALL_MODEL = PRESETS['model']._replace(model=ModelSettings(updates=1, batch=16, draws=20, edits=20, rounds=1))
+
+
 def make(name, seed=0, trials=0, reward=None, space=SPACE):
+    if name == 'ppo-model':
+        return PPOSampler(space, SMALL_MODEL, seed, reward)
     return SAMPLERS[name].resolve()(space, seed, 'fast', trials, reward)
 
 
-OURS = [name for name in SAMPLERS if isinstance(make(name), SpaceSampler)]
-ANY, EACH_OF_OURS = pytest.mark.parametrize('name', SAMPLERS), pytest.mark.parametrize('name', OURS)
+OURS = [name for name in ROWS if isinstance(make(name), SpaceSampler)]
+ANY, EACH_OF_OURS = pytest.mark.parametrize('name', ROWS), pytest.mark.parametrize('name', OURS)
 
 
 def value(params):
@@ -113,7 +121,7 @@ def test_the_rest_is_proposed_to_go_with_what_is_fixed(name):
     study.optimize(objective, n_trials=35)
     for trial in study.trials:
         assert SPACE.choices(notes(trial)['tokens']) == trial.params, 'the proposal has the fixed values'
-    if name == 'ppo':  # the log-probabilities are those of the unrestricted policy
+    if 'ppo' in name:  # the log-probabilities are those of the unrestricted policy
         learner = type(study.sampler._base_sampler)(SPACE, seed=0)
         learner._seed = 0
         learner.start()
@@ -336,7 +344,8 @@ EACH_RECORDED = pytest.mark.parametrize('space, sampler', [key.split() for key i
 
 
 def evaluate(genotype):
-    return Evaluation(int(genotype.architecture_digest[:4], 16) / 65536, 1, 1, 1.)
+    value = int(genotype.architecture_digest[:4], 16) / 65536
+    return Evaluation(value, value, 1, 1, 1.)
 
 
 class InProcessPool:

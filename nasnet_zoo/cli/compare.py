@@ -1,0 +1,56 @@
+"""The command that compares cells."""
+from typing import Any, Dict
+
+from rich.console import Console
+from rich.table import Table
+
+from ..search.compare_config import CompareConfig
+from .common import AsJson, exit_on_error, make_progress, print_report
+from .options import with_settings
+
+__all__ = ['compare']
+
+
+@with_settings(CompareConfig)
+def compare(config: CompareConfig, as_json: AsJson = False) -> None:
+    """Compare cells at equal cost.
+
+    Each cell is built into a network, with --match of the same cost for all, and trained with several seeds. The
+    accuracies are compared seed by seed. An interrupted comparison continues with --resume.
+    """
+    with exit_on_error():
+        try:
+            import filelock  # noqa: F401
+            import matplotlib  # noqa: F401
+            import scipy  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f'a comparison needs {error.name}: pip install nasnet-zoo[search]') from None
+        from ..search.compare import run_comparison
+        with make_progress('epochs') as progress:
+            task = progress.add_task('', total=None)
+            result = run_comparison(
+                config, lambda done, total: progress.update(task, completed=done, total=total),
+                log=lambda line: progress.console.print(line, markup=False))
+    print_report(result, as_json, _print_result)
+
+
+def _print_result(result: Dict[str, Any]) -> None:
+    table = Table('cell', 'F', 'parameters', 'mult-adds', 'accuracy', title_justify='left',
+                  title='Mean and standard deviation over the seeds')
+    for cell in sorted(result['cells'], key=lambda cell: -cell['mean']):
+        spread = '' if cell['std'] is None else f' ± {cell["std"]:.2%}'
+        table.add_row(cell['name'], str(cell['cell_filters']), f'{cell["params"]:,}', f'{cell["macs"]:,}',
+                      f'{cell["mean"]:.2%}{spread}')
+    Console().print(table)
+    first = result['cells'][0]['name']
+    shown = [pair for pair in result['differences'] if pair['cell'] == first]
+    if shown:
+        tests = Table('other cell', 'difference, points', '95 % interval', 'p, paired t-test', 'p, Wilcoxon',
+                      title=f'{first} minus each other cell, seed by seed', title_justify='left')
+        for pair in shown:
+            interval = pair['interval_95']
+            tests.add_row(
+                pair['other'], f'{100 * pair["difference"]:+.2f}',
+                f'{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}' if interval else '',
+                *('' if p is None else f'{p:.2g}' for p in (pair['p_t_test'], pair['p_wilcoxon'])))
+        Console().print(tests)

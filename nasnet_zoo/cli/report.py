@@ -1,0 +1,49 @@
+"""The command that writes reports of searches."""
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .common import AsJson, exit_on_error, print_report
+
+__all__ = ['report']
+
+
+def report(
+        folders: List[Path] = typer.Argument(metavar='DIR...', help='Folders of searches, which may be running.'),
+        out: Optional[Path] = typer.Option(None, help=(
+            'The page to write. The default is report.html in DIR or, for several searches, comparison.html in the '
+            'current folder.')),
+        storage: Optional[str] = typer.Option(None, help=(
+            'URL of the Optuna storage of those searches that were started with --storage.')),
+        as_json: AsJson = False,
+) -> None:
+    """Write the report of a search, or compare several searches on one page.
+
+    The page needs no other file. A comparison shows the best children so far over the number of children, the
+    distribution of the rewards, tests for differences between the searches, and the best cells beside each other.
+    """
+    with exit_on_error():
+        try:
+            import matplotlib  # noqa: F401
+            import optuna
+            import scipy  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f'a report needs {error.name}: pip install nasnet-zoo[search]') from None
+        from ..search.report.pages import write_report
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        default = folders[0] / 'report.html' if len(folders) == 1 else Path('comparison.html')
+        result = write_report(folders, out or default, storage)
+    print_report(result, as_json, _print_result)
+
+
+def _print_result(result: Dict[str, Any]) -> None:
+    table = Table('search', 'children', 'failed', 'best', 'mean of the top 5', 'mean of the top 25', 'winner',
+                  title='Rewards', title_justify='left')
+    for search in result['searches']:
+        rewards = ['' if value is None else f'{value:.4f}' for value in search['rewards'].values()]
+        table.add_row(search['name'], str(search['children']), str(search['failed']), *rewards, search['winner'] or '')
+    Console().print(table)
+    print(result['page'])

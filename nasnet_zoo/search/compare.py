@@ -1,0 +1,281 @@
+"""Compares cells: each is trained with several seeds, in networks of equal cost, and tested for differences.
+
+    compare.json      the settings, one row for each training, and the summary
+    compare.svg       a plot of the accuracies
+    runs/CELL-SEED/   the folder of each training run, from which it is resumed, with the trained model
+"""
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+
+from ..data.datasets import ImageSet, load_data
+from ..description import describe
+from ..files import write_json
+from ..genotype.loader import load_genotype
+from ..genotype.schema import Genotype
+from ..network.nasnet import compile_genotype
+from ..training.config import TrainConfig
+from ..training.run import changes, run_training, versions
+from ..training.trainer import Trainer
+from ..training.validate import validate
+from .compare_config import CompareConfig
+from .compare_report import plot, summarise
+from .errors import ChildError, SearchError
+from .folder import exclusive_lock, read_json
+from .match import matched_filters, reference_cost
+from .pool import WorkerPool
+from .pool_local import LocalPool
+from .pool_ray import RayPool
+
+__all__ = ['Job', 'OnEpochs', 'run_comparison']
+
+POLL = 2.  # seconds between two looks at the logs of running trainings
+OnEpochs = Callable[[int, int], None]
+
+
+class Job(NamedTuple):
+    """One training.
+
+    Attributes:
+        name: The name of the cell, unique in the comparison, and of the seed.
+        genotype: The cell.
+        seed: The seed of the training.
+        cell_filters: Number of filters in the cells of the first stage.
+        params: Number of parameters of the network.
+        macs: Mult-adds of the network for one image.
+    """
+    name: str
+    genotype: Genotype
+    seed: int
+    cell_filters: int
+    params: int
+    macs: int
+
+    @property
+    def key(self) -> Tuple[str, int]:
+        """What identifies the job's row in the results."""
+        return self.genotype.architecture_digest, self.seed
+
+    def folder(self, config: CompareConfig) -> Path:
+        """The folder of the training run."""
+        return config.out / 'runs' / f'{self.name}-{self.seed}'
+
+
+def run_comparison(
+        config: CompareConfig,
+        on_epochs: Optional[OnEpochs] = None,
+        log: Callable[[str], None] = print,
+) -> Dict[str, Any]:
+    """Train each cell with each seed, and compare the accuracies.
+
+    A training that was interrupted continues from its last epoch, if its folder is on this machine.
+
+    Args:
+        config: The settings.
+        on_epochs: Called now and then with the number of epochs that are finished, of all trainings, and the number of
+            all epochs.
+        log: Called with lines for the user.
+
+    Returns:
+        JSON data: ``cells`` (for each cell ``name``, ``architecture``, ``cell_filters``, ``params``, ``macs``,
+        ``mean``, ``std`` and ``accuracies`` by seed), ``differences`` (for each pair of cells the mean difference over
+        the seeds, its 95 % interval, and the p-values of paired tests), ``target``, and ``rows``, one for each
+        training.
+
+    Raises:
+        SearchError: If the settings do not fit together or to the comparison in the folder, or if a training fails.
+    """
+    data = _load(config)
+    jobs, target = _plan(config, data)
+    path = config.out / 'compare.json'
+    with exclusive_lock(config.out):
+        rows = _start_or_resume(config, path)
+        known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
+        todo = [job for job in jobs if job.key not in known]
+        pool = _make_pool(config, len(todo)) if todo else None
+
+        def save(row: Dict[str, Any]) -> None:
+            known[row['architecture'], row['seed']] = row
+            _write(config, path, list(known.values()))
+
+        _write(config, path, rows)
+        if pool is not None:
+            log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
+                f'{_hours(_seconds_per_epoch(config, data, todo[0]) * config.recipe.epochs * len(todo) / pool.size)}')
+            _train(config, todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
+        result = dict(target=target, **summarise(
+            [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
+        _write(config, path, list(known.values()), result)
+        plot(result['cells'], config.out / 'compare.svg', config.split)
+    return dict(result, rows=[known[job.key] for job in jobs])
+
+
+def _load(config: CompareConfig) -> ImageSet:
+    """Return the training images."""
+    train, _ = load_data(config.data, config.data_root, config.img_size, config.download)
+    if not isinstance(train, ImageSet):
+        raise SearchError(f'{config.data}: contains large images, but cells are compared on small images only')
+    return train
+
+
+def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[float]]:
+    """Return all trainings, the first seed of all cells first, and the cost target if there is one."""
+    channels, *size = data.input_size
+    args = dict(config.network_args, in_chans=channels, num_classes=len(data.class_names), img_size=tuple(size))
+    target = config.cost_target
+    if config.match is not None and target is None:
+        target = reference_cost(config.match, **args)
+    cells: Dict[str, Job] = {}
+    for source in config.cells:
+        genotype = load_genotype(source)
+        filters = config.cell_filters
+        if config.match is not None:
+            filters = matched_filters(genotype, config.match, target or 0., config.match_below, **args)
+        cost = describe(genotype, **dict(args, cell_filters=filters))
+        digest, name = genotype.architecture_digest, genotype.name
+        if digest in cells:
+            raise SearchError(f'{source}: has the same architecture as {cells[digest].name}; list each cell once')
+        if any(job.name == name for job in cells.values()):
+            name = f'{name}-{digest[:8]}'
+        cells[digest] = Job(name, genotype, config.first_seed, filters, cost['params'], cost['macs'])
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    return [job._replace(seed=seed) for seed in seeds for job in cells.values()], target
+
+
+def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
+    """Return the rows of a comparison that is resumed, or none."""
+    if not path.exists():
+        return []
+    if not config.resume:
+        raise SearchError(f'{config.out}: contains a comparison already; add --resume to continue it, or choose '
+                          'another --out')
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get('settings'), dict):
+        raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
+    changed = changes(content['settings'], config.stored())
+    if changed:
+        raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}')
+    return content['rows']
+
+
+def _write(
+        config: CompareConfig, path: Path, rows: Sequence[Dict[str, Any]], result: Optional[Dict[str, Any]] = None,
+) -> None:
+    write_json(path, dict(settings=config.stored(), versions=versions(), rows=rows, **(result or {})))
+
+
+def _make_pool(config: CompareConfig, jobs: int) -> WorkerPool:
+    make = partial(_make_trainer, config)
+    if config.ray is None:
+        return LocalPool(make, min(jobs, config.workers or 1))
+    return RayPool(make, config.ray, config.workers, config.cpus_per_child, config.gpus_per_child)
+
+
+def _make_trainer(config: CompareConfig) -> Callable[..., Dict[str, Any]]:
+    """Return the function with which a worker trains."""
+    return partial(_train_one, config)
+
+
+def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Dict[str, Any]:
+    """Train a network in its folder, from where the training was interrupted, and return its row of the results."""
+    folder = job.folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    job.genotype.save(folder / 'cell.json')
+    try:
+        report = run_training(TrainConfig(
+            source=str(folder / 'cell.json'), data=config.data, out=folder, resume=(folder / 'run.json').exists(),
+            data_root=config.data_root, img_size=config.img_size,
+            val_share=config.val_share if config.split == 'validation' else 0.,
+            **dict(config.network_args, cell_filters=job.cell_filters),
+            recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)
+    except FloatingPointError as error:
+        raise ChildError(f'{job.name}, seed {job.seed}: {error}') from None
+    assert report is not None  # there is a single process
+    accuracy = report['log']['val_accuracy']
+    if config.split == 'test':
+        accuracy = validate(str(folder), config.data, 'test', config.data_root)['top1']
+    return dict(
+        cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
+        cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
+        loss=report['log']['loss'], seconds=report['log']['seconds'],
+        genotype=job.genotype.to_dict())
+
+
+class _Epochs:
+    """Counts the epochs that are finished, from the results and from the logs of running trainings."""
+
+    def __init__(
+            self, config: CompareConfig, jobs: Sequence[Job], known: Dict[Tuple[str, int], Dict[str, Any]],
+            on_epochs: Optional[OnEpochs],
+    ) -> None:
+        self._config, self._jobs, self._known, self._on_epochs = config, jobs, known, on_epochs
+
+    def report(self) -> None:
+        if self._on_epochs is None:
+            return
+        epochs = self._config.recipe.epochs
+        self._on_epochs(sum(epochs if job.key in self._known else self._logged(job) for job in self._jobs),
+                        epochs * len(self._jobs))
+
+    def _logged(self, job: Job) -> int:
+        path = job.folder(self._config) / 'log.csv'
+        return max(0, len(path.read_text(encoding='utf-8').splitlines()) - 1) if path.exists() else 0
+
+
+def _train(
+        config: CompareConfig, todo: List[Job], pool: WorkerPool, save: Callable[[Dict[str, Any]], None],
+        epochs: _Epochs, log: Callable[[str], None],
+) -> None:
+    """Train what is left to do.
+
+    Raises:
+        SearchError: If a training fails. The others that are running are stopped, and continue with --resume.
+    """
+    waiting = list(todo)
+    running: Dict[Future, Job] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < pool.size:
+                job = waiting.pop(0)
+                running[pool.submit(job)] = job
+            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = running.pop(future)
+                row = pool.result(future)
+                save(row)
+                log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
+                    f'{row["seconds"]:.0f} s)')
+            epochs.report()
+    except ChildError as error:
+        raise SearchError(str(error)) from None
+    finally:
+        pool.close()
+
+
+def _seconds_per_epoch(config: CompareConfig, data: ImageSet, job: Job) -> float:
+    """Measure a few training steps with as many threads as a worker has, and return the seconds of an epoch."""
+    size = config.recipe.batch_size
+    few = data._replace(images=data.images[:6 * size], labels=data.labels[:6 * size])
+    channels, *image = data.input_size
+    model = compile_genotype(job.genotype, **dict(config.network_args, cell_filters=job.cell_filters),
+                             in_chans=channels, num_classes=len(data.class_names), img_size=tuple(image))
+    recipe = config.recipe.model_copy(update=dict(epochs=2))
+    trainer = Trainer(model, few, recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // (config.workers or 1)))
+    try:
+        trainer.run_epoch()  # the first steps are slower
+        speed = trainer.run_epoch()['images_per_second']
+    finally:
+        torch.set_num_threads(threads)
+    images = data.size() * (1 - config.val_share if config.split == 'validation' else 1)
+    return images / speed
+
+
+def _hours(seconds: float) -> str:
+    """Return a duration as text, such as '3 h 20 min'."""
+    minutes = max(1, round(seconds / 60))
+    return f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{minutes} min'

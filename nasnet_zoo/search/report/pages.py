@@ -1,0 +1,295 @@
+"""The two pages: the report of a search, and a comparison of searches. Both consist of the same plots and tables."""
+import re
+from datetime import datetime, timedelta, timezone
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from optuna.trial import TrialState
+
+from ...files import write_utf8
+from . import figures, html
+from .record import SearchRecord, read_record
+from .statistics import TOPS, ancestors, best_fifth, differences, top_means
+
+__all__ = ['REFRESH', 'STATES', 'search_page', 'write_report']
+
+REFRESH = 30  # seconds after which a browser loads the page of a running search again
+STATES = {  # of a search: what its page says
+    'running': 'The search is running. This page is written again from time to time, and loads itself again every '
+               f'{REFRESH} seconds. If it stays as it is, the search has been stopped: --resume continues it.',
+    'stopped': 'The search was stopped before its end. --resume continues it.',
+    'unfinished': 'The search has not ended. Unless it is running, --resume continues it.',
+    'finished': '',
+}
+
+
+def search_page(
+        record: SearchRecord, state: str = 'finished', baseline: Optional[SearchRecord] = None,
+        since: Optional[datetime] = None,
+) -> str:
+    """Return the report of a search as an HTML page.
+
+    Args:
+        record: The search.
+        state: Its state, a key of `STATES`.
+        baseline: Another search to compare with.
+        since: When the process began, with a time zone; for the number of children per hour of a running search.
+    """
+    searches = [record, *([baseline] if baseline else [])]
+    shown = [search for search in searches if search.children]
+    return html.page(
+        record.label,
+        [_progress(record, state, since), _unequal_settings(searches),
+         *(_winner(record) if record.children else [html.paragraph('No child has been trained yet.')]),
+         *(_plots(shown) if record.children else []),
+         _cells_of_good_children([
+             ('best fifth', figures.COLOURS[0], record, best_fifth(record)),
+             ('all children', figures.GREY, record, record.children)]) if record.children else '',
+         _ancestors(record), _differences(shown), _failures(record), _settings(record)],
+        refresh=REFRESH if state == 'running' else None)
+
+
+def comparison_page(records: Sequence[SearchRecord]) -> str:
+    """Return a comparison of searches as an HTML page."""
+    shown = [record for record in records if record.children]
+    names = ', '.join(record.label for record in records)
+    cells = [figures.show_cells(f'{record.label}: {genotype.name}', genotype)
+             for record in records if (genotype := _best_cells(record))]
+    return html.page(
+        f'Comparison of {len(records)} searches',
+        [html.paragraph(names), _unequal_settings(records),
+         html.section('Results', html.table('results of the searches', [_summary_row(record) for record in records],
+                                            texts=['search', 'sampler', 'space', 'winner'])),
+         *(_plots(shown) if shown else []), _differences(shown),
+         _cells_of_good_children([(f'best fifth of {record.label}', colour, record, best_fifth(record))
+                                  for record, colour in zip(shown, figures.COLOURS)]),
+         html.section('The best cells', html.pictures(cells))])
+
+
+def write_report(folders: Sequence[Path], out: Path, storage: Optional[str] = None) -> Dict[str, Any]:
+    """Write the report of a search, or a comparison of several searches, as an HTML page that needs no other file.
+
+    Args:
+        folders: The folders of the searches, which may be running.
+        out: The page to write.
+        storage: The URL of the storage of those searches whose trials are not in their folder.
+
+    Returns:
+        JSON data: ``page`` (its path), ``searches`` (for each one its settings and results) and ``differences`` (for
+        each pair of searches the differences of their rewards after equal numbers of children, and their p-values).
+
+    Raises:
+        SearchError: If a folder contains no search.
+    """
+    labels = [folder.resolve().name for folder in map(Path, folders)]
+    if len(set(labels)) < len(labels):
+        labels = [str(folder) for folder in folders]
+    records = [read_record(Path(folder), storage, label) for folder, label in zip(folders, labels)]
+    if len(records) == 1:
+        has_ended = records[0].winner and len(records[0].evaluated) >= records[0].wanted
+        text = search_page(records[0], 'finished' if has_ended else 'unfinished')
+    else:
+        text = comparison_page(records)
+    write_utf8(out, text)
+    return dict(page=str(out), searches=[_summary(record) for record in records], differences=[
+        dict(search=a.label, other=b.label, children=children, differences=[found._asdict() for found in rows])
+        for a, b in combinations(records, 2) for children, rows in [differences(a, b)]])
+
+
+def _summary(record: SearchRecord) -> Dict[str, Any]:
+    """Return the settings and the results of a search as JSON data."""
+    final = record.finals[0] if record.finals else None
+    return dict(
+        name=record.label, settings=dict(record.settings), children=len(record.children),
+        failed=sum(trial.state == TrialState.FAIL for trial in record.evaluated),
+        pruned=sum(trial.state == TrialState.PRUNED for trial in record.evaluated),
+        seconds=sum(child.measured.get('seconds', 0.) for child in record.children),
+        rewards={name: means[-1] if (means := top_means(record, top)[1]) else None for name, top in TOPS.items()},
+        curves={name: [list(point) for point in zip(*top_means(record, top))] for name, top in TOPS.items()},
+        winner=record.winner.name if record.winner else None, final=dict(final) if final else None)
+
+
+def _summary_row(record: SearchRecord) -> Dict[str, str]:
+    """Return the results of a search as a row of a table."""
+    found = _summary(record)
+    final = found['final'] or {}
+    return {
+        'search': record.label, 'sampler': str(record.settings.get('sampler')),
+        'space': str(record.settings.get('space')),
+        'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
+        **{name: _reward(record, value) for name, value in found['rewards'].items()},
+        'training time': _duration(found['seconds']), 'winner': found['winner'] or '',
+        'after longer training': _percent(final.get('accuracy')),
+        'parameters': f'{final["params"]:,}' if final else '', 'mult-adds': f'{final["macs"]:,}' if final else ''}
+
+
+def _seed(settings: Mapping[str, Any]) -> Any:
+    return settings.get('seed', settings.get('child', {}).get('recipe', {}).get('seed'))
+
+
+def _percent(value: Optional[float]) -> str:
+    return '' if value is None else f'{value:.2%}'
+
+
+def _reward(record: SearchRecord, value: Optional[float]) -> str:
+    return '' if value is None else f'{value:{record.reward_format}}'
+
+
+def _difference(record: SearchRecord, value: float) -> str:
+    """Return a difference between rewards; that of percentages in percentage points."""
+    return f'{100 * value:+.2f} points' if record.reward_format.endswith('%') else f'{value:+{record.reward_format}}'
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration with the two largest units that matter."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f'{seconds:.0f} s'
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f'{days} d {hours} h' if days else f'{hours} h {minutes} min' if hours else f'{minutes} min'
+
+
+def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> str:
+    """Return how far a search is, and when it will probably end."""
+    now = datetime.now(timezone.utc)
+    done, failed = len(record.evaluated), record.failures.total()
+    per_hour = end = None
+    if since is not None and state == 'running':
+        finished = [t.datetime_complete.astimezone(timezone.utc) for t in record.evaluated if t.datetime_complete]
+        recent = sum(time >= since for time in finished)
+        if recent and done < record.wanted:
+            rate = recent / max((now - since).total_seconds(), 1e-9)
+            per_hour = f'{3600 * rate:.3g}'
+            left = timedelta(seconds=(record.wanted - done) / rate)
+            end = f'{now + left:%d %b %H:%M} UTC, in {_duration(left.total_seconds())}'
+    values = {
+        f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
+        'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
+        'children per hour': per_hour, 'expected end of the search': end,
+        'training time': _duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
+        'best children trained again': str(len(record.finals)) if record.finals else None,
+        'as of': f'{now:%d %b %Y %H:%M:%S} UTC',
+    }
+    return '\n'.join([html.paragraph(_description(record), soft=True), html.facts(values),
+                      html.progress(min(done, record.wanted), record.wanted) if state != 'finished' else '',
+                      html.paragraph(STATES[state]) if STATES[state] else ''])
+
+
+def _description(record: SearchRecord) -> str:
+    """Return the main settings of a search in one line."""
+    settings = record.settings
+    names = ('space', 'sampler', 'ppo_preset', 'data', 'protocol', 'prune', 'objective')
+    shown = {name: settings.get(name) for name in names} | {
+        'match': settings.get('child', {}).get('match'), 'seed': _seed(settings)}
+    return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in shown.items() if value is not None)
+
+
+def _best_cells(record: SearchRecord) -> Optional[Any]:
+    """Return the winner, or the best child so far if it is known how it looks."""
+    if record.winner or not record.best:
+        return record.winner
+    return record.genotype(record.best, f'child-{record.best.number}')
+
+
+def _winner(record: SearchRecord) -> List[str]:
+    """Return the sections on the winner, or the best child so far, and on the longer training."""
+    cells = _best_cells(record)
+    drawing = html.pictures([figures.show_cells(cells.name, cells)]) if cells else ''
+    rows = [{
+        'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
+        'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',
+        'mult-adds': f'{row["macs"]:,}', 'filters (F)': str(row.get('cell_filters') or ''),
+        'training time': _duration(row['seconds']), 'architecture': row['architecture'][:12]} for row in record.finals]
+    finals = html.section('The best children, trained again', html.table(
+        'accuracies after longer training', rows, texts=['architecture']))
+    if record.winner is None:
+        return [html.section('The best child so far', drawing), finals]
+    return [html.section(
+        'The winner', drawing,
+        html.paragraph('The best children were trained again, for longer. The winner is the best of them on the '
+                       'held-out images. To build it at ImageNet size:'),
+        html.code('import nasnet_zoo\n'
+                  "model = nasnet_zoo.compile_genotype('cell.json', num_cells=4, cell_filters=44)")), finals]
+
+
+def _plots(searches: Sequence[SearchRecord]) -> List[str]:
+    """Return the sections with plots of the rewards of searches, each of which has children."""
+    costs = [cost for cost in searches[0].costs if all(cost in search.costs for search in searches)]
+    return [
+        html.section('Rewards', html.pictures([
+            figures.plot_tops(searches), figures.plot_learning(searches), figures.plot_distribution(searches),
+            figures.plot_predictions(searches)])),
+        html.section('Accuracy and cost', html.pictures([figures.plot_cost(searches, cost) for cost in costs]))]
+
+
+def _cells_of_good_children(groups: Sequence[figures.Group]) -> str:
+    return html.section('What good cells consist of', html.pictures(figures.plot_shares(groups)))
+
+
+def _ancestors(record: SearchRecord) -> str:
+    """Return the line of ancestors of the winner, if its sampler changes earlier children."""
+    line = ancestors(record, record.winning_child) if record.winning_child else []
+    if len(line) < 2:
+        return ''
+    return html.section(
+        'Ancestors of the winner' if record.winner else 'Ancestors of the best child so far',
+        html.table('line of ancestors', [{
+            'child': str(one.number), 'reward': 'failed' if one.reward is None else _reward(record, one.reward),
+            'changes': '; '.join(f'{name}: {old} → {new}' for name, old, new in one.changes)} for one in line],
+            texts=['changes']))
+
+
+def _differences(searches: Sequence[SearchRecord]) -> str:
+    """Return the table of differences between searches, if there are several."""
+    rows = []
+    for a, b in combinations(searches, 2):
+        children, found = differences(a, b)
+        rows += [{'searches': f'{a.label} minus {b.label}', 'children of each': str(children), 'reward': one.name,
+                  'difference': _difference(a, one.value), 'p': f'{one.p:.2g}'} for one in found]
+    return html.section(
+        'Differences', html.table('differences between searches', rows, texts=['searches', 'reward']),
+        html.paragraph(
+            'p is from a two-sided permutation test over the children, which counts the children of a search as '
+            'independent. It says whether these two searches differ, and not whether their samplers would differ again '
+            'with other seeds. Rewards of short trainings are noisy, and the best of them is partly lucky: use '
+            '"nasnet-zoo compare" before you claim that one cell is better than another.', soft=True) if rows else '')
+
+
+def _unequal_settings(records: Sequence[SearchRecord]) -> str:
+    """Return a warning if the searches differ in how children are trained and rated."""
+    settings = [_flat({name: record.settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
+                for record in records]
+    names = [name for name in dict.fromkeys(chain(*settings))
+             if name != 'child.recipe.seed' and len({str(one.get(name)) for one in settings}) > 1]
+    return html.section(
+        'The rewards cannot be compared', html.paragraph('These searches train or rate children in different ways:'),
+        html.table('settings that differ', [
+            {'setting': name, **{record.label: str(one.get(name)) for record, one in zip(records, settings)}}
+            for name in names], texts=['setting'])) if names else ''
+
+
+def _failures(record: SearchRecord) -> str:
+    """Return why children failed. Reasons that differ only in numbers are counted together; one of them is shown."""
+    groups: Dict[str, List[str]] = {}
+    for reason in record.failures.elements():
+        groups.setdefault(re.sub(r'\d[\d.,]*', '#', reason), []).append(reason)
+    largest = sorted(groups.values(), key=len, reverse=True)[:10]
+    return html.section('Failed and pruned children', html.items(
+        [f'{len(reasons)} × {"for example: " if len(set(reasons)) > 1 else ""}{reasons[0]}' for reasons in largest]))
+
+
+def _settings(record: SearchRecord) -> str:
+    """Return the settings of the search that are not None."""
+    return html.details('Settings', html.table('settings of the search', [
+        {'setting': name, 'value': str(value)} for name, value in _flat(record.settings).items() if value is not None],
+        texts=['setting', 'value']))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
+    """Return nested settings with dotted names."""
+    flat: Dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f'{prefix}{name}.') if isinstance(value, Mapping) else {prefix + name: value})
+    return flat

@@ -1,0 +1,218 @@
+"""What a report needs to know about a search, from a running search or from its folder."""
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from optuna.trial import FrozenTrial, TrialState
+
+from ...genotype.loader import load_genotype
+from ...genotype.schema import Genotype
+from ..folder import read_json, read_search
+from ..objectives import OBJECTIVES, reward
+from ..samplers.history import NOTES
+from ..space import SPACES, Space
+from ..study import open_stored_study
+
+__all__ = ['Child', 'SearchRecord', 'parent_of', 'read_finals', 'read_record']
+
+
+class Child(NamedTuple):
+    """A child that has a reward.
+
+    Attributes:
+        place: Its place, from 1, among all children that were trained or failed.
+        number: The number of its trial.
+        reward: The number by which children are compared.
+        predicted: Mean and standard deviation of the reward that the sampler predicted; None if it predicted nothing.
+        parent: The number of the trial that the sampler changed to get this child, if it did so.
+        trial: The trial, with the choices and all measurements.
+    """
+    place: int
+    number: int
+    reward: float
+    predicted: Optional[Tuple[float, float]]
+    parent: Optional[int]
+    trial: FrozenTrial
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy. Studies in which it is the reward do not store it separately."""
+        return self.trial.user_attrs.get('accuracy', self.trial.values[0])
+
+    @property
+    def measured(self) -> Dict[str, Any]:
+        """What was measured besides the accuracy, such as ``params``, ``macs`` and ``seconds``."""
+        return self.trial.user_attrs
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """The state of a search.
+
+    Attributes:
+        label: The name of the search on pages.
+        settings: The settings that its children have in common, in the current format of ``search.json``.
+        trials: All trials, by number.
+        wanted: Number of children that the search is to train.
+        space: Its space; None if it is not known, in which case nothing about cells can be shown.
+        finals: The results of the best children after the longer training, that of the winner first.
+        winner: The winner, after the end of the search.
+    """
+    label: str
+    settings: Mapping[str, Any]
+    trials: Sequence[FrozenTrial]
+    wanted: int
+    space: Optional[Space] = None
+    finals: Sequence[Mapping[str, Any]] = ()
+    winner: Optional[Genotype] = None
+
+    @cached_property
+    def evaluated(self) -> List[FrozenTrial]:
+        """The trials that were trained or failed, by number: neither duplicates of others nor interrupted ones."""
+        return [trial for trial in self.trials
+                if trial.state.is_finished() and 'architecture' in trial.user_attrs
+                and not trial.user_attrs.keys() & {'duplicate_of', 'interrupted'}]
+
+    @cached_property
+    def children(self) -> List[Child]:
+        """The children that have a reward, by number."""
+        children = []
+        for place, trial in enumerate(self.evaluated, 1):
+            if trial.state == TrialState.COMPLETE and math.isfinite(value := self.reward(*trial.values)):
+                children.append(Child(place, trial.number, value, _prediction(trial), parent_of(trial), trial))
+        return children
+
+    @cached_property
+    def best(self) -> Optional[Child]:
+        """The child with the highest reward, the first of them if there are several."""
+        return max(self.children, key=lambda child: child.reward, default=None)
+
+    @cached_property
+    def random_draws(self) -> List[float]:
+        """The rewards of the children that were drawn at random, independently of each other.
+
+        These are all children of random search. Evolution, local search and ``gp`` begin with random children, to which
+        they note neither a parent nor a prediction. The first children of the other samplers are not drawn uniformly.
+        A child that failed counts as the worst child of the search.
+        """
+        sampler = self.settings.get('sampler')
+        if sampler not in ('random', 'evolution', 'local', 'gp') or not self.children:
+            return []
+        rewards = {child.number: child.reward for child in self.children}
+        return [rewards.get(trial.number, min(rewards.values())) for trial in self.evaluated
+                if 'fixed_params' not in trial.system_attrs and not trial.system_attrs.get(NOTES, {}).keys() & {
+                    'parent', 'predicted'} and (sampler == 'random' or 'tokens' in trial.system_attrs.get(NOTES, {}))]
+
+    @cached_property
+    def failures(self) -> 'Counter[str]':
+        """How often children failed or were pruned for each reason."""
+        return Counter(trial.user_attrs['reason'] for trial in self.evaluated if 'reason' in trial.user_attrs)
+
+    @cached_property
+    def winning_child(self) -> Optional[Child]:
+        """The winner or, before the end of the search, the best child so far."""
+        if self.winner is None:
+            return self.best
+        return next((child for child in self.children
+                     if child.trial.user_attrs['architecture'] == self.winner.architecture_digest), None)
+
+    @property
+    def costs(self) -> List[str]:
+        """The costs that were measured, as names in :data:`~nasnet_zoo.search.objectives.OBJECTIVES`."""
+        return [name for name in OBJECTIVES if any(child.measured.get(name) is not None for child in self.children)]
+
+    @property
+    def reward_name(self) -> str:
+        """What the reward is."""
+        objective = self.settings.get('objective')
+        names = ['validation accuracy' if self._rating == 'accuracy' else f'reward ({self._rating})',
+                 *([f'{OBJECTIVES[objective].description}, combined'] if objective else [])]
+        return ' and '.join(names)
+
+    @property
+    def reward_format(self) -> str:
+        """How a reward is formatted: as a percentage if it is an accuracy."""
+        return '.2%' if self._rating == 'accuracy' and not self.settings.get('objective') else '.4f'
+
+    @property
+    def _rating(self) -> str:
+        """By what children are rated."""
+        return self.settings.get('child', {}).get('reward', 'accuracy')
+
+    def reward(self, rated: float, *cost: float) -> float:
+        """Return the number by which children are compared, given the values of a trial."""
+        return reward(rated, cost[0], self.settings['cost_target']) if cost else rated
+
+    def genotype(self, child: Child, name: str = 'cell') -> Optional[Genotype]:
+        """Return the cells of a child, if the space is known."""
+        return self.space.genotype(self.space.tokens(child.trial.params), name) if self.space else None
+
+
+def parent_of(trial: FrozenTrial) -> Optional[int]:
+    """Return the number of the trial that the sampler changed to get this one, if it has noted one."""
+    parent = trial.system_attrs.get(NOTES, {}).get('parent')
+    return parent if isinstance(parent, int) and parent < trial.number else None
+
+
+def _prediction(trial: FrozenTrial) -> Optional[Tuple[float, float]]:
+    """Return the mean and the standard deviation that the sampler has noted."""
+    predicted = trial.system_attrs.get(NOTES, {}).get('predicted')
+    if predicted is None:
+        return None
+    mean, sd = predicted
+    return float(mean), float(sd)
+
+
+def read_record(folder: Path, storage: Optional[str] = None, label: Optional[str] = None) -> SearchRecord:
+    """Read the record of a search, which may be running, from its folder.
+
+    Args:
+        folder: The folder of the search.
+        storage: The URL of the storage, if it is not the journal in the folder.
+        label: The name of the search on pages; by default that of the folder.
+
+    Raises:
+        SearchError: If there is no search, or it cannot be read.
+    """
+    folder = Path(folder)
+    study = open_stored_study(folder, storage)
+    content = read_search(folder / 'search.json')
+    settings, config = content['settings'], content.get('config', {})
+    winner = load_genotype(folder / 'cell.json') if (folder / 'cell.json').exists() else None
+    record = SearchRecord(
+        label or folder.resolve().name, settings, study.get_trials(deepcopy=False) if study else [],
+        config.get('trials', 0), _stored_space(config, settings), winner=winner)
+    return replace(record, finals=read_finals(folder, record))
+
+
+def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
+    """Return the results of the longer training so far, without those of other numbers of epochs.
+
+    The winner is the first, and the others follow by their reward. The best of an earlier process, which trained other
+    children again, may be better than the winner.
+
+    Args:
+        folder: The folder of the search.
+        record: What is known about the search.
+    """
+    path = folder / 'finals.json'
+    rows = [row for row in read_json(path) if 'accuracy' in row] if path.exists() else []
+    results = record.winner.results if record.winner else None
+    epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
+    objective = record.settings.get('objective')
+    winner = record.winner.architecture_digest if record.winner else None
+
+    def order(row: Mapping[str, Any]) -> Tuple[bool, float, int]:
+        value = record.reward(row['accuracy'], *([row[objective]] if objective else []))
+        return row['architecture'] != winner, -value, row['number']
+    return sorted((row for row in rows if row['epochs'] == epochs), key=order)
+
+
+def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:
+    """Return the space with which a search was started, or None if this version has no such space."""
+    make = SPACES.get(config.get('space', ''))
+    space = make(*([] if config.get('blocks') is None else [config['blocks']])) if make else None
+    return space if space and space.fingerprint == settings.get('fingerprint') else None

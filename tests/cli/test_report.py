@@ -1,0 +1,44 @@
+"""The command that writes reports of searches."""
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from nasnet_zoo.cli.main import app
+
+pytest.importorskip('optuna')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    from helpers.searches import make_up_search
+    folder = tmp_path_factory.mktemp('report') / 'mine'
+    make_up_search(folder, 'random', 6)
+    return folder
+
+
+def report(*arguments):
+    return CliRunner().invoke(app, ['report', *map(str, arguments)])
+
+
+def test_one_search(folder):
+    result = report(folder)
+    assert result.exit_code == 0 and str(folder / 'report.html') in result.stdout.replace('\n', '')
+    assert 'Comparison' not in (folder / 'report.html').read_text(encoding='utf-8')
+
+
+def test_several_searches(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = report(folder, folder, '--json')
+    assert result.exit_code == 0 and json.loads(result.stdout)['page'] == 'comparison.html'
+    assert 'Comparison of 2 searches' in (tmp_path / 'comparison.html').read_text(encoding='utf-8')
+    assert report(folder, folder, '--out', tmp_path / 'other.html').exit_code == 0
+    assert (tmp_path / 'other.html').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['nowhere'], 'error: nowhere: there is no search here'),
+    (['FOLDER', '--out', 'nowhere/page.html'], "error: [Errno 2] No such file or directory: 'nowhere")])
+def test_what_cannot_be_reported(folder, arguments, message):
+    result = report(*[folder if argument == 'FOLDER' else argument for argument in arguments])
+    assert result.exit_code == 1 and result.stderr.startswith(message) and len(result.stderr.splitlines()) == 1

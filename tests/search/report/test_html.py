@@ -1,0 +1,69 @@
+"""Pages are well-formed, and whatever is in a text stays a text."""
+from html.parser import HTMLParser
+
+import pytest
+
+from nasnet_zoo.search.report import html
+
+EVIL = '</script><script>alert("1")</script><img src=x onerror=\'alert(2)\'>&amp;'
+EMPTY = {'meta', 'br', 'li', 'path', 'circle', 'img'}  # elements without an end tag, or with an optional one
+
+
+class Checker(HTMLParser):
+    """Collects texts and names of elements, and checks that elements end in the right order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.names, self.texts, self.values = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.values += [value for _, value in attrs if value]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def parse(text):
+    checker = Checker()
+    checker.feed(text)
+    assert not checker.open
+    return checker
+
+
+@pytest.mark.parametrize('part', [
+    lambda text: html.section(text, html.paragraph(text), html.paragraph(text, soft=True)),
+    lambda text: html.details(text, html.items([text])),
+    lambda text: html.code(text),
+    lambda text: html.facts({text: text, 'left out': None}),
+    lambda text: html.table(text, [{text: text, 'number': '1'}], texts=[text]),
+    lambda text: html.pictures([html.Picture(text, '<svg ></svg>', text, [html.Key(text, text)]), None])])
+def test_texts_are_escaped(part):
+    checker = parse(html.page(EVIL, [part(EVIL)]))
+    assert EVIL in checker.texts and not {'script', 'img'} & set(checker.names)
+    assert 'left out' not in checker.texts
+
+
+def test_nothing_is_executed_or_loaded():
+    page = html.page('title', [])
+    assert "default-src 'none'" in page and 'refresh' not in page
+    assert '<meta http-equiv="refresh" content="30">' in html.page('title', [], refresh=30)
+
+
+def test_what_is_empty_is_left_out():
+    assert html.section('title', '', '') == html.table('title', []) == html.items([]) == html.pictures([None]) == ''
+
+
+def test_pictures_have_alternative_texts_and_legends():
+    styles = ('solid', 'dashed', 'dotted', 'dot', 'bar')
+    keys = [html.Key(style, '#123456', style) for style in styles]
+    checker = parse(html.pictures([html.Picture('Title', '<svg ></svg>', 'What it shows', keys)]))
+    assert 'Title. What it shows' in checker.values and 'img' in checker.values
+    assert set(styles) <= set(checker.texts) and checker.names.count('svg') == 1 + len(styles)
+    assert 'max="10" value="3"' in html.progress(3, 10)

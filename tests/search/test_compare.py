@@ -1,0 +1,80 @@
+"""Comparisons of cells, with real trainings on the digits."""
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from nasnet_zoo import load_genotype
+from nasnet_zoo.cli.main import app
+
+pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+pytest.importorskip('scipy', reason='tests of significance need SciPy')
+OPTIONS = ['--num-cells', '1', '--cell-filters', '3', '--epochs', '1', '--batch-size', '512', '--pad', '1', '--no-flip',
+           '--match', 'params', '--match-below', '--split', 'validation']
+
+
+def compare(out, *options):
+    return CliRunner().invoke(app, ['compare', '--out', str(out), *OPTIONS, *options])
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp('compare') / 'cells'
+    result = compare(out, 'nasnet_a', 'pnasnet5', '--seeds', '2', '--json')
+    assert result.exit_code == 0, result.output
+    return out, json.loads(result.stdout)
+
+
+def test_result(done):
+    out, result = done
+    assert [cell['name'] for cell in result['cells']] == ['nasnet_a', 'pnasnet5']
+    assert [(row['cell'], row['seed']) for row in result['rows']] == [
+        ('nasnet_a', 0), ('pnasnet5', 0), ('nasnet_a', 1), ('pnasnet5', 1)]
+    assert result['cells'][0]['cell_filters'] == 3 and result['cells'][0]['params'] == result['target']
+    assert result['cells'][1]['params'] <= result['target'], '--match-below'
+    assert all(0 <= row['accuracy'] <= 1 for row in result['rows'])
+    assert len({row['accuracy'] for row in result['rows']}) > 1
+    assert result['differences'][0]['difference'] == pytest.approx(
+        result['cells'][0]['mean'] - result['cells'][1]['mean'])
+    stored = json.loads((out / 'compare.json').read_text(encoding='utf-8'))
+    assert stored['differences'] == result['differences'] and (out / 'compare.svg').exists()
+
+
+def test_a_comparison_is_resumed_and_extended(done):
+    """Rows that are known are kept, a row that was lost comes from its run's folder, and a seed may be added."""
+    out, result = done
+    path = out / 'compare.json'
+    stored = json.loads(path.read_text(encoding='utf-8'))
+    lost = stored['rows'].pop()
+    stored['rows'][0]['accuracy'] = 0.123
+    path.write_text(json.dumps(stored), encoding='utf-8')
+    again = compare(out, 'nasnet_a', 'pnasnet5', '--seeds', '2', '--resume', '--json')
+    assert again.exit_code == 0, again.output
+    rows = json.loads(again.stdout)['rows']
+    assert rows[0]['accuracy'] == 0.123 and rows[-1]['accuracy'] == lost['accuracy']
+    assert compare(out, 'nasnet_a', '--seeds', '1', '--resume').exit_code == 0, 'fewer cells and seeds'
+
+
+@pytest.mark.parametrize('options, message', [
+    (['nasnet_a'], 'contains a comparison already; add --resume'),
+    (['nasnet_a', '--resume', '--epochs', '2'], 'started with other settings: recipe.epochs was 1 and is 2'),
+    (['nasnet_a', 'GENOTYPE', '--resume'], 'has the same architecture as nasnet_a; list each cell once'),
+    (['nasnet_b9', '--resume'], 'nasnet_b9'),
+    (['nasnet_a', '--match', 'luck'], "match: unknown match 'luck'; known: params, macs"),
+    (['nasnet_a', '--resume', '--cost-target', '10'], 'even with a single filter')])
+def test_what_is_refused(done, tmp_path, options, message):
+    out, _ = done
+    copy = load_genotype('nasnet_a').model_copy(update=dict(name='copy'))
+    copy.save(tmp_path / 'copy.json')
+    result = compare(out, *(str(tmp_path / 'copy.json') if word == 'GENOTYPE' else word for word in options))
+    assert result.exit_code == 1 and message in result.stderr, result.stderr
+
+
+def test_large_images_are_refused(tmp_path):
+    from PIL import Image
+    for name in ('a', 'b'):
+        for split in ('train', 'test'):
+            (tmp_path / 'data' / split / name).mkdir(parents=True)
+            Image.new('RGB', (100, 100)).save(tmp_path / 'data' / split / name / '0.png')
+    result = compare(tmp_path / 'out', 'nasnet_a', '--data', str(tmp_path / 'data'))
+    assert result.exit_code == 1 and 'cells are compared on small images only' in result.stderr

@@ -1,0 +1,54 @@
+"""Statistics of comparisons."""
+from typing import NamedTuple
+
+import pytest
+
+from nasnet_zoo import load_genotype
+from nasnet_zoo.genotype.schema import Genotype
+from nasnet_zoo.search.compare_report import plot, summarise
+
+pytest.importorskip('scipy', reason='tests of significance need SciPy')
+
+
+class Cell(NamedTuple):
+    name: str
+    genotype: Genotype
+
+
+CELLS = [Cell(name, load_genotype(name)) for name in ('nasnet_a', 'pnasnet5', 'amoebanet_a')]
+
+
+def rows(*accuracies):
+    return [dict(architecture=cell.genotype.architecture_digest, seed=seed, accuracy=accuracy, cell_filters=8,
+                 params=70_000, macs=3_000_000)
+            for cell, mine in zip(CELLS, accuracies) for seed, accuracy in reversed(list(enumerate(mine)))]
+
+
+def test_differences_are_paired_by_seed():
+    """The seeds vary by far more than the cells differ, which only a paired test can see."""
+    seeds = [0.60, 0.70, 0.80, 0.65, 0.75]
+    better = [accuracy + gap for accuracy, gap in zip(seeds, (0.010, 0.012, 0.008, 0.011, 0.009))]
+    result = summarise(CELLS, rows(better, seeds, [0.5] * 5))
+    assert [cell['name'] for cell in result['cells']] == ['nasnet_a', 'pnasnet5', 'amoebanet_a']
+    assert result['cells'][1]['mean'] == pytest.approx(0.70) and result['cells'][1]['std'] == pytest.approx(0.0790569)
+    pair = result['differences'][0]
+    assert (pair['cell'], pair['other']) == ('nasnet_a', 'pnasnet5') and len(result['differences']) == 3
+    assert pair['difference'] == pytest.approx(0.01)
+    # By hand: the standard deviation of the differences is 0.0015811, so t = 0.01 / (0.0015811 / √5) = 14.14.
+    assert pair['p_t_test'] == pytest.approx(0.000145, rel=0.01)
+    assert pair['interval_95'] == pytest.approx([0.01 - 2.7764 * 0.00070711, 0.01 + 2.7764 * 0.00070711], rel=1e-3)
+    assert pair['p_wilcoxon'] == pytest.approx(2 / 2 ** 5)
+
+
+def test_without_a_spread_there_is_no_test():
+    single = summarise(CELLS[:2], rows([0.6], [0.5]))
+    assert single['cells'][0]['std'] is None
+    assert single['differences'][0]['difference'] == pytest.approx(0.1)
+    assert single['differences'][0]['p_t_test'] is None and single['differences'][0]['interval_95'] is None
+
+
+def test_plot(tmp_path):
+    result = summarise(CELLS, rows([0.6, 0.7], [0.5, 0.6], [0.4, 0.6]))
+    plot(result['cells'], tmp_path / 'plot.svg', 'test')
+    text = (tmp_path / 'plot.svg').read_text(encoding='utf-8')
+    assert 'pnasnet5' in text and 'accuracy on the test images' in text

@@ -1,11 +1,11 @@
-"""Functions of PyTorch with faster backward passes (and some forward passes) for training on CPUs.
+"""Functions of PyTorch in faster forms for training on CPUs: backward passes, and some forward passes.
 
 The layers of a network are PyTorch's own and do not know of this module. In training on a CPU, what holds the layers
 calls them under :class:`CpuAutograd`, which replaces the functions that they call. Thus hooks and tools that go by the
 type of a layer see what they expect.
 
-The measurements were made with torch 2.15 (oneDNN, AVX-512, channels-last, float32). ``tools/benchmark.py train``
-measures what all of this gains. Values and gradients equal PyTorch's up to the order of summation.
+The measurements were made with torch 2.14 and 2.15 (oneDNN, AVX-512, channels-last, float32). ``tools/benchmark.py
+train`` and ``child`` measure what all of this gains. Values and gradients equal PyTorch's up to the order of summation.
 """
 from functools import lru_cache
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union, cast
@@ -149,7 +149,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _input_gradient(grad, x, weight, *ctx.args)
         if ctx.needs_input_grad[1]:
-            is_small = grad[0, 0].numel() * x[0, 0].numel() <= 128 * 128
+            is_small = grad[0, 0].numel() * x[0, 0].numel() <= 256 * min(len(x), 64)
             by_columns = weight.shape[3] == 3 and _span(weight, ctx.args[2])[0] <= x.shape[2] or not is_small
             grad_weight = (_kernel_gradient_by_columns if by_columns else _kernel_gradient_by_pixels)(
                 grad, x, weight, *ctx.args)

@@ -96,7 +96,7 @@ def avg_pool_same(x: torch.Tensor, kernel_size: List[int], stride: List[int]) ->
 
 
 class Layers(nn.Sequential):
-    """``nn.Sequential`` with faster backward passes of its convolutions and pools in training on a CPU."""
+    """``nn.Sequential`` whose convolutions and pools are faster in training on a CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
@@ -114,13 +114,13 @@ def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Apply layers one after another, under :class:`CpuAutograd` those that may gain from it.
 
     A context costs little, but each call of a function in it takes a few microseconds longer. Padding that no hook
-    sees is left to the depthwise convolution behind it.
+    sees is left to the layer behind it, if that can do it.
     """
     while layers:
         layer, *layers = layers
-        if layers and _is_padding_of(layer, layers[0], x):
-            conv, *layers = layers
-            x = same_depthwise_conv2d(x, conv.weight, conv.dilation)
+        y = _run_with_padding(layer, layers[0], x) if layers and type(layer) is PadSame else None
+        if y is not None:
+            x, layers = y, layers[1:]
         elif isinstance(layer, (nn.AvgPool2d, nn.Conv2d)):
             with _NOTHING_SELECTED:
                 x = layer(x)
@@ -129,13 +129,20 @@ def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _is_padding_of(pad: nn.Module, conv: nn.Module, x: torch.Tensor) -> bool:
-    """Return whether these are the SAME padding of `x` and a depthwise convolution that can take it over."""
-    return (
-        type(pad) is PadSame and type(conv) is nn.Conv2d and conv.stride == (2, 2) and conv.kernel_size[1] > 1
-        and conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
-        and x.dim() == 4 and x.shape[2] % 2 == x.shape[3] % 2 and min(x.shape[2:]) > 1
-        and not has_global_hooks() and not _is_watched(pad) and not _is_watched(conv))
+def _run_with_padding(pad: 'PadSame', layer: nn.Module, x: torch.Tensor) -> Optional[torch.Tensor]:
+    """Apply SAME padding and a depthwise convolution or max pool of stride 2 at once; None if that is not possible."""
+    if has_global_hooks() or _is_watched(pad) or _is_watched(layer) or x.dim() != 4 or min(x.shape[2:]) < 2:
+        return None
+    odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
+    if type(layer) is nn.Conv2d:
+        is_depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.kernel_size[1] > 1
+        if is_depthwise and layer.stride == (2, 2) and layer.bias is None and odd_rows == odd_columns:
+            return same_depthwise_conv2d(x, layer.weight, layer.dilation)
+    elif type(layer) is nn.MaxPool2d and layer.stride == 2 and pad.value == float('-inf'):
+        # The last window may reach beyond the image, as far as the padding would.
+        before = [(k - 2 + odd) // 2 for k, odd in zip(pad.kernel_size, (odd_rows, odd_columns))]
+        return F.max_pool2d(x, layer.kernel_size, 2, before, ceil_mode=True)
+    return None
 
 
 def _is_watched(layer: nn.Module) -> bool:

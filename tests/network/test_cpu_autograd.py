@@ -221,14 +221,22 @@ def test_whoever_watches_gets_pytorchs_own(used, layer, name):
 @ORDERS
 @pytest.mark.parametrize('size', [(8, 8), (7, 9), (8, 7), (1, 1), (2, 2), (3, 3), (34, 36)])
 @pytest.mark.parametrize('name', [
-    'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7', 'dil_sep_conv_3x3', 'dil_sep_conv_5x5'])
-def test_padding_is_left_to_the_convolution_behind_it(name, size, order, monkeypatch):
+    'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7', 'dil_sep_conv_3x3', 'dil_sep_conv_5x5', 'max_pool_2x2',
+    'max_pool_3x3', 'max_pool_7x7'])
+def test_padding_is_left_to_the_layer_behind_it(name, size, order, monkeypatch):
     module = with_fixed_norms(ops.build_operation(name, 4, 4, 2, ops.LayerArgs())).train()
     padded = []
     monkeypatch.setattr(ops.PadSame, 'forward', lambda self, x, f=ops.PadSame.forward: padded.append(x) or f(self, x))
     x, plain = data(2, 4, *size, order=order), nn.Sequential(*module)
     assert_same(lambda x, *_: module(x), lambda x, *_: plain(x), x, *module.parameters())
-    assert len(padded) == (1 if size in [(7, 9), (8, 8), (2, 2), (3, 3), (34, 36)] else 2)
+    assert len(padded) == (2 if size == (1, 1) or size == (8, 7) and 'conv' in name else 1)
+
+
+@ORDERS
+def test_max_pools_choose_the_same_of_equal_pixels(order):
+    module = ops.build_operation('max_pool_3x3', 4, 4, 2, ops.LayerArgs()).train()
+    x = data(2, 4, 8, 8, order=order).detach().round().requires_grad_()
+    assert_same(module, nn.Sequential(*module), x)
 
 
 def test_padding_that_a_hook_sees_is_computed():

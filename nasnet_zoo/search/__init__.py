@@ -15,6 +15,8 @@ _LAZY = {  # name: its module, imported on first use; most of them import Optuna
     'SearchConfig': '.config',
     'SearchError': '.errors',
     'run_search': '.run',
+    'CompareConfig': '.compare_config',
+    'run_comparison': '.compare',
     'search_status': '.run',
     'write_report': '.report.pages',
 }

@@ -25,10 +25,12 @@ from .compare_config import CompareConfig
 from .compare_report import plot, summarise
 from .errors import ChildError, SearchError
 from .folder import exclusive_lock, read_json
+from .forecast import show_duration
 from .match import matched_filters, reference_cost
 from .pool import WorkerPool
 from .pool_local import LocalPool
 from .pool_ray import RayPool
+from .timing import step_seconds
 
 __all__ = ['Job', 'OnEpochs', 'run_comparison']
 
@@ -104,7 +106,7 @@ def run_comparison(
         _write(config, path, rows)
         if pool is not None:
             log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
-                f'{_hours(_seconds_per_epoch(config, data, todo[0]) * config.recipe.epochs * len(todo) / pool.size)}')
+                f'{show_duration(_seconds(config, data, todo[0]) * len(todo) / pool.size)}')
             _train(config, todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
         result = dict(target=target, **summarise(
             [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
@@ -255,27 +257,16 @@ def _train(
         pool.close()
 
 
-def _seconds_per_epoch(config: CompareConfig, data: ImageSet, job: Job) -> float:
-    """Measure a few training steps with as many threads as a worker has, and return the seconds of an epoch."""
-    size = config.recipe.batch_size
-    few = data._replace(images=data.images[:6 * size], labels=data.labels[:6 * size])
+def _seconds(config: CompareConfig, data: ImageSet, job: Job) -> float:
+    """Return how long a training will take, from a few steps with as many threads as a worker has."""
     channels, *image = data.input_size
     model = compile_genotype(job.genotype, **dict(config.network_args, cell_filters=job.cell_filters),
                              in_chans=channels, num_classes=len(data.class_names), img_size=tuple(image))
-    recipe = config.recipe.model_copy(update=dict(epochs=2))
-    trainer = Trainer(model, few, recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
+    trainer = Trainer(model, data, config.recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // (config.workers or 1)))
     try:
-        trainer.run_epoch()  # the first steps are slower
-        speed = trainer.run_epoch()['images_per_second']
+        _, step = step_seconds(trainer)
     finally:
         torch.set_num_threads(threads)
-    images = data.size() * (1 - config.val_share if config.split == 'validation' else 1)
-    return images / speed
-
-
-def _hours(seconds: float) -> str:
-    """Return a duration as text, such as '3 h 20 min'."""
-    minutes = max(1, round(seconds / 60))
-    return f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{minutes} min'
+    return step * trainer.steps_per_epoch * config.recipe.epochs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
-from benchmark_search import Surrogate
+from benchmark_search import Surrogate, Task
 from rich.console import Console
 from rich.table import Table
 
@@ -139,7 +139,7 @@ def main() -> None:
     import torch
     torch.set_num_threads(1)
     surrogate, best = Surrogate(args.nb301), {}
-    budgets = sorted({budget for budget in (100, 200, 500, 1000) if budget < args.cells} | {args.cells})
+    budgets = Task(args.nb301, trials=args.cells).budgets
     table = Table('algorithm', *(f'best of {budget}' for budget in budgets), 'seconds per search',
                   title='Mean ± standard deviation over seeds')
     for name in args.peers.split(','):

@@ -41,7 +41,7 @@ from nasnet_zoo.search.match import MATCHES
 from nasnet_zoo.search.protocols import PROTOCOLS, REWARDS, merge_settings
 from nasnet_zoo.search.scores import SCORES
 from nasnet_zoo.search.space import darts_space
-from nasnet_zoo.training.trainer import Trainer
+from nasnet_zoo.search.timing import child_seconds
 
 # The networks of the scores, and those whose parameters and mult-adds are counted
 SMALL = dict(num_cells=1, cell_filters=8, img_size=16)
@@ -184,18 +184,6 @@ def make_evaluator(contestant: Contestant, data: ImageSet) -> Evaluator:
     return evaluator
 
 
-def expected_seconds(evaluator: Evaluator, genotype: Genotype) -> float:
-    """Time a few training steps, and return how long a child will take."""
-    recipe, data = evaluator.settings.recipe, evaluator.train
-    few = min(data.size(), 4 * recipe.batch_size)
-    trainer = Trainer(evaluator.build(genotype), data._replace(images=data.images[:few], labels=data.labels[:few]),
-                      recipe.model_copy(update=dict(epochs=2)))
-    trainer.run_epoch()  # the first steps are slower
-    started = time.process_time()
-    trainer.run_epoch()
-    return (time.process_time() - started) * data.size() * recipe.epochs / few
-
-
 def measure(
         contestants: Sequence[Contestant], cells: Sequence[Known], data: ImageSet, rows: Dict[str, Dict[str, Any]],
         save: Callable[[], Any], console: Console,
@@ -208,7 +196,7 @@ def measure(
             continue
         evaluator = make_evaluator(contestant, data)
         if contestant.name not in SCORES:
-            seconds = expected_seconds(evaluator, todo[0])
+            seconds = child_seconds(evaluator, todo[0])
             console.print(f'{contestant.name}: {len(todo)} cells, about {seconds:.0f} s each, '
                           f'{len(todo) * seconds / 60:.0f} min in all')
         for genotype in track(todo, contestant.name, console=console):

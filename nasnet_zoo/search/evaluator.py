@@ -65,6 +65,7 @@ class Evaluator:
             chosen = torch.randperm(train.size(), generator=torch.Generator().manual_seed(0))[:settings.limit_train]
             train = train._replace(images=train.images[chosen], labels=train.labels[chosen])
         self.train, self.val = train.to(self.device), val.to(self.device)
+        self._widths: Dict[Tuple[str, float], int] = {}  # matched number of filters by architecture and target
 
     def trainer(self, genotype: Genotype) -> Trainer:
         """Build a child, and the trainer that will train it.
@@ -168,8 +169,11 @@ class Evaluator:
             settings.model_dump(include={'num_cells', 'cell_filters', 'reductions', 'drop_path_rate', 'aux_head'}),
             stem='cifar', in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
         if settings.match is not None and settings.match_target is not None:
-            args['cell_filters'] = matched_filters(
-                genotype, settings.match, settings.match_target, settings.match_below, **args)
+            key = genotype.architecture_digest, settings.match_target
+            if key not in self._widths:  # a child's cost is checked before it is built
+                self._widths[key] = matched_filters(
+                    genotype, settings.match, settings.match_target, settings.match_below, **args)
+            args['cell_filters'] = self._widths[key]
         return args
 
     def checked_cost(self, genotype: Genotype) -> Tuple[int, int, int]:

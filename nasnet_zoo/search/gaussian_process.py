@@ -7,13 +7,14 @@ import torch
 
 from .encoding import GROUPS, squared_distances
 
-__all__ = ['GaussianProcess', 'Hyperparameters', 'fit_hyperparameters', 'select']
+__all__ = ['MAX_CHILDREN', 'GaussianProcess', 'Hyperparameters', 'fit_hyperparameters', 'select']
 
 Counts = Sequence[np.ndarray]
 """For each group of features an array [children, features], see :meth:`~nasnet_zoo.search.encoding.Encoder.counts`."""
 
 Rewards = Union[Sequence[float], np.ndarray]
 
+MAX_CHILDREN = 1500  # that a process is given, because its time grows with the third power; see select()
 _STEPS, _LR = 40, 0.1  # of Adam
 _PRIOR_VARIANCE = 4.
 

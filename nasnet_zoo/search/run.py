@@ -37,7 +37,6 @@ from .folder import (
     study_settings,
 )
 from .forecast import Forecast, measure_children
-from .journal import has_records
 from .loop import Progress, Search
 from .make_space import make_space
 from .objectives import reward
@@ -172,10 +171,11 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
         SearchError: If there is no search.
     """
     content = read_search(out / 'search.json')
-    if 'forecast' not in content or storage is None and not has_records(out / 'study.log'):
+    study = open_stored_study(out, storage)
+    if 'forecast' not in content or study is None:
         return None
     forecast = Forecast(**content['forecast'])
-    trials = evaluated_trials(open_study(out, content['study'], storage))
+    trials = evaluated_trials(study)
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
     again = max(0, forecast.finals - sum(row['epochs'] == forecast.final_epochs for row in rows))
     if len(trials) >= forecast.trials and not again:

@@ -4,12 +4,10 @@ from typing import List, Sequence
 import numpy as np
 
 from .encoding import Encoder
-from .gaussian_process import GaussianProcess, Rewards, select
+from .gaussian_process import MAX_CHILDREN, GaussianProcess, Rewards, select
 from .space import Space
 
 __all__ = ['fitted_means', 'rank_children']
-
-_MAX_CHILDREN = 1500  # that the process is given
 
 
 def fitted_means(space: Space, children: Sequence[Sequence[int]], rewards: Rewards) -> np.ndarray:
@@ -24,7 +22,7 @@ def fitted_means(space: Space, children: Sequence[Sequence[int]], rewards: Rewar
     """
     encoder = Encoder(space)
     counts = encoder.counts([encoder.encode(tokens) for tokens in children])
-    chosen = select(rewards, _MAX_CHILDREN)
+    chosen = select(rewards, MAX_CHILDREN)
     process = GaussianProcess([group[chosen] for group in counts], np.asarray(rewards)[chosen])
     return process.predict(counts)[0]
 

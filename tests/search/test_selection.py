@@ -39,7 +39,7 @@ def test_few_children(count):
 
 
 def test_more_children_than_the_process_is_given(monkeypatch):
-    monkeypatch.setattr('nasnet_zoo.search.selection._MAX_CHILDREN', 20)
+    monkeypatch.setattr('nasnet_zoo.search.selection.MAX_CHILDREN', 20)
     children = draws(60)
     order = rank_children(SPACE, children, [value(tokens) for tokens in children])
     assert sorted(order) == list(range(60)) and value(children[order[0]]) > value(children[order[-1]])

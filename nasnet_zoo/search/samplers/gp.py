@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..encoding import Encoder, Encoding
-from ..gaussian_process import GaussianProcess, Hyperparameters, fit_hyperparameters, select
+from ..gaussian_process import MAX_CHILDREN, GaussianProcess, Hyperparameters, fit_hyperparameters, select
 from ..space import Space
 from .base import FinishedTrial, Options, Reward, SpaceSampler, Tokens
 from .moves import changed, crossed, draw, first_new, free_decisions, restricted
@@ -16,7 +16,6 @@ __all__ = ['GPSampler', 'build_gp']
 
 BATCH = 10  # the pool is renewed after so many more children
 GROWTH = 1.5  # the hyperparameters are fitted again whenever the number of children has grown by this factor
-MAX_CHILDREN = 1500  # that the process is given; see select()
 NUM_PARENTS, NUM_VARIANTS, NUM_RANDOM, ROUNDS = 20, 200, 100, 3  # see GPSampler._new_pool()
 MAX_CHANGES, CROSSOVER = 3, 0.3
 

@@ -16,7 +16,7 @@ __all__ = ['GPSampler', 'build_gp']
 
 BATCH = 10  # the pool is renewed after so many more children
 GROWTH = 1.5  # the hyperparameters are fitted again whenever the number of children has grown by this factor
-NUM_PARENTS, NUM_VARIANTS, NUM_RANDOM, ROUNDS = 20, 200, 100, 3  # see GPSampler._new_pool()
+NUM_PARENTS, NUM_VARIANTS, NUM_RANDOM, ROUNDS = 20, 100, 100, 8  # see GPSampler._new_pool()
 MAX_CHANGES, CROSSOVER = 3, 0.3
 
 
@@ -80,7 +80,7 @@ class GPSampler(SpaceSampler):
             space: Space,
             seed: Optional[int] = None,
             num_random: int = 20,
-            exploration: float = 2.,
+            exploration: float = 2.5,
             reward: Reward = None,
     ) -> None:
         super().__init__(space, seed, reward)

@@ -9,20 +9,22 @@ from .space import Space
 
 __all__ = ['GROUPS', 'Encoder', 'Encoding', 'squared_distances']
 
-GROUPS = 3  # groups of features, from the general to the specific
+_LEVELS = 3  # of features, from the general to the specific
+GROUPS = _LEVELS * len(KINDS)
 Encoding = Tuple[int, ...]
 """The numbers of the parts of a genotype in ascending order; a part that occurs twice is listed twice."""
 _Feature = Tuple[int, Tuple[Hashable, ...]]
-_Part = Tuple[Hashable, ...]
+_Part = Tuple[Any, ...]
 
 
 class Encoder:
-    """Converts children of a space to counts of features in three groups.
+    """Converts children of a space to counts of features in groups, three for each kind of cell.
 
-    The features are read off the genotype, so the encoding works for every space:
+    The kinds have groups of their own because one of them may matter more: a network has more normal cells than
+    reduction cells. The features are read off the genotype, so the encoding works for every space:
 
-    1. the operation of an edge, without its place: (cell, operation). Also the combine of a block, and whatever a
-       genotype has besides its cells.
+    1. the operation of an edge, without its place: (cell, operation). Also the combine of a block. In the first group
+       of all there is also whatever a genotype has besides its cells.
     2. the place of an edge, without its operation: (cell, node, source). Also the combine at its node, and the states
        that an output consists of.
     3. both: (cell, node, source, operation).
@@ -66,9 +68,10 @@ class Encoder:
         """Number a new part and its features."""
         for columns in self._columns:
             columns.append([])
-        for group, feature in _features(*part):
-            features = self._features[group]
-            self._columns[group][-1].append(features.setdefault(feature, len(features)))
+        first = _LEVELS * KINDS.index(part[0]) if part[0] else 0
+        for level, feature in _features(*part):
+            features = self._features[first + level]
+            self._columns[first + level][-1].append(features.setdefault(feature, len(features)))
         return self._numbers.setdefault(part, len(self._numbers))
 
 
@@ -119,7 +122,7 @@ def _leaves(value: Any) -> List[Tuple[Hashable, ...]]:
 
 
 def _features(cell: Any, place: Any, *content: Any) -> Iterator[_Feature]:
-    """Yield group and name of each feature of a part."""
+    """Yield level and name of each feature of a part."""
     if not isinstance(place, int):
         yield from ((1 if cell else 0, (cell, place, *leaf)) for leaf in content)
         return

@@ -4,7 +4,7 @@ A CRC is a linear function of the message's bits, so a message need not be read 
 does to the register, the words w0 w1 w2 w3 give the same register as the two words S²(w0) + w2 and S²(w1) + w3, where +
 is exclusive or. A message is halved in this way, all words at a time, until one word is left.
 """
-from functools import lru_cache
+from functools import cache
 from typing import Union
 
 import numpy as np
@@ -54,10 +54,10 @@ def _skip(registers: np.ndarray, words: int) -> np.ndarray:
     return tables[0][registers & 0xffff] ^ tables[1][registers >> 16]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tables(words: int) -> np.ndarray:
     """Return the table of `_skip` for each half of a register, as [2, 65536]. `words` is a power of two."""
-    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
+    bits: np.ndarray = np.uint32(1) << np.arange(32, dtype=np.uint32)
     if words > 1:
         bits = _skip(_skip(bits, words // 2), words // 2)
     else:

@@ -34,7 +34,8 @@ FORMATS: Tuple[Format, ...] = (
     Format('a Keras file', lambda start: start.startswith(b'\x89HDF\r\n\x1a\n'), read_hdf5),
     Format('a PyTorch or Keras archive', lambda start: start.startswith(b'PK'), read_zip),
     Format('a safetensors file', lambda start: start[8:9] == b'{', read_safetensors),  # after the header's length
-    Format('a TensorFlow checkpoint', lambda start: start.startswith(b'\0\0') and start[3:4] == b'\x08', read_tensorflow),
+    Format('a TensorFlow checkpoint',  # the first key is empty, and its value a protocol buffer that begins with 8
+           lambda start: start.startswith(b'\0\0') and start[3:4] == b'\x08', read_tensorflow),
     Format('an archive with a TensorFlow checkpoint',
            lambda start: start.startswith(b'\x1f\x8b') or start[257:262] == b'ustar', read_tensorflow_archive),
     Format('a PyTorch file of tensors', lambda start: start.startswith(b'\x80'), read_pickle),
@@ -71,7 +72,8 @@ def _read(path: Path, formats: Sequence[Format]) -> Dict[str, Any]:
     file_format = next((row for row in formats if row.recognize(start)), None)
     if file_format is None:
         reason = next((f': {advice}' for recognize, advice in _OTHERS if recognize(start)), '')
-        raise ValueError(f'{path}: this is not a weight file of PyTorch, safetensors, Keras (HDF5) or TensorFlow{reason}')
+        raise ValueError(f'{path}: this is not a weight file of PyTorch, safetensors, Keras (HDF5) or TensorFlow'
+                         f'{reason}')
     try:
         return file_format.read(path)
     except ImportError:

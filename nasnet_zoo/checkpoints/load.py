@@ -20,7 +20,7 @@ from .names_tensorflow import TENSORFLOW
 from .names_torch import TORCH
 from .renaming import NameTable, rename
 
-__all__ = ['Source', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
+__all__ = ['Source', 'check_fit', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
 
 NAME_TABLES: Tuple[NameTable, ...] = (TENSORFLOW, TORCH, KERAS)
 Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
@@ -94,7 +94,7 @@ def load_tensors(model: NASNet, tensors: Dict[str, torch.Tensor], label: str) ->
     """Load tensors with our names. `label` names their source in messages. Raises and warns as above."""
     try:
         has_classifier = _adapt_classifier(tensors, model)
-        _check_fit(tensors, model)
+        check_fit(tensors, model)
     except ValueError as error:
         raise ValueError(f'{label}: {error}') from None
     if not has_classifier:
@@ -175,7 +175,7 @@ def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:
     return False
 
 
-def _check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
+def check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
     """Raise a ValueError that names the tensors that do not fit the model, and the argument to change if one helps."""
     wanted = model.state_dict()
     misshapen = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]

@@ -13,7 +13,7 @@ import struct
 import tarfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple, Union
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -67,7 +67,9 @@ def read_tensorflow_archive(path: Path) -> Dict[str, torch.Tensor]:
             file = files.enter_context(gzip.open(path))
         file.seek(0)
         try:
-            archive = files.enter_context(tarfile.open(fileobj=_Bounded(file, MAX_EXPANSION * path.stat().st_size)))
+            # An archive ends with zeros up to a multiple of RECORDSIZE.
+            bounded: Any = _Bounded(file, MAX_EXPANSION * path.stat().st_size + tarfile.RECORDSIZE)
+            archive = files.enter_context(tarfile.open(fileobj=bounded, mode='r:'))
         except tarfile.TarError:
             raise ValueError('it is not a tar archive; unpack it and pass the weight file inside') from None
         members = {posixpath.normpath(member.name): member for member in archive if member.isreg()}
@@ -89,7 +91,7 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self.file, self.limit = file, limit
-        self.tell = file.tell
+        self.tell, self.seekable = file.tell, file.seekable
 
     def read(self, size: int) -> bytes:
         self._check(self.tell() + size)
@@ -109,7 +111,7 @@ def _read_variables(index: BinaryIO, open_shard: Callable[[str], BinaryIO]) -> D
     check_index_size(index.seek(0, os.SEEK_END))
     index.seek(0)
     entries = dict(_read_table(index.read()))
-    header = dict(_fields(entries.pop(b'', b'')))
+    header = _numbers(entries.pop(b'', b''))
     count = header.get(1, 0)
     if header.get(2, 0):
         raise ValueError('its numbers have the most significant byte first, which is not supported')
@@ -174,7 +176,8 @@ def _read_table(index: bytes) -> Iterator[Tuple[bytes, bytes]]:
     at = 0
     for _ in range(2):  # of the block of metadata, which is empty
         _, at = _varint(footer, at)
-    last, total = None, 0
+    last: Optional[bytes] = None
+    total = 0
     for _, handle in _read_block(index, footer[at:]):
         for key, value in _read_block(index, handle):
             total += len(key)
@@ -211,16 +214,23 @@ def _read_block(index: bytes, handle: bytes) -> Iterator[Tuple[bytes, bytes]]:
 
 def _parse_variable(entry: bytes) -> _Variable:
     """Parse a protocol buffer of type BundleEntryProto."""
-    fields = list(_fields(entry))
-    numbers = {number: value for number, value in fields if isinstance(value, int)}
-    shapes = [value for number, value in fields if number == 2 and isinstance(value, bytes)]
-    dimensions = [dict(_fields(value)).get(1, 0) for shape in shapes for number, value in _fields(shape)
-                  if number == 2 and isinstance(value, bytes)]
-    if len(dimensions) > _MAX_DIMENSIONS or not all(isinstance(size, int) for size in dimensions):
+    numbers = _numbers(entry)
+    shape = tuple(_numbers(side).get(1, 0) for shape in _messages(entry, 2) for side in _messages(shape, 2))
+    if len(shape) > _MAX_DIMENSIONS:
         raise ValueError('a shape in its index is damaged')
     return _Variable(
-        numbers.get(1, 0), tuple(dimensions), *(numbers.get(field, 0) for field in (3, 4, 5, 6)),
-        is_divided=any(number == 7 for number, _ in fields))
+        numbers.get(1, 0), shape, shard=numbers.get(3, 0), offset=numbers.get(4, 0), size=numbers.get(5, 0),
+        checksum=numbers.get(6, 0), is_divided=bool(_messages(entry, 7)))
+
+
+def _numbers(message: bytes) -> Dict[int, int]:
+    """Return those fields of a protocol buffer that are numbers."""
+    return {number: value for number, value in _fields(message) if isinstance(value, int)}
+
+
+def _messages(message: bytes, number: int) -> List[bytes]:
+    """Return the values of the fields of a protocol buffer that have this number and are no numbers themselves."""
+    return [value for field, value in _fields(message) if field == number and isinstance(value, bytes)]
 
 
 def _fields(message: bytes) -> Iterator[Tuple[int, Union[int, bytes]]]:

@@ -51,7 +51,7 @@ def rename(
     """
     positions = find_cell_positions(table, names, cells)
     renamed = _apply_rules(table, names, positions)
-    renamed = {name: ours for name, ours in zip(renamed, _match_numbers(renamed.values(), our_names))}
+    renamed = dict(zip(renamed, _match_numbers(renamed.values(), our_names)))
     for name, ours in renamed.items():
         candidates = [re.sub(pattern, replacement, ours) for pattern, replacement in table.alternatives]
         renamed[name] = next((name for name in [ours, *candidates] if name in our_names), ours)
@@ -76,9 +76,8 @@ def _match_numbers(names: Collection[str], our_names: Iterable[str]) -> List[str
     """Return names with our numbers for ``#NUMBER``, see `NameTable`. Numbers beyond ours stay as they are."""
     theirs: Dict[str, Set[int]] = {}
     for name in names:
-        before, mark, after = name.partition('#')
-        if mark:
-            theirs.setdefault(before, set()).add(int(re.match(r'\d+', after)[0]))
+        for before, number in re.findall(r'(.*)#(\d+)', name):
+            theirs.setdefault(before, set()).add(int(number))
     ours: Dict[str, Set[int]] = {before: set() for before in theirs}
     for name in our_names:
         for match in re.finditer(r'\d+', name):

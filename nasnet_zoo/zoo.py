@@ -144,9 +144,10 @@ def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str
     if missing:
         raise RuntimeError(f'these are not the weights of this model: {missing[0]} and {len(missing) - 1} others are '
                            'missing')
-    if given.keys() == own.keys():  # as in timm, a classifier of another number of classes is discarded
-        own.update((name, tensor) for name, tensor in given.items()
-                   if tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.'))
+    # Google's files do not count batches. As in timm, a classifier of another number of classes is discarded.
+    if all(name in given for name in own if not name.endswith('num_batches_tracked')):
+        own.update((name, tensor) for name, tensor in given.items() if name in own and (
+            tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.')))
     return {**converted, **own}
 
 

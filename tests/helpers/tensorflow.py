@@ -81,7 +81,8 @@ def write_checkpoint(prefix, variables, shards=1):
 
 def pack(path, files):
     """Write a tar archive, compressed if its name says so, of contents by name, and return its path."""
-    with tarfile.open(path, 'w:gz' if path.name.endswith('gz') else 'w') as archive:
+    with (tarfile.open(path, 'w:gz', compresslevel=1) if path.name.endswith('gz') else tarfile.open(path, 'w')
+          ) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)

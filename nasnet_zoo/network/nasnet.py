@@ -103,9 +103,9 @@ class NASNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise convolutions by a He normal distribution over fan-out. Linear layers keep PyTorch's initialisation.
+        """Initialise convolutions: He normal by fan-out. Linear layers keep PyTorch's initialisation.
 
-        Google truncates the distribution, and initialises linear layers in the same way; see MODEL_CARD.md.
+        Google truncates the distribution and initialises linear layers by it, too; see MODEL_CARD.md.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,8 +1,10 @@
 """The named models. ``import nasnet_zoo`` registers them with timm."""
-import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError
 from pydantic import ConfigDict, Field
 from timm import create_model, list_models, list_pretrained
 from timm.models import (
@@ -12,7 +14,7 @@ from timm.models import (
     register_model,
     resolve_pretrained_cfg,
 )
-from timm.models._hub import download_cached_file
+from timm.models._hub import get_cache_dir, hf_split
 
 from .checked import Checked
 from .genotype.loader import list_genotypes, load_genotype
@@ -21,8 +23,6 @@ from .network.nasnet import NASNet, compile_genotype
 from .network.skeleton import Side, Skeleton
 
 __all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the models
-
-_HASH = re.compile(r'-[0-9a-f]{8,}\.\w+$')
 
 _NASNET = {'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
            'paper_ids': 'arXiv:1707.07012'}
@@ -38,6 +38,12 @@ _CIFAR10_JPEG = dict(
 _WEIGHTS = Path(__file__).parent / 'weights'
 
 
+def _google(name: str) -> Dict[str, str]:
+    """Return the entries of timm's configuration for weights that Google published, trained on ImageNet-1k."""
+    return dict(url=f'https://storage.googleapis.com/download.tensorflow.org/models/{name}.tar.gz',
+                license='apache-2.0', origin_url='https://github.com/tensorflow/models/tree/master/research/slim')
+
+
 class _Model(NamedTuple):
     """A named model.
 
@@ -49,6 +55,7 @@ class _Model(NamedTuple):
         tag: timm's tag of the pretrained weights; empty if there are none.
         cfg: Further entries of timm's configuration: where the weights are, and where their images differ from the
             defaults of the stem.
+        fallback: Where else the weights are, if they cannot be downloaded from where `cfg` says.
     """
     name: str
     summary: str
@@ -56,6 +63,7 @@ class _Model(NamedTuple):
     paper: Mapping[str, str]
     tag: str = ''
     cfg: Mapping[str, Any] = {}
+    fallback: str = ''
 
 
 _MODELS = (
@@ -63,8 +71,8 @@ _MODELS = (
            dict(genotype='nasnet_a'), _NASNET),
     _Model('nasnet_a_mobile', 'NASNet-A (4 @ 1056) for 224x224 images.',
            dict(genotype='nasnet_a', num_cells=4, cell_filters=44), _NASNET, 'tf_in1k', dict(
-               url='http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth',
-               origin_url='https://github.com/Cadene/pretrained-models.pytorch', license='bsd-3-clause')),
+               **_google('nasnet-a_mobile_04_10_2017')),
+           fallback='http://data.lip6.fr/cadene/pretrainedmodels/nasnetamobile-7e03cead.pth'),
     _Model('nasnet_a_5x1536', "NASNet-A (5 @ 1536) for 299x299 images, the paper's (5 @ 1538).",
            dict(genotype='nasnet_a', num_cells=5, cell_filters=64, img_size=299), _NASNET),
     _Model('nasnet_a_7x1920', 'NASNet-A (7 @ 1920) for 299x299 images.',
@@ -72,7 +80,8 @@ _MODELS = (
     _Model('nasnet_a_large', 'NASNet-A (6 @ 4032) for 331x331 images.',
            dict(genotype='nasnet_a', num_cells=6, cell_filters=168, stem_filters=96,
                 skip_reduction_layer_input=True, img_size=331), _NASNET, 'tf_in1k', dict(
-               crop_pct=0.911, hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0')),
+               crop_pct=0.911, hf_hub_id='timm/nasnetalarge.tf_in1k', license='apache-2.0'),
+           fallback=_google('nasnet-a_large_04_10_2017')['url']),
     _Model('nasnet_a_cifar', 'NASNet-A (6 @ 768) for CIFAR.',
            dict(genotype='nasnet_a', num_cells=6, cell_filters=32, stem='cifar'), _NASNET),
     _Model('nasnet_a_cifar_wide', 'NASNet-A (7 @ 2304) for CIFAR.',
@@ -95,11 +104,13 @@ _MODELS = (
            dict(genotype='nasnet_c', num_cells=1, cell_filters=16, stem='cifar'), _NASNET, 'cifar10', dict(
                **_CIFAR10_JPEG, file=str(_WEIGHTS / 'nasnet_c_cifar_small.safetensors'))),
     _Model('pnasnet5_mobile', 'PNASNet-5 (N = 3, F = 54) for 224x224 images.',
-           dict(genotype='pnasnet5', num_cells=3, cell_filters=54, reductions='replace'), _PNASNET),
+           dict(genotype='pnasnet5', num_cells=3, cell_filters=54, reductions='replace'), _PNASNET, 'tf_in1k',
+           _google('pnasnet-5_mobile_2017_12_13')),
     _Model('pnasnet5_large', 'PNASNet-5 (N = 4, F = 216) for 331x331 images.',
            dict(genotype='pnasnet5', num_cells=4, cell_filters=216, reductions='replace', stem_filters=96,
                 img_size=331), _PNASNET, 'tf_in1k', dict(
-               crop_pct=0.911, hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0')),
+               crop_pct=0.911, hf_hub_id='timm/pnasnet5large.tf_in1k', license='apache-2.0'),
+           fallback=_google('pnasnet-5_large_2017_12_13')['url']),
     _Model('amoebanet_a_mobile', 'AmoebaNet-A (N = 4, F = 50) for 224x224 images.',
            dict(genotype='amoebanet_a', num_cells=4, cell_filters=50, drop_path_by_depth=False), _AMOEBANET),
     _Model('amoebanet_b_mobile', 'AmoebaNet-B (N = 3, F = 62) for 224x224 images.',
@@ -128,26 +139,48 @@ def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str
     converted = convert_state_dict(state_dict, model)
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('aux_head.')}
     given = {name: converted.pop(name) for name in list(converted) if name.startswith('aux_head.')}
-    if given.keys() == own.keys():  # as in timm, a classifier of another number of classes is discarded
-        own.update((name, tensor) for name, tensor in given.items()
-                   if tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.'))
+    missing = [name for name in model.state_dict() if name not in {**converted, **own} and not name.endswith(
+        'num_batches_tracked') and not name.startswith('head.fc.')]  # timm says nothing if the classifier is replaced
+    if missing:
+        raise RuntimeError(f'these are not the weights of this model: {missing[0]} and {len(missing) - 1} others are '
+                           'missing')
+    # Google's files do not count batches. As in timm, a classifier of another number of classes is discarded.
+    if all(name in given for name in own if not name.endswith('num_batches_tracked')):
+        own.update((name, tensor) for name, tensor in given.items() if name in own and (
+            tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.')))
     return {**converted, **own}
 
 
-def _with_source(variant: str, pretrained_cfg: Any, overlay: Optional[Mapping[str, Any]], cache_dir: Any):
+def _with_source(model: _Model, pretrained_cfg: Any, overlay: Optional[Mapping[str, Any]], cache_dir: Any):
     """Return the overlay with what timm must know of the weights. Raises a RuntimeError if there are none."""
-    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
+    cfg = resolve_pretrained_cfg(model.name, pretrained_cfg, overlay)
     if not (cfg.has_weights or cfg.state_dict):
         published = [name for name in list_pretrained() if name.split('.')[0] in default_cfgs]
-        raise RuntimeError(f'{variant} has no published weights; use pretrained=False for random ones. '
+        raise RuntimeError(f'{model.name} has no published weights; use pretrained=False for random ones. '
                            f'Weights exist for: {", ".join(published)}')
-    if cfg.source is None and not (cfg.file or cfg.state_dict or cfg.hf_hub_id) and cfg.url.startswith('http://'):
-        # The hash in its name is all that authenticates a file from plain HTTP, and timm would not check it.
-        if not _HASH.search(cfg.url):
-            raise RuntimeError(f'{cfg.url} has no hash in its name, so a file from plain HTTP cannot be verified; '
-                               'use an https:// address or a file name that ends in its hash')
-        return dict(overlay or {}, file=download_cached_file(cfg.url, check_hash=True, cache_dir=cache_dir))
-    return overlay
+    if cfg.source or cfg.file or cfg.state_dict:
+        return overlay
+    own = default_cfgs[model.name].default
+    fallback = model.fallback if (cfg.hf_hub_id, cfg.url) == (own.hf_hub_id, own.url) else ''
+    if cfg.hf_hub_id:
+        if not fallback or _is_on_hub(cfg.hf_hub_id, cache_dir):
+            return overlay
+        urls = [fallback]
+    else:
+        urls = [cfg.url, *filter(None, [fallback])]
+    from .pretrained import download_weights
+    return dict(overlay or {}, file=str(download_weights(urls, model.args, Path(cache_dir or get_cache_dir()))))
+
+
+def _is_on_hub(repo: str, cache_dir: Any) -> bool:
+    """Return whether a repository's weights can be downloaded or are in the cache; they are in the cache afterwards."""
+    name, revision = hf_split(repo)
+    try:
+        hf_hub_download(name, 'model.safetensors', revision=revision, cache_dir=cache_dir)
+    except (OSError, HTTPError) as error:
+        warnings.warn(f'{repo} cannot be downloaded from the Hugging Face Hub: {error}', stacklevel=4)
+        return False
+    return True
 
 
 class _Facts(Checked):
@@ -162,16 +195,16 @@ class _Facts(Checked):
 
 
 def _create(
-        variant: str,
+        model: _Model,
         pretrained: bool,
-        args: Dict[str, Any],
         pretrained_cfg_overlay: Optional[Mapping[str, Any]] = None,
         **kwargs: Any,
 ) -> NASNet:
-    """Build a model with timm's factory from `args`, which the caller's `kwargs` override.
+    """Build a model with timm's factory from its arguments, which the caller's `kwargs` override.
 
     The genotype may come from an untrusted configuration. Therefore it must be a name or data, not a path.
     """
+    args = model.args
     genotype = kwargs.get('genotype', args['genotype'])
     if not isinstance(genotype, (str, Mapping)):
         raise TypeError('genotype: must be the name of a built-in genotype or a dict, not a '
@@ -185,13 +218,13 @@ def _create(
         _Facts(**{name: facts[name] for name in _Facts.model_fields if facts.get(name) is not None})
     overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
-        overlay = _with_source(variant, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
+        overlay = _with_source(model, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
     if kwargs.get('filters') is not None:  # a width can be given either way
         args = {name: value for name, value in args.items() if name != 'cell_filters'}
     kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
     levels = Skeleton(**{name: kwargs[name] for name in ('stem',) if name in kwargs}).num_levels
     return build_model_with_cfg(
-        compile_genotype, variant, pretrained,
+        compile_genotype, model.name, pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_checkpoint_filter_fn,
         feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(levels))),
@@ -260,7 +293,7 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
 def _entry_point(model: _Model) -> Callable[..., NASNet]:
     """Return the function that timm calls to create a model. timm files it by its name and module."""
     def create(pretrained: bool = False, **kwargs: Any) -> NASNet:
-        return _create(model.name, pretrained, model.args, **kwargs)
+        return _create(model, pretrained, **kwargs)
     create.__name__ = create.__qualname__ = model.name
     create.__doc__ = model.summary
     return create

@@ -94,10 +94,13 @@ def test_the_tool_is_the_subcommand(tmp_path):
 
 
 def test_model_card_figures_are_measured():
-    """Each row of MODEL_CARD.md's cost table: | `name` | ... | our parameters | our mult-adds |, in millions."""
+    """Each row of MODEL_CARD.md's cost table: | `name` | ... | our parameters | our mult-adds | Google's parameters |.
+
+    Ours are in millions.
+    """
     rows = [[cell.strip() for cell in line.strip('|\n ').split('|')]
             for line in (ROOT / 'MODEL_CARD.md').read_text(encoding='utf-8').splitlines()
-            if line.startswith('| `') and line.count('|') == 9]
+            if line.startswith('| `') and line.count('|') == 10]
     names = set()
     for row in rows:
         name = row[0].strip('`')
@@ -105,6 +108,7 @@ def test_model_card_figures_are_measured():
         names.add(name)
         assert (row[4], row[5]) == (f'{report["params"] / 1e6:.3f} M', f'{report["macs"] / 1e6:,.1f} M'), name
         assert row[2] == f'{report["input_size"][-1]}', name
+        assert row[6] in ('–', f'{report["params"]:,}'), name
     import timm
     assert names == set(timm.list_models(module='zoo')) - {'nasnet'}
 

@@ -10,7 +10,7 @@ import torch
 
 __all__ = ['Entry', 'find_entry']
 
-_AVERAGED = re.compile(r'(?<![a-z])(ema|swa|avg|averaged?|averaging|polyak|shadow)(?![a-z])')
+_AVERAGED = re.compile(r'(?<![a-z])(ema|swa|avg|averaged?|averaging|polyak|shadow|exponentialmovingaverage)(?![a-z])')
 _TIMM_ORDER = ('state_dict_ema', 'model_ema', 'state_dict', 'model')  # what timm.models.load_state_dict prefers
 _MAX_SHOWN = 5  # entries in a message
 

@@ -1,24 +1,36 @@
-"""Folders of weights: the weight file in one, and weights that are spread over several files."""
+"""Finds weight files: the one in a folder, the index of a TensorFlow checkpoint, and the files of a JSON index."""
 import json
+import re
 from pathlib import Path
 from typing import Any, Callable, Dict
+
+from .bounds import check_index_size
 
 __all__ = ['find_file', 'read_index']
 
 # The usual names, in the order of preference: of the Hugging Face libraries and this package, then of timm.
 _NAMES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json',
           'model_best.pth.tar')
-_SUFFIXES = ('.safetensors', '.pth', '.pt', '.ckpt', '.tar', '.bin', '.h5', '.keras')
+_SUFFIXES = ('.safetensors', '.pth', '.pt', '.ckpt', '.tar', '.bin', '.h5', '.keras', '.index', '.gz')
 _MAX_SHOWN = 5
-_MAX_INDEX = 1 << 24  # bytes; an index has about a hundred for each tensor
 
 
-def find_file(folder: Path) -> Path:
-    """Return the weight file in a folder: the one with a usual name, or the only one.
+def find_file(path: Path) -> Path:
+    """Return the weight file that a path means.
+
+    In a folder, it is the file with a usual name, or the only one. A TensorFlow checkpoint has several files; for each
+    of them, and for what their names have in common (``model.ckpt``), it is the index.
 
     Raises:
-        ValueError: If there is none, or if there are several.
+        ValueError: If a folder has no weight file, or several.
     """
+    if path.is_dir():
+        return _find_in_folder(path)
+    index = path.with_name(re.sub(r'\.data-\d{5}-of-\d{5}$', '', path.name) + '.index')
+    return index if index.exists() and (index.stem != path.name or not path.exists()) else path
+
+
+def _find_in_folder(folder: Path) -> Path:
     for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
@@ -41,8 +53,7 @@ def read_index(path: Path, read: Callable[[Path], Dict[str, Any]]) -> Dict[str, 
         path: The index.
         read: Reads one of the files.
     """
-    if path.stat().st_size > _MAX_INDEX:
-        raise ValueError(f'it is larger than {_MAX_INDEX:,} bytes')
+    check_index_size(path.stat().st_size)
     data = json.loads(path.read_text(encoding='utf-8'))
     files = data.get('weight_map')
     if not isinstance(files, dict) or not all(isinstance(name, str) and Path(name).name == name

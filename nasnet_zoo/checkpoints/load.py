@@ -1,7 +1,7 @@
-"""Loads weights that another package published: timm, Cadene's ``pretrainedmodels`` or Keras.
+"""Loads weights that others published: Google, timm, Cadene's ``pretrainedmodels`` or Keras.
 
 These packages also pad pools differently (see ``network.ops.pool``): a model gives the same logits as the original with
-``pool_padding='timm'`` for timm, ``'tf'`` for Cadene and ``'keras'`` for Keras.
+``pool_padding='timm'`` for timm, ``'tf'`` for Google and Cadene, and ``'keras'`` for Keras.
 """
 import os
 import warnings
@@ -16,14 +16,16 @@ from .flatten import flatten
 from .formats import read_weights
 from .inert_pickle import Foreign
 from .names_keras import KERAS
+from .names_tensorflow import TENSORFLOW
 from .names_torch import TORCH
 from .renaming import NameTable, rename
 
-__all__ = ['Source', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
+__all__ = ['Source', 'check_fit', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
 
-NAME_TABLES: Tuple[NameTable, ...] = (TORCH, KERAS)
+NAME_TABLES: Tuple[NameTable, ...] = (TENSORFLOW, TORCH, KERAS)
 Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
 _CLASSIFIER = ('head.fc.weight', 'head.fc.bias')
+_CLASSIFIERS = (_CLASSIFIER, ('aux_head.head.fc.weight', 'aux_head.head.fc.bias'))
 _MAX_SHOWN = 3  # tensors of a kind in an error message
 
 
@@ -40,8 +42,8 @@ def load_foreign_weights(model: NASNet, source: Source, entry: Optional[str] = N
     Args:
         model: A network of the same architecture and size as the source.
         source: A state dict or a checkpoint; the path of a file of PyTorch, safetensors or Keras (``.weights.h5``,
-            ``.keras`` or ``.h5``); or a folder that contains one. The format is recognized by content. No code from
-            the file is run.
+            ``.keras`` or ``.h5``); a TensorFlow checkpoint (``model.ckpt``, its index, or a tar archive of it); or a
+            folder that contains one of these. The format is recognized by content. No code from the file is run.
         entry: Which weights to load if there are several, such as ``'state_dict'``.
 
     Returns:
@@ -92,7 +94,7 @@ def load_tensors(model: NASNet, tensors: Dict[str, torch.Tensor], label: str) ->
     """Load tensors with our names. `label` names their source in messages. Raises and warns as above."""
     try:
         has_classifier = _adapt_classifier(tensors, model)
-        _check_fit(tensors, model)
+        check_fit(tensors, model)
     except ValueError as error:
         raise ValueError(f'{label}: {error}') from None
     if not has_classifier:
@@ -123,7 +125,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
                          'torch.distributed.checkpoint.state_dict.get_model_state_dict and full_state_dict=True')
     if table is None:
         *others, last = [name for table in NAME_TABLES for name in table.code_bases]
-        raise ValueError(f'these are not weights of a NASNet or PNASNet from {", ".join(others)} or {last}: '
+        raise ValueError(f'these are not weights of a NASNet, PNASNet or AmoebaNet from {", ".join(others)} or {last}: '
                          + (f'the tensors are {_shorten(list(state_dict))}' if state_dict else 'there are no tensors'))
     names = rename(table, list(state_dict), our_names, model.plan.cells)
     converted: Dict[str, Any] = {}
@@ -132,9 +134,10 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
             same = [name for name in names if names[name] == ours]
             raise ValueError(f'several tensors map to {ours}: {_shorten(same)}')
         converted[ours] = state_dict[name]
-    if model.num_classes == 1000 and all(
-            getattr(converted.get(name), 'shape', ())[:1] == (1001,) for name in _CLASSIFIER):
-        converted.update((name, converted[name][1:]) for name in _CLASSIFIER)
+    for classifier in _CLASSIFIERS:
+        if model.num_classes == 1000 and all(
+                getattr(converted.get(name), 'shape', ())[:1] == (1001,) for name in classifier):
+            converted.update((name, converted[name][1:]) for name in classifier)
     return converted
 
 
@@ -161,8 +164,9 @@ def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:
         False if the model's own classifier was added.
     """
     if not model.num_classes:
-        for name in _CLASSIFIER:
-            tensors.pop(name, None)
+        for classifier in _CLASSIFIERS:
+            for name in classifier:
+                tensors.pop(name, None)
         return True
     if any(name in tensors for name in _CLASSIFIER):
         return True
@@ -171,7 +175,7 @@ def _adapt_classifier(tensors: Dict[str, torch.Tensor], model: NASNet) -> bool:
     return False
 
 
-def _check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
+def check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
     """Raise a ValueError that names the tensors that do not fit the model, and the argument to change if one helps."""
     wanted = model.state_dict()
     misshapen = [name for name in tensors if name in wanted and tensors[name].shape != wanted[name].shape]
@@ -180,7 +184,8 @@ def _check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
     if not (misshapen or unknown or missing):
         return
     classes = next((tensors[name].shape[0] for name in _CLASSIFIER if name in tensors and tensors[name].ndim), 0)
-    if set(misshapen) == set(_CLASSIFIER) and classes != model.num_classes and not (unknown or missing):
+    is_classifier = {name for classifier in _CLASSIFIERS for name in classifier}.issuperset
+    if is_classifier(misshapen) and classes != model.num_classes and not (unknown or missing):
         raise ValueError(
             f'the weights have {classes} classes and the model has {model.num_classes}: create the model with '
             f'num_classes={classes}, or create it with num_classes=0 and call '
@@ -197,6 +202,10 @@ def _check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
     if stem is not None and stem.ndim == 4 and stem.shape[1] != model.in_chans:
         lines.append(f'the weights are for images of {stem.shape[1]} channels: '
                      f'create the model with in_chans={stem.shape[1]}')
+    auxiliary = tensors.get('aux_head.conv2.weight')
+    if auxiliary is not None and auxiliary.ndim == 4 and tuple(auxiliary.shape[1::-1]) != model.skeleton.aux_filters:
+        lines.append('the weights have another auxiliary head: create the model with '
+                     f'aux_filters={tuple(auxiliary.shape[1::-1])}')
     if any(name.startswith('aux_head.') for name in missing):
         lines.append('the weights have no auxiliary head: create the model with aux_head=False')
     raise ValueError('\n  '.join(lines))

@@ -1,6 +1,6 @@
 """Translates another code base's tensor names to ours by a table."""
 import re
-from typing import Collection, Dict, Iterable, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Collection, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from ..network.plan import CellPlan
 
@@ -19,7 +19,8 @@ class NameTable(NamedTuple):
         cell_groups: For each ``kind``, the cells that it stands for: ``stem``, ``normal`` or ``reduction``. Within a
             group, numbers grow from the stem to the classifier.
         rules: Substitutions, applied in this order. Tensors in cells enter as ``cells.POSITION.BEFORE AFTER`` (without
-            a space), others by their full name.
+            a space), others by their full name. In the result, ``#NUMBER`` stands for one of the numbers that our
+            names have at this place. Both are matched in ascending order.
         alternatives: Substitutions that are tried on a translated name that the network does not have. They are for
             layers that have one name there and several names here.
     """
@@ -49,6 +50,16 @@ def rename(
         Our name for each of `names`. A name that no rule knows stays as it is.
     """
     positions = find_cell_positions(table, names, cells)
+    renamed = _apply_rules(table, names, positions)
+    renamed = dict(zip(renamed, _match_numbers(renamed.values(), our_names)))
+    for name, ours in renamed.items():
+        candidates = [re.sub(pattern, replacement, ours) for pattern, replacement in table.alternatives]
+        renamed[name] = next((name for name in [ours, *candidates] if name in our_names), ours)
+    return renamed
+
+
+def _apply_rules(table: NameTable, names: Iterable[str], positions: Mapping[str, int]) -> Dict[str, str]:
+    """Return what the rules make of each name."""
     renamed = {}
     for name in names:
         ours = name
@@ -57,9 +68,24 @@ def rename(
             ours = f'cells.{positions[name]}.{match["before"]}{match["after"]}'
         for pattern, replacement in table.rules:
             ours = re.sub(pattern, replacement, ours)
-        candidates = [re.sub(pattern, replacement, ours) for pattern, replacement in table.alternatives]
-        renamed[name] = next((name for name in [ours, *candidates] if name in our_names), ours)
+        renamed[name] = ours
     return renamed
+
+
+def _match_numbers(names: Collection[str], our_names: Iterable[str]) -> List[str]:
+    """Return names with our numbers for ``#NUMBER``, see `NameTable`. Numbers beyond ours stay as they are."""
+    theirs: Dict[str, Set[int]] = {}
+    for name in names:
+        for before, number in re.findall(r'(.*)#(\d+)', name):
+            theirs.setdefault(before, set()).add(int(number))
+    ours: Dict[str, Set[int]] = {before: set() for before in theirs}
+    for name in our_names:
+        for match in re.finditer(r'\d+', name):
+            if name[:match.start()] in ours:
+                ours[name[:match.start()]].add(int(match[0]))
+    matched = {f'{before}#{number}': f'{before}{our_number}' for before in theirs
+               for number, our_number in zip(sorted(theirs[before]), sorted(ours[before]))}
+    return [re.sub(r'.*#\d+', lambda match: matched.get(match[0], match[0]), name) for name in names]
 
 
 def find_cell_positions(table: NameTable, names: Iterable[str], cells: Sequence[CellPlan]) -> Dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from .compare import compare
+from .convert import convert
 from .deploy import classify, export
 from .describe import describe
 from .hub import push
@@ -32,9 +33,9 @@ app = _App(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def main() -> None:
-    """Build networks from genotypes: describe, search for, train, validate, publish, export and run them."""
+    """Build networks from genotypes: describe, search for, train, validate, convert, publish, export and run them."""
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
-for command in (describe, train, search, report, compare, validate, push, export, classify):
+for command in (describe, train, search, report, compare, validate, convert, push, export, classify):
     app.command()(command)

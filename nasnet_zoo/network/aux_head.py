@@ -8,9 +8,7 @@ from torch.nn import functional as F
 
 from .ops import LayerArgs
 
-__all__ = ['AuxHead', 'AUX_FILTERS']
-
-AUX_FILTERS = (128, 768)  # of its two convolutions in Google's nasnet.py
+__all__ = ['AuxHead']
 
 
 class AuxHead(nn.Module):
@@ -22,14 +20,13 @@ class AuxHead(nn.Module):
     Args:
         in_chs: Channels of the features.
         map_size: Height and width of the features for the usual input.
+        filters: Widths of the two convolutions.
         num_classes: Number of classes.
         args: Settings of the layers.
-        filters: Widths of the two convolutions.
     """
 
     def __init__(
-            self, in_chs: int, map_size: Tuple[int, int], num_classes: int, args: LayerArgs,
-            filters: Tuple[int, int] = AUX_FILTERS,
+            self, in_chs: int, map_size: Tuple[int, int], filters: Tuple[int, int], num_classes: int, args: LayerArgs,
     ) -> None:
         super().__init__()
         map_size = tuple(max(5, side) for side in map_size)

@@ -85,7 +85,7 @@ class NASNet(nn.Module):
         self.aux_head = None
         if aux_head:
             self.aux_head = AuxHead(
-                plan.aux.channels, skeleton.feature_size(plan.aux.reduction), num_classes, args)
+                plan.aux.channels, skeleton.feature_size(plan.aux.reduction), skeleton.aux_filters, num_classes, args)
         self.init_weights()
         # As timm's factory sets them, so that a network that it has not made can be saved, pushed and resolved too.
         self.pretrained_cfg = self.default_cfg = dict(skeleton.data_cfg, architecture='nasnet', num_classes=num_classes)
@@ -103,7 +103,10 @@ class NASNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise convolutions as Google does: He normal by fan-out. Linear layers keep PyTorch's initialisation."""
+        """Initialise convolutions: He normal by fan-out. Linear layers keep PyTorch's initialisation.
+
+        Google truncates the distribution and initialises linear layers by it, too; see MODEL_CARD.md.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
@@ -312,7 +315,8 @@ def compile_genotype(
         output_stride: Part of timm's interface: 32, timm's default, or the network's own output stride. NASNets are not
             dilated.
         device, dtype: Of the parameters.
-        **skeleton: Other fields of :class:`~nasnet_zoo.Skeleton`.
+        **skeleton: Other fields of :class:`~nasnet_zoo.Skeleton`. The default of ``aux_filters`` is that of the
+            genotype, if it has one.
 
     Raises:
         GenotypeError: If the genotype cannot be compiled.
@@ -324,6 +328,8 @@ def compile_genotype(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
         drop_path_rate=drop_path_rate, aux_head=aux_head)
     fields = dict(skeleton, stem=stem, num_cells=num_cells)
+    if genotype.aux_filters:
+        fields.setdefault('aux_filters', genotype.aux_filters)
     if cell_filters is not None:
         fields['cell_filters'] = cell_filters
     if filters is not None:

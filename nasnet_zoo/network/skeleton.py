@@ -12,6 +12,7 @@ __all__ = ['Skeleton', 'Position', 'Side']
 NUM_STAGES = 3
 
 Side = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Position(NamedTuple):
@@ -57,6 +58,8 @@ class Skeleton(Checked):
         Union[Side, Annotated[Tuple[Side, Side], Field(strict=False)]],
         Field(description='usual size of the images, which determines the auxiliary head; other sizes work too'),
     ] = STEMS[DEFAULT_STEM].img_size
+    aux_filters: Annotated[Tuple[Width, Width], Field(strict=False, description=(
+        "widths of the auxiliary head's two convolutions; the default is Google's"))] = (128, 768)
 
     @model_validator(mode='before')
     @classmethod

@@ -1,4 +1,5 @@
 """Files are recognized by their content; none runs code; damaged ones are refused."""
+import gzip
 import os
 import pickle
 from pathlib import Path
@@ -31,7 +32,9 @@ def test_wrapped_and_prefixed(timm_nasnet, tmp_path):
     (b'PK\x03\x04', 'cannot be read as a PyTorch or Keras archive'),
     (b'\xff' * 8 + b'{"a": 1}', 'cannot be read as a safetensors file'),
     (b'\x80\x02}q\x00.', 'cannot be read as a PyTorch file'),
-    (b'\x1f\x8b\x08', 'it is compressed: unpack it'), (bytes(257) + b'ustar', 'it is a tar archive: unpack it'),
+    (b'BZh9', 'it is compressed: unpack it'), (b'\x1f\x8b\x08', 'cannot be read as an archive with a TensorFlow'),
+    (gzip.compress(b'x'), 'it is not a tar archive; unpack it'), (bytes(257) + b'ustar', 'it is not a tar archive; '),
+    (b'\0\0\x04\x08', 'cannot be read as a TensorFlow checkpoint'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'a Git LFS pointer'), (b'\n<!DOCTYPE html>', 'it is a web page'),
     (b'{"a": 1}', 'no "weight_map"'),
 ], ids=str)

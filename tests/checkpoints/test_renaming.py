@@ -53,6 +53,15 @@ def test_an_alternative_needs_a_tensor_of_that_name():
     assert rename(TABLE, NAMES, (), CELLS)['9/norm'] == 'cells.4.norm'
 
 
+def test_numbers_are_matched_in_order():
+    table = TABLE._replace(rules=((r'\.layer', '.conv#'), (r'^out', 'out.#')))
+    names = ['1/layer2', '1/layer5', '9/layer5', 'out3', 'out1']
+    ours = {'cells.0.conv0', 'cells.0.conv1', 'cells.0.conv1.bias', 'cells.1.conv3', 'out.7.weight'}
+    assert rename(table, names, ours, CELLS[1:3]) == {
+        '1/layer2': 'cells.0.conv0', '1/layer5': 'cells.0.conv1', '9/layer5': 'cells.1.conv3',
+        'out1': 'out.7', 'out3': 'out.#3'}
+
+
 def test_recognizes():
     assert TABLE.recognizes(['in', 'pool1/a'])
     assert not TABLE.recognizes(['in', 'stranger'])

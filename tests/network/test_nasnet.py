@@ -265,6 +265,19 @@ def test_aux_head_is_googles_at_the_published_size():
     assert build(aux_head=True, img_size=331).aux_head.conv2.kernel_size == (6, 6)
 
 
+def test_aux_head_is_as_wide_as_published():
+    def widths(genotype='amoebanet_c', **kwargs):
+        head = build(genotype, aux_head=True, stem='cifar', **kwargs).aux_head
+        return head.conv1.out_channels, head.conv2.out_channels
+    assert widths('nasnet_a') == (128, 768)
+    assert widths() == (51, 307)
+    assert widths(aux_filters=[8, 9]) == (8, 9)
+    old = load_genotype('amoebanet_c').to_dict()
+    del old['aux_filters']  # as in the configuration of a model folder of an earlier version
+    assert widths(old) == (128, 768)
+    assert load_genotype(old).layout_digest == load_genotype('amoebanet_c').layout_digest
+
+
 def test_aux_head_is_googles_layers():
     model = build(aux_head=True, stem='cifar').train()
     features = torch.randn(3, model.feature_info[-2]['num_chs'], 16, 16)

@@ -114,7 +114,7 @@ _MODELS = (
 
 def _stem_cfg(args: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the entries of timm's configuration that describe the images for a model with these arguments."""
-    return Skeleton(**{name: args[name] for name in ('stem', 'img_size') if name in args}).data_cfg
+    return Skeleton(**{name: args[name] for name in ('stem', 'img_size', 'output_stride') if name in args}).data_cfg
 
 
 default_cfgs = generate_default_cfgs({
@@ -206,7 +206,7 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
         return changes  # what a checkpoint says of itself takes precedence
     if kwargs.get('genotype', args['genotype']) != args['genotype']:
         changes.update(paper_name=None, paper_ids=None)
-    if 'stem' in kwargs or 'img_size' in kwargs:
+    if kwargs.keys() & {'stem', 'img_size', 'output_stride'}:
         cfg = _stem_cfg({**args, **kwargs})
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)

@@ -41,8 +41,8 @@ def cases(draw):
 
 
 CIFAR = dict(stem='cifar', pool_padding='tf')
-EXAMPLES = [(everything(['add', 'concat']), CIFAR, (9, 12), 0), (everything(list(COMBINE_NAMES)), CIFAR, (12, 9), 1),
-            (everything(list(COMBINE_NAMES)), dict(CIFAR, output_stride=1), (9, 10), 0)]
+EXAMPLES = [(everything(['add', 'concat']), CIFAR, (9, 12), 0),
+            (everything(list(COMBINE_NAMES)), dict(CIFAR, output_stride=1), (12, 9), 1)]
 
 
 def runs(targets, size, parity):
@@ -97,7 +97,6 @@ def check_onnx_runtime(case):
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@example(EXAMPLES[2])
 @settings(max_examples=10, deadline=None)
 @given(cases())
 def test_pytorch(case):
@@ -118,7 +117,6 @@ def test_zeros_around_a_max_pool_count():
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@example(EXAMPLES[2])
 @settings(max_examples=10, deadline=None)
 @given(cases())
 def test_onnx_runtime(case):

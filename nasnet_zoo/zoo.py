@@ -231,6 +231,11 @@ def label_names(model: NASNet) -> Optional[List[str]]:
     return list(known) or None
 
 
+def models_of(genotype: str) -> Dict[str, Dict[str, Any]]:
+    """Return the named models of a shipped genotype, and the arguments of ``compile_genotype`` that build them."""
+    return {model.name: model.args for model in _MODELS if model.args['genotype'] == genotype and len(model.args) > 1}
+
+
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
     """Build the network that `source` names.
 

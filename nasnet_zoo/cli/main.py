@@ -9,6 +9,7 @@ import typer
 from .compare import compare
 from .deploy import classify, export
 from .describe import describe
+from .gallery import gallery
 from .hub import push
 from .report import report
 from .search import search
@@ -36,5 +37,5 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
-for command in (describe, train, search, report, compare, validate, push, export, classify):
+for command in (describe, gallery, train, search, report, compare, validate, push, export, classify):
     app.command()(command)

@@ -64,13 +64,15 @@ def changes(known: Dict[str, Any], asked: Dict[str, Any]) -> str:
                      for name in {**old, **new} if old.get(name) != new.get(name))
 
 
-def _with_defaults(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the settings of a run with the fields that its version did not have."""
+def _comparable(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the settings of a run with the fields that its version did not have, and without those of the genotype
+    that say where it comes from."""
     try:
-        defaults = Skeleton(stem=settings['model']['stem']).model_dump(mode='json')
-        return dict(settings, model={**defaults, **settings['model']},
-                    recipe=with_defaults(settings['recipe']))
-    except (KeyError, TypeError, ValueError):
+        model = {**Skeleton(stem=settings['model']['stem']).model_dump(mode='json'), **settings['model']}
+        model['genotype'] = {name: value for name, value in model['genotype'].items()
+                             if name not in ('source', 'search', 'results')}
+        return dict(settings, model=model, recipe=with_defaults(settings['recipe']))
+    except (KeyError, TypeError, AttributeError, ValueError):
         return settings  # which are those of something else
 
 
@@ -133,9 +135,9 @@ class Run:
                 raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small images '
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
             known = dict(known, preprocessing=self.settings['preprocessing'])
-        known = _with_defaults(known)
-        if known != self.settings:
-            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, self.settings)}')
+        known, asked = _comparable(known), _comparable(self.settings)
+        if known != asked:
+            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, asked)}')
 
     @property
     def checkpoint(self) -> Path:

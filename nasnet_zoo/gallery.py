@@ -14,7 +14,8 @@ __all__ = ['write_gallery']
 
 # The sizes at which genotypes without a named model are measured
 _SIZES: Dict[str, Dict[str, Any]] = {
-    'for ImageNet': dict(num_cells=4, cell_filters=44), 'for CIFAR': dict(num_cells=6, cell_filters=32, stem='cifar')}
+    'for ImageNet': dict(num_cells=4, cell_filters=44),
+    'for CIFAR': dict(num_cells=6, cell_filters=32, stem='cifar', num_classes=10)}
 _UNITS = dict(percent='%', millions='M')  # the last word of a key in a genotype's `results`
 
 
@@ -50,17 +51,18 @@ def write_gallery(
 def _section(genotype: Genotype) -> str:
     """Return the section of a genotype."""
     named = models_of(genotype.name)
-    models = named or {text: dict(genotype=genotype.name, **args) for text, args in _SIZES.items()}
+    models = named or _SIZES
     code = ['import nasnet_zoo, timm', *(f'timm.create_model({name!r})' for name in named)] if named else [
-        'import nasnet_zoo', *map(_call, models.values())]
+        'import nasnet_zoo', *(_call(genotype.name, args) for args in _SIZES.values())]
     search = '. '.join(f'{_heading(name)}: {value}' for name, value in (genotype.search or {}).items())
     return html.section(
         genotype.name,
         html.paragraph(f'Source: {genotype.source or "unknown"}'),
         html.pictures([html.show_cells('Cells', genotype)]),
         html.paragraph('Costs', soft=True),
-        html.table(f'Costs of {genotype.name}', [_cost(name, args) for name, args in models.items()],
-                   texts=['model', 'network']),
+        html.table(f'Costs of {genotype.name}', [
+            _cost(name, args, describe(name) if named else describe(genotype, **args))
+            for name, args in models.items()], texts=['model', 'network']),
         html.code('\n'.join(code)),
         _results(genotype),
         html.paragraph(search, soft=True) if search else '',
@@ -68,14 +70,13 @@ def _section(genotype: Genotype) -> str:
         html.paragraph(f'Layout digest: {genotype.layout_digest}', soft=True))
 
 
-def _call(args: Mapping[str, Any]) -> str:
+def _call(genotype: str, args: Mapping[str, Any]) -> str:
     """Return the call that builds a network."""
-    return f'nasnet_zoo.compile_genotype({", ".join(f"{name}={value!r}" for name, value in args.items())})'
+    return f'nasnet_zoo.compile_genotype({", ".join([repr(genotype), *(f"{k}={v!r}" for k, v in args.items())])})'
 
 
-def _cost(name: str, args: Mapping[str, Any]) -> Dict[str, str]:
+def _cost(name: str, args: Mapping[str, Any], report: Mapping[str, Any]) -> Dict[str, str]:
     """Return the row of a network in the table of costs."""
-    report = describe(args['genotype'], **{key: value for key, value in args.items() if key != 'genotype'})
     depth = [f'{text} = {args[key]}' for key, text in (
         ('num_cells', 'N'), ('num_layers', 'layers'), ('cell_filters', 'F')) if key in args]
     return {'model': name, 'network': ', '.join(depth), 'input': ' x '.join(map(str, report['input_size'])),

@@ -125,7 +125,7 @@ _MODELS = (
 
 def _stem_cfg(args: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the entries of timm's configuration that describe the images for a model with these arguments."""
-    return Skeleton(**{name: args[name] for name in ('stem', 'img_size') if name in args}).data_cfg
+    return Skeleton(**{name: args[name] for name in ('stem', 'img_size', 'output_stride') if name in args}).data_cfg
 
 
 default_cfgs = generate_default_cfgs({
@@ -239,7 +239,7 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
         return changes  # what a checkpoint says of itself takes precedence
     if kwargs.get('genotype', args['genotype']) != args['genotype']:
         changes.update(paper_name=None, paper_ids=None)
-    if 'stem' in kwargs or 'img_size' in kwargs:
+    if kwargs.keys() & {'stem', 'img_size', 'output_stride'}:
         cfg = _stem_cfg({**args, **kwargs})
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
@@ -262,6 +262,11 @@ def label_names(model: NASNet) -> Optional[List[str]]:
         by_number = {int(number): name for number, name in known.items()}
         known = [by_number[number] for number in sorted(by_number)]
     return list(known) or None
+
+
+def models_of(genotype: str) -> Dict[str, Dict[str, Any]]:
+    """Return the named models of a shipped genotype, and the arguments of ``compile_genotype`` that build them."""
+    return {model.name: model.args for model in _MODELS if model.args['genotype'] == genotype and len(model.args) > 1}
 
 
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:

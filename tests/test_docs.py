@@ -1,6 +1,7 @@
 """README and docs: their links lead somewhere, their code runs, and the command takes their command lines."""
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ from helpers.paths import ROOT
 from nasnet_zoo.cli import app
 
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('genotypes/*.md')])
-RUNNABLE = {'README.md': [0], 'docs/quick_start.md': [0], 'docs/models.md': [0, 1]}  # page: blocks that need no files
+RUNNABLE = {'README.md': [0], 'docs/quick_start.md': [0], 'docs/models.md': [0, 1],
+            'docs/dense_prediction.md': [0]}  # page: blocks that need no files
 
 
 def ids(page):
@@ -50,6 +52,14 @@ def test_command_lines_are_understood(arguments):
 def test_grad_cam_runs(tmp_path):
     pytest.importorskip('pytorch_grad_cam', reason='the code needs grad-cam')
     test_code_runs('docs/models.md', 2, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('block', [1, 2])
+def test_dense_prediction_with_a_searched_cell(block, tmp_path):
+    pytest.importorskip('segmentation_models_pytorch', reason='the code needs pip install -e .[dense]')
+    shutil.copy(ROOT / 'docs' / 'results' / 'search' / 'ppo' / 'cell.json', tmp_path)
+    test_code_runs('docs/dense_prediction.md', block, tmp_path)
 
 
 @pytest.mark.parametrize(('page', 'block'), [(page, block) for page, blocks in RUNNABLE.items() for block in blocks])

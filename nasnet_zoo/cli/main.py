@@ -10,6 +10,7 @@ from .compare import compare
 from .convert import convert
 from .deploy import classify, export
 from .describe import describe
+from .gallery import gallery
 from .hub import push
 from .report import report
 from .search import search
@@ -37,5 +38,6 @@ def main() -> None:
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
-for command in (describe, train, search, report, compare, validate, convert, push, export, classify):
+for command in (
+        describe, gallery, train, search, report, compare, validate, convert, push, export, classify):
     app.command()(command)

@@ -18,8 +18,8 @@ __all__ = ['train', 'validate']
 def train(config: TrainConfig) -> None:
     """Train a network, and write checkpoints, logs and the trained model to a folder.
 
-    The defaults of the training options are those of the NASNet paper for CIFAR. Run this command under torchrun to
-    train with several processes.
+    The defaults of the training options are those of the NASNet paper for CIFAR; --recipe chooses others. Run this
+    command under torchrun to train with several processes.
     """
     from ..training.run import run_training
     bar = make_progress('epoch {task.fields[epoch]}', quiet=os.environ.get('RANK', '0') != '0', after=(

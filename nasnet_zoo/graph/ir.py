@@ -8,18 +8,24 @@ new row here, and a new writer in each target that can run it.
 """
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
 from ..checked import suggest
 
-__all__ = ['KINDS', 'NO_PADDING', 'SAME', 'ChannelFlow', 'Kind', 'Node', 'Rule', 'Size', 'check_kinds',
+__all__ = ['KINDS', 'NO_PADDING', 'SAME', 'ChannelFlow', 'DilatedSame', 'Kind', 'Node', 'Rule', 'Size', 'check_kinds',
            'depthwise_conv', 'fixed_padding', 'ordered', 'rewrite', 'rewrite_sized', 'window']
 
 SAME = 'same'  # TensorFlow's padding, which depends on the size of the input
 NO_PADDING = (0, 0, 0, 0)
 Size = Tuple[int, int]  # height and width
+
+
+class DilatedSame(NamedTuple):
+    """The padding of :func:`nasnet_zoo.network.dilation.pad_dilated`, with its `stride` and `dilation`."""
+    stride: Size
+    dilation: Size
 
 
 class ChannelFlow(Enum):
@@ -40,7 +46,8 @@ class Kind:
         flow: How its channels follow from those of its inputs, or a function of the node that says so.
         params: The axes of each parameter, by the parameter's name. All parameters must be given. One whose first axis
             is ``out`` has an entry for each output channel.
-        attrs: Names of its attributes, all of which must be given.
+        attrs: Names of its attributes, all of which must be given but those in `defaults`.
+        defaults: Values of attributes that are left out.
         inputs: How many inputs it has; None for one or more.
         rank: Number of axes of its output: 4 for [B, C, H, W], 2 for [B, C]; None for that of its first input.
         input_rank: Number of axes that its inputs must have; None for any.
@@ -56,6 +63,7 @@ class Kind:
     flow: Union[ChannelFlow, Callable[['Node'], ChannelFlow]]
     params: Mapping[str, str] = field(default_factory=dict)
     attrs: Tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     inputs: Optional[int] = 1
     rank: Optional[int] = None
     input_rank: Optional[int] = 4
@@ -100,6 +108,7 @@ class Node:
         if self.op not in KINDS:
             raise ValueError(f'graph: unknown operation {self.op!r}; {suggest(self.op, KINDS)}')
         kind = self.kind
+        object.__setattr__(self, 'attrs', {**kind.defaults, **self.attrs})
         for x in self.inputs:
             if not isinstance(x, Node):
                 raise TypeError(f'{self.op}: its inputs must be nodes of the graph, not a {type(x).__name__}')
@@ -188,16 +197,20 @@ def _listed(names: Sequence[str]) -> str:
 
 def window(node: Node) -> Tuple[Size, Size]:
     """How many pixels a convolution or pool sees at a time, [height, width], and its stride."""
-    if node.op == 'conv':
-        kernel = node.params['weight'].shape[2:]
-        return tuple(d * (k - 1) + 1 for d, k in zip(node.attrs['dilation'], kernel)), node.attrs['stride']
-    return node.attrs['kernel'], node.attrs['stride']
+    kernel = node.params['weight'].shape[2:] if node.op == 'conv' else node.attrs['kernel']
+    dilation = node.attrs.get('dilation', (1, 1))
+    return tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel)), node.attrs['stride']
 
 
 def fixed_padding(node: Node, size: Size) -> Tuple[int, int, int, int]:
     """Padding at the top, left, bottom and right of an input of this height and width."""
-    if node.attrs['padding'] != SAME:
-        return node.attrs['padding']
+    padding = node.attrs['padding']
+    if isinstance(padding, DilatedSame):
+        sides = [(d * ((k - s + -(-n // d) % s) // 2), d * (k - 1))
+                 for n, k, s, d in zip(size, node.attrs['kernel'], *padding)]
+        return sides[0][0], sides[1][0], sides[0][1] - sides[0][0], sides[1][1] - sides[1][0]
+    if padding != SAME:
+        return padding
     rows, columns = (k - s + n % s for n, k, s in zip(size, *window(node)))
     return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2
 
@@ -230,7 +243,9 @@ def _pads_with_zeros(node: Node) -> bool:
     return node.attrs['value'] == 0
 
 
-# `padding` is (top, left, bottom, right), or SAME. `stride`, `dilation` and `kernel` are (height, width).
+# `padding` is (top, left, bottom, right), SAME, or for pools and `pad` also a DilatedSame. `stride`, `dilation` and
+# `kernel` are (height, width).
+_POOL, _NOT_DILATED = ('kernel', 'stride', 'padding', 'dilation'), dict(dilation=(1, 1))
 KINDS: Dict[str, Kind] = {
     'input': Kind('the images', ChannelFlow.SOURCE, attrs=('channels',), inputs=0, rank=4),
     'check_size': Kind(
@@ -249,19 +264,20 @@ KINDS: Dict[str, Kind] = {
     'scale_pixels': Kind(
         'x * factor, the same for all channels', ChannelFlow.EACH, dict(factor='height width'), is_homogeneous=_always),
     'avg_pool': Kind(
-        'the mean over a window, in which padding does not count', ChannelFlow.EACH,
-        attrs=('kernel', 'stride', 'padding'), size=_window_size, is_homogeneous=_always),
+        'the mean over a window, in which padding does not count', ChannelFlow.EACH, attrs=_POOL,
+        defaults=_NOT_DILATED, size=_window_size, is_homogeneous=_always),
     'max_pool': Kind(
-        'the maximum over a window, in which padding does not count', ChannelFlow.EACH,
-        attrs=('kernel', 'stride', 'padding'), size=_window_size, is_homogeneous=_always),
+        'the maximum over a window, in which padding does not count', ChannelFlow.EACH, attrs=_POOL,
+        defaults=_NOT_DILATED, size=_window_size, is_homogeneous=_always),
     'pad': Kind(
         'a border of `value`; where `padding` is SAME, as wide as a window of `kernel` and `stride` needs it',
         ChannelFlow.EACH, attrs=('value', 'padding', 'kernel', 'stride'), size=_padded_size,
         is_homogeneous=_pads_with_zeros, keeps_zeros=_pads_with_zeros),
     'group_norm': Kind(
-        'a layer norm (1 group), instance norm (a group for each channel) or group norm; a group of a single number is '
-        'only scaled and shifted, and `any_size` says whether this may happen', _group_norm_flow,
-        dict(weight='out', bias='out'), ('groups', 'eps', 'any_size')),
+        'a layer norm (1 group), instance norm (a group for each channel) or group norm, with the statistics of every '
+        '`dilation`-th pixel; a group of a single number is only scaled and shifted, and `any_size` says whether this '
+        'may happen', _group_norm_flow, dict(weight='out', bias='out'),
+        ('groups', 'eps', 'any_size', 'dilation'), _NOT_DILATED),
     'global_pool': Kind(
         "[B, C, H, W] to [B, C, 1, 1]: the mean (`mode` 'avg') or the maximum ('max')", ChannelFlow.EACH,
         attrs=('mode',), makes_pixel=True, size=lambda node, size: (1, 1), is_homogeneous=_always),
@@ -271,11 +287,12 @@ KINDS: Dict[str, Kind] = {
 }
 
 
-def depthwise_conv(x: Node, kernel: Sequence[Sequence[float]], stride: Size, padding: Any) -> Node:
+def depthwise_conv(
+        x: Node, kernel: Sequence[Sequence[float]], stride: Size, padding: Any, dilation: Size = (1, 1)) -> Node:
     """The convolution of each channel by the same kernel [height][width]."""
     weight = torch.tensor(kernel, dtype=torch.float64).repeat(x.channels, 1, 1, 1)
     return x.then('conv', dict(weight=weight, bias=weight.new_zeros(x.channels)),
-                  stride=stride, dilation=(1, 1), groups=x.channels, padding=padding)
+                  stride=stride, dilation=dilation, groups=x.channels, padding=padding)
 
 
 Rule = Callable[[Node], Node]  # from a node whose inputs are rewritten already to what takes its place

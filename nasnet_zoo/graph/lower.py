@@ -29,10 +29,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..network import ops
+from ..network import dilation, ops
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
-from .ir import SAME, Node
+from .ir import NO_PADDING, SAME, DilatedSame, Node
 from .padding import fold_padding
 from .plain import check_layer, plain_copy, submodules
 
@@ -223,15 +223,27 @@ def _pad_same(x: Node, kernel: Tuple[int, ...], stride: Tuple[int, ...], value: 
     return x.then('pad', padding=SAME, kernel=tuple(kernel), stride=tuple(stride), value=value)
 
 
-def _zero_pad(x: Node, m: nn.ZeroPad2d) -> Node:
+def _constant_pad(x: Node, m: nn.ConstantPad2d) -> Node:
     left, right, top, bottom = m.padding
-    return x.then('pad', padding=(top, left, bottom, right), kernel=(1, 1), stride=(1, 1), value=0.)
+    return x.then('pad', padding=(top, left, bottom, right), kernel=(1, 1), stride=(1, 1), value=float(m.value))
+
+
+def _pad_dilated(x: Node, m: dilation.PadDilated) -> Node:
+    return x.then('pad', padding=DilatedSame(m.stride, m.dilation), kernel=m.kernel_size, stride=m.stride,
+                  value=m.value)
+
+
+def _avg_pool_dilated(x: Node, m: dilation.AvgPool2dDilated) -> Node:
+    pad = _lower_module(m.pad, x)
+    padding = NO_PADDING if pad is x else pad.attrs['padding']
+    return x.then('avg_pool', kernel=m.kernel_size, stride=(1, 1), padding=padding, dilation=m.dilation)
 
 
 def _pool(op: str, x: Node, m: nn.Module, padding: Union[int, Tuple[int, int], str]) -> Node:
     if padding != SAME:
         padding = to_2tuple(padding) * 2
-    return x.then(op, kernel=to_2tuple(m.kernel_size), stride=to_2tuple(m.stride), padding=padding)
+    return x.then(op, kernel=to_2tuple(m.kernel_size), stride=to_2tuple(m.stride), padding=padding,
+                  dilation=to_2tuple(getattr(m, 'dilation', 1)))
 
 
 def _avg_pool(x: Node, m: nn.AvgPool2d) -> Node:
@@ -245,8 +257,8 @@ def _avg_pool(x: Node, m: nn.AvgPool2d) -> Node:
 
 
 def _max_pool(x: Node, m: nn.MaxPool2d) -> Node:
-    if to_2tuple(m.dilation) != (1, 1) or m.ceil_mode or m.return_indices:
-        raise TypeError('MaxPool2d with a dilation, ceil_mode or return_indices has no lowering rule')
+    if m.ceil_mode or m.return_indices:
+        raise TypeError('MaxPool2d with ceil_mode or return_indices has no lowering rule')
     return _pool('max_pool', x, m, m.padding)
 
 
@@ -270,7 +282,8 @@ def _batch_norm_act(x: Node, m: nn.Module) -> Node:
 
 
 def _group_norm(x: Node, m: nn.GroupNorm) -> Node:
-    return x.then('group_norm', _weight_and_bias(m), groups=m.num_groups, eps=m.eps, any_size=True)
+    return x.then('group_norm', _weight_and_bias(m), groups=m.num_groups, eps=m.eps, any_size=True,
+                  dilation=getattr(m, 'dilation', (1, 1)))
 
 
 def _global_pool(mode: str) -> Callable[[Node, nn.Module], Node]:
@@ -314,8 +327,13 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     ops.AvgPool2dSame: lambda x, m: _pool('avg_pool', x, m, SAME),
     nn.MaxPool2d: _max_pool,
     ops.PadSame: lambda x, m: _pad_same(x, m.kernel_size, m.stride, m.value),
-    nn.ZeroPad2d: _zero_pad,
+    nn.ZeroPad2d: _constant_pad,
+    nn.ConstantPad2d: _constant_pad,
     ops.ExampleNorm: _group_norm,
+    dilation.PadDilated: _pad_dilated,
+    dilation.Conv2dDilated: lambda x, m: _conv(_lower_module(m.pad, x), m),
+    dilation.AvgPool2dDilated: _avg_pool_dilated,
+    dilation.ExampleNormDilated: _group_norm,
     nn.AdaptiveAvgPool2d: _global_pool('avg'),
     nn.AdaptiveMaxPool2d: _global_pool('max'),
     pools.AdaptiveAvgMaxPool2d: _global_pool('avg + max'),

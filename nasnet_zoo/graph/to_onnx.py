@@ -1,11 +1,11 @@
 """Writes a graph as an ONNX model."""
-from typing import Any, Callable, Dict, List, Sequence, Set, Union
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple, Union
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .ir import SAME, Node, check_kinds, ordered, window
+from .ir import NO_PADDING, SAME, DilatedSame, Node, check_kinds, ordered, window
 
 __all__ = ['OPSETS', 'WRITERS', 'to_onnx']
 
@@ -95,13 +95,36 @@ def _windowed(operator: str) -> Callable[[_Writer, Node, List[str]], str]:
     def write(writer: _Writer, node: Node, inputs: List[str]) -> str:
         padding = node.attrs['padding']
         attrs = dict(strides=node.attrs['stride'])
+        if isinstance(padding, DilatedSame):
+            inputs, padding = [_pad(writer, node, inputs)], NO_PADDING
         attrs.update(dict(auto_pad='SAME_UPPER') if padding == SAME else dict(pads=padding))
         if node.op == 'conv':
             attrs.update(group=node.attrs['groups'], dilations=node.attrs['dilation'])
             inputs = inputs + [writer.tensor(node.params['weight']), writer.tensor(node.params['bias'])]
             return writer.add(operator, inputs, kernel_shape=list(node.params['weight'].shape[2:]), **attrs)
+        if node.attrs['dilation'] != (1, 1):
+            attrs.update(dilations=node.attrs['dilation'])
         return writer.add(operator, inputs, kernel_shape=list(node.attrs['kernel']), **attrs)
     return write
+
+
+def _avg_pool(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    """ONNX's pool has a dilation since opset 19 only; otherwise, a convolution, divided by that of ones."""
+    if node.attrs['dilation'] == (1, 1) and not isinstance(node.attrs['padding'], DilatedSame):
+        return _windowed('AveragePool')(writer, node, inputs)
+    kernel = np.full([1, 1, *node.attrs['kernel']], 1 / np.prod(node.attrs['kernel']))
+
+    def mean(values: str, channels: int) -> str:
+        padded = values if node.attrs['padding'] == NO_PADDING else _pad(writer, node, [values])
+        return writer.add('Conv', [padded, writer.tensor(kernel.repeat(channels, 0))], group=channels,
+                          dilations=node.attrs['dilation'])
+    if node.attrs['padding'] == NO_PADDING:
+        return mean(inputs[0], node.channels)
+    size = writer.add('Shape', inputs, start=2, end=4)
+    shape = writer.add('Concat', [writer.tensor([1, 1]), size], axis=0)
+    one = numpy_helper.from_array(np.ones(1, writer.dtype))
+    ones = writer.add('ConstantOfShape', [shape], value=one)
+    return writer.add('Div', [mean(inputs[0], node.channels), mean(ones, 1)])
 
 
 def _affine(writer: _Writer, node: Node, inputs: List[str]) -> str:
@@ -111,24 +134,62 @@ def _affine(writer: _Writer, node: Node, inputs: List[str]) -> str:
 
 
 def _pad(writer: _Writer, node: Node, inputs: List[str]) -> str:
-    if node.attrs['padding'] != SAME:
-        top, left, bottom, right = node.attrs['padding']
-        pads = writer.tensor([0, 0, top, left, 0, 0, bottom, right])
-    else:  # kernel - stride + size % stride, of which the smaller half comes first
-        kernel, stride = window(node)
-        size = writer.add('Shape', inputs, start=2, end=4)
-        rest = writer.add('Mod', [size, writer.tensor(list(stride))])
-        total = writer.add('Add', [rest, writer.tensor([k - s for k, s in zip(kernel, stride)])])
-        first = writer.add('Div', [total, writer.tensor([2, 2])])
-        last = writer.add('Sub', [total, first])
+    padding = node.attrs['padding']
+    if padding == SAME or isinstance(padding, DilatedSame):
+        first, last = _same_pads(writer, node, inputs)
         pads = writer.add('Concat', [writer.tensor([0, 0]), first, writer.tensor([0, 0]), last], axis=0)
-    value = np.float64(node.attrs['value'])
+    else:
+        top, left, bottom, right = padding
+        pads = writer.tensor([0, 0, top, left, 0, 0, bottom, right])
+    value = np.float64(node.attrs.get('value', 0.))
     if value == 0 and node in writer.max_pooled:
         value = -value  # ONNX Runtime merges a Pad by 0, but not by -0, into a MaxPool, which ignores its own padding
     return writer.add('Pad', [*inputs, pads, writer.tensor(value)])
 
 
+def _same_pads(writer: _Writer, node: Node, inputs: List[str]) -> Tuple[str, str]:
+    """Padding before and behind the rows and columns: kernel - stride + size % stride, the smaller half before.
+
+    With a dilation, size is the number of pixels at this distance, and the sum is such that the size stays.
+    """
+    size = writer.add('Shape', inputs, start=2, end=4)
+    dilated = node.attrs['padding'] if isinstance(node.attrs['padding'], DilatedSame) else None
+    kernel, stride = (node.attrs['kernel'], dilated.stride) if dilated else window(node)
+    if dilated:
+        size = writer.add('Add', [size, writer.tensor([d - 1 for d in dilated.dilation])])
+        size = writer.add('Div', [size, writer.tensor(list(dilated.dilation))])
+    rest = writer.add('Mod', [size, writer.tensor(list(stride))])
+    total = writer.add('Add', [rest, writer.tensor([k - s for k, s in zip(kernel, stride)])])
+    first = writer.add('Div', [total, writer.tensor([2, 2])])
+    if dilated:
+        first = writer.add('Mul', [first, writer.tensor(list(dilated.dilation))])
+        total = writer.tensor([d * (k - 1) for d, k in zip(dilated.dilation, kernel)])
+    return first, writer.add('Sub', [total, first])
+
+
+def _group_norm_dilated(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    """(x - mean) / sqrt(variance + eps) * weight + bias."""
+    groups, (rows, columns) = node.attrs['groups'], node.attrs['dilation']
+    limits = [writer.tensor(values) for values in ([0, 0], [2 ** 62, 2 ** 62], [2, 3], [rows, columns])]
+    pixels = writer.add('Reshape', [writer.add('Slice', [*inputs, *limits]), writer.tensor([0, groups, 1, -1])])
+    mean = writer.add('GlobalAveragePool', [pixels])
+    difference = writer.add('Sub', [pixels, mean])
+    variance = writer.add('GlobalAveragePool', [writer.add('Mul', [difference, difference])])
+    deviation = writer.add('Sqrt', [writer.add('Add', [variance, writer.tensor(np.float64(node.attrs['eps']))])])
+    if node.attrs['any_size']:  # a single number is not normalised
+        is_one = writer.add('Equal', [writer.add('Shape', [pixels], start=3, end=4), writer.tensor([1])])
+        mean = writer.add('Where', [is_one, writer.tensor(np.zeros(1)), mean])
+        deviation = writer.add('Where', [is_one, writer.tensor(np.ones(1)), deviation])
+    all_pixels = writer.add('Reshape', [*inputs, writer.tensor([0, groups, 1, -1])])
+    normal = writer.add('Div', [writer.add('Sub', [all_pixels, mean]), deviation])
+    normal = writer.add('Reshape', [normal, writer.add('Shape', inputs)])
+    weight, bias = (writer.tensor(node.params[name][:, None, None]) for name in ('weight', 'bias'))
+    return writer.add('Add', [writer.add('Mul', [normal, weight]), bias])
+
+
 def _group_norm(writer: _Writer, node: Node, inputs: List[str]) -> str:
+    if node.attrs['dilation'] != (1, 1):
+        return _group_norm_dilated(writer, node, inputs)
     weight, bias = node.params['weight'], node.params['bias']
     if node.attrs['groups'] == node.channels:
         normal = writer.add('InstanceNormalization', [*inputs, writer.tensor(weight), writer.tensor(bias)],
@@ -158,7 +219,7 @@ def _linear(writer: _Writer, node: Node, inputs: List[str]) -> str:
 WRITERS: Dict[str, Callable[[_Writer, Node, List[str]], str]] = {
     'input': _input,
     'conv': _windowed('Conv'),
-    'avg_pool': _windowed('AveragePool'),
+    'avg_pool': _avg_pool,
     'max_pool': _windowed('MaxPool'),
     'pad': _pad,
     'affine': _affine,

@@ -1,13 +1,14 @@
 """Writes a graph as a plain PyTorch module."""
 from collections import Counter
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from ..network.dilation import avg_pool_dilated, group_norm_dilated, pad_dilated
 from ..network.ops import avg_pool_same, pad_same
-from .ir import SAME, Node, check_kinds, ordered, window
+from .ir import NO_PADDING, SAME, DilatedSame, Node, check_kinds, ordered, window
 
 __all__ = ['WRITERS', 'to_module']
 
@@ -53,17 +54,23 @@ class _Call:
     def __call__(self, function: Callable, *args: Any) -> fx.Node:
         return self.program.call_function(function, args)
 
-    def pad(self, value: float) -> fx.Node:
-        """The input with its padding around it."""
-        if self.attrs['padding'] == SAME:
-            return self(pad_same, self.inputs[0], *map(list, self.window), value)
-        top, left, bottom, right = self.attrs['padding']
-        return self(F.pad, self.inputs[0], [left, right, top, bottom], 'constant', value)
+    def pad(self, value: float, x: Optional[fx.Node] = None) -> fx.Node:
+        """The input, or `x`, with the padding around it."""
+        x, padding = x or self.inputs[0], self.attrs['padding']
+        if isinstance(padding, DilatedSame):
+            return self(pad_dilated, x, list(self.attrs['kernel']), *map(list, padding), value)
+        if padding == SAME:
+            return self(pad_same, x, *map(list, self.window), value)
+        top, left, bottom, right = padding
+        return self(F.pad, x, [left, right, top, bottom], 'constant', value)
 
-    def pad_if_uneven(self, value: float = 0.) -> Tuple[fx.Node, List[int]]:
-        """The input and the padding that remains for PyTorch's function, which pads opposite sides equally."""
+    def pad_if_uneven(self, value: float = 0., limit: float = float('inf')) -> Tuple[fx.Node, List[int]]:
+        """The input and the padding that remains for PyTorch's function.
+
+        The function pads opposite sides equally, and by at most `limit` pixels.
+        """
         padding = self.attrs['padding']
-        if padding != SAME and padding[:2] == padding[2:]:
+        if not isinstance(padding, (str, DilatedSame)) and padding[:2] == padding[2:] and max(padding) <= limit:
             return self.inputs[0], list(padding[:2])
         return self.pad(value), [0, 0]
 
@@ -81,17 +88,35 @@ def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 
 
 def _avg_pool(call: _Call) -> fx.Node:
-    args = call.inputs[0], *map(list, call.window)
-    if call.attrs['padding'] == SAME:
+    args, padding = (call.inputs[0], *map(list, call.window)), call.attrs['padding']
+    if padding == SAME:
         return call(avg_pool_same, *args)
-    top, left, bottom, right = call.attrs['padding']
-    # PyTorch's `ceil_mode` is padding at the bottom and right that the mean leaves out.
-    return call(F.avg_pool2d, *args, [top, left], (top, left) != (bottom, right), False)
+    is_uneven = isinstance(padding, DilatedSame) or padding[:2] != padding[2:]
+    if call.attrs['dilation'] != (1, 1) or is_uneven and call.attrs['stride'] == (1, 1):
+        return _avg_pool_dilated(call)
+    top, left, bottom, right = padding
+    # At stride 2, PyTorch's `ceil_mode` is padding at the bottom and right that the mean leaves out.
+    return call(F.avg_pool2d, *args, [top, left], is_uneven, False)
+
+
+def _avg_pool_dilated(call: _Call) -> fx.Node:
+    """The mean over all pixels, divided by the fraction of them that are not padding."""
+    args = list(call.attrs['kernel']), list(call.attrs['dilation'])
+    if call.attrs['padding'] == NO_PADDING:
+        return call(avg_pool_dilated, call.inputs[0], *args)
+    inside = call.pad(0., call(ones_like, call.inputs[0]))
+    return call(torch.div, call(avg_pool_dilated, call.pad(0.), *args), call(avg_pool_dilated, inside, *args))
+
+
+def ones_like(x: torch.Tensor) -> torch.Tensor:
+    """A channel of ones for features [B, C, H, W]."""
+    return torch.ones_like(x[:1, :1])
 
 
 def _max_pool(call: _Call) -> fx.Node:
-    x, padding = call.pad_if_uneven(float('-inf'))
-    return call(F.max_pool2d, x, *map(list, call.window), padding)
+    x, padding = call.pad_if_uneven(float('-inf'), limit=min(call.attrs['kernel']) // 2)
+    sizes = [list(call.attrs[name]) for name in ('kernel', 'stride')]
+    return call(F.max_pool2d, x, *sizes, padding, list(call.attrs['dilation']))
 
 
 def affine(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -105,6 +130,13 @@ def group_norm(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.T
     if x.shape[1] // groups * x.shape[2] * x.shape[3] == 1:
         return affine(x, weight, bias)
     return torch.group_norm(x, groups, weight, bias, eps)
+
+
+def _group_norm(call: _Call) -> fx.Node:
+    attrs, args = call.attrs, (call.tensors['weight'], call.tensors['bias'], call.attrs['eps'])
+    if attrs['dilation'] != (1, 1):
+        return call(group_norm_dilated, call.inputs[0], attrs['groups'], *args, list(attrs['dilation']))
+    return call(group_norm, call.inputs[0], attrs['groups'], *args)
 
 
 def check_size(x: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
@@ -130,9 +162,7 @@ WRITERS: Dict[str, Callable[[_Call], fx.Node]] = {
     'avg_pool': _avg_pool,
     'max_pool': _max_pool,
     'pad': lambda call: call.pad(call.attrs['value']),
-    'group_norm': lambda call: call(
-        group_norm, call.inputs[0], call.attrs['groups'], call.tensors['weight'], call.tensors['bias'],
-        call.attrs['eps']),
+    'group_norm': _group_norm,
     'global_pool': lambda call: call(
         {'avg': torch.mean, 'max': torch.amax}[call.attrs['mode']], call.inputs[0], [2, 3], True),
     'flatten': lambda call: call(torch.flatten, call.inputs[0], 1),

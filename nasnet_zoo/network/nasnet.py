@@ -15,6 +15,7 @@ from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from .aux_head import AuxHead
 from .cell import Cell
+from .dilation import dilate_cell
 from .ops import LayerArgs
 from .plan import NetworkPlan, Tap, plan_network
 from .size import check_model_size, first_filters
@@ -78,14 +79,15 @@ class NASNet(nn.Module):
             skeleton.bn_eps, skeleton.bn_momentum, skeleton.pool_padding, dict(device=device, dtype=dtype))
         stem = skeleton.stem_row
         self.stem = stem.build(in_chans, skeleton.stem_width, stem.convs, args)
-        self.cells = nn.ModuleList(Cell(cell, args) for cell in plan.cells)
+        self.cells = nn.ModuleList(dilate_cell(Cell(cell, args), cell) for cell in plan.cells)
         self._follow(plan)
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **args.dd)
         self.head_hidden_size = self.head.num_features
         self.aux_head = None
         if aux_head:
             self.aux_head = AuxHead(
-                plan.aux.channels, skeleton.feature_size(plan.aux.reduction), skeleton.aux_filters, num_classes, args)
+                plan.aux.channels, skeleton.feature_size(plan.aux.reduction * plan.aux.dilation), skeleton.aux_filters,
+                num_classes, args)
         self.init_weights()
         # As timm's factory sets them, so that a network that it has not made can be saved, pushed and resolved too.
         self.pretrained_cfg = self.default_cfg = dict(skeleton.data_cfg, architecture='nasnet', num_classes=num_classes)
@@ -292,7 +294,6 @@ def compile_genotype(
         drop_rate: float = 0.,
         drop_path_rate: float = 0.,
         aux_head: bool = False,
-        output_stride: Optional[int] = None,
         device: Union[torch.device, str, None] = None,
         dtype: Optional[torch.dtype] = None,
         **skeleton: Any,
@@ -312,11 +313,9 @@ def compile_genotype(
         drop_path_rate: Probability of drop path in the last cell at the end of training; see
             :meth:`NASNet.set_drop_path_progress`.
         aux_head: Whether to add the auxiliary classifier.
-        output_stride: Part of timm's interface: 32, timm's default, or the network's own output stride. NASNets are not
-            dilated.
         device, dtype: Of the parameters.
-        **skeleton: Other fields of :class:`~nasnet_zoo.Skeleton`. The default of ``aux_filters`` is that of the
-            genotype, if it has one.
+        **skeleton: Other fields of :class:`~nasnet_zoo.Skeleton`, such as ``output_stride``. The default of
+            ``aux_filters`` is that of the genotype, if it has one.
 
     Raises:
         GenotypeError: If the genotype cannot be compiled.
@@ -336,9 +335,6 @@ def compile_genotype(
         fields['cell_filters'] = _cell_filters(genotype, fields, filters, cell_filters)
     structure = Skeleton(**fields)
     check_model_size(genotype, structure, num_classes, aux_head)
-    if output_stride not in (None, 32, structure.output_stride):
-        raise ValueError(f'output_stride: {output_stride!r} is not available: NASNets cannot be dilated; the output '
-                         f'stride of this one is {structure.output_stride}')
     return NASNet(genotype, structure, **args.model_dump(), device=device, dtype=dtype)
 
 

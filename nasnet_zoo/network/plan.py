@@ -29,6 +29,7 @@ class InputPlan:
         source: The network's slot from which it is read.
         channels: Channels of that state.
         stride: The stride with which it must be fitted to the resolution of h0.
+        dilation: The dilation of that state, see :class:`CellPlan`.
         is_missing: Whether the history does not reach back so far, so that the raw stem stands in.
         is_fitted: Whether it is brought to F filters by ReLU, convolution and batch norm. Otherwise it stays as it is.
         slot: The cell's slot of the (fitted) input.
@@ -38,6 +39,7 @@ class InputPlan:
     source: int
     channels: int
     stride: int
+    dilation: int
     is_missing: bool
     is_fitted: bool
     slot: int
@@ -107,6 +109,9 @@ class CellPlan:
         name: The module's name in the network, ``'cells.0'`` for the first one.
         kind, filters, stage, in_stem, stride: See :class:`~nasnet_zoo.network.skeleton.Position`.
         reduction: Image pixels per pixel of its outputs, along a side.
+        input_dilation, dilation: The dilation of h0 and of its outputs. A network with a smaller output stride than
+            the cells give it computes more pixels: the same network without dilation would compute every second pixel
+            where the dilation is 2. All strides in a plan are those of the network without dilation.
         drop_path_scale: The factor of the network's drop path rate.
         inputs: The inputs that it reads, in the order h0, h1, …
         blocks: Its live blocks, in the order of the genotype.
@@ -119,6 +124,8 @@ class CellPlan:
     in_stem: bool
     stride: int
     reduction: int
+    input_dilation: int
+    dilation: int
     drop_path_scale: float
     inputs: Tuple[InputPlan, ...]
     blocks: Tuple[BlockPlan, ...]
@@ -135,6 +142,7 @@ class Tap:
         channels, reduction: Shape of the features.
         module: The module that computes them.
         is_rectified: Whether the features pass a ReLU: all but the stem's do.
+        dilation: See :class:`CellPlan`.
     """
     num_cells: int
     sources: Tuple[int, ...]
@@ -142,6 +150,7 @@ class Tap:
     reduction: int
     module: str
     is_rectified: bool
+    dilation: int = 1
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -205,7 +214,8 @@ def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
         states = [(f'h{i}', source._replace(is_missing=False), source.is_missing) for i, source in enumerate(wires[p])]
         sources = {h: (slots[state], is_missing) for h, state, is_missing in states if state in slots}  # live ones
         cell = genotype.cells[position.kind]
-        cells.append(_CellPlanner(cell, position, genotype.fit == 'all', sources, shapes).plan(
+        cells.append(_CellPlanner(
+            cell, position, genotype.fit == 'all', sources, shapes, skeleton.output_stride).plan(
             f'cells.{len(cells)}', reduction, _outputs(cell, live[p], p == len(positions) - 1),
             (p + 1) / len(positions) if skeleton.drop_path_by_depth else 1.))
         outputs = cells[-1].outputs
@@ -213,7 +223,14 @@ def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
         shapes += [FeatureMap(output.channels, reduction) for output in outputs]
         newest = Tap(len(cells), tuple(output.slot for output in outputs), sum(output.channels for output in outputs),
                      reduction, cells[-1].name, True)
-    return NetworkPlan(maps, tuple(cells), (*taps, newest))
+    return NetworkPlan(maps, tuple(cells), tuple(
+        replace(tap, reduction=min(tap.reduction, skeleton.output_stride),
+                dilation=_dilation(tap.reduction, skeleton.output_stride)) for tap in (*taps, newest)))
+
+
+def _dilation(reduction: int, output_stride: int) -> int:
+    """Return the dilation of what would be features at `reduction` without an output stride."""
+    return max(1, reduction // output_stride)
 
 
 def _wire(genotype: Genotype, skeleton: Skeleton, positions: Sequence[Position]) -> List[List[_Source]]:
@@ -269,14 +286,15 @@ class _CellPlanner:
         position: Where it stands.
         fit_all: Whether every input is fitted, instead of h0 and those of another shape.
         sources: For each input, the network's slot and whether it is missing.
-        shapes: Shape of each of the network's slots so far.
+        shapes: Shape that each of the network's slots so far would have without dilation.
+        output_stride: The network's.
     """
 
     def __init__(
             self, cell: Cell, position: Position, fit_all: bool, sources: Dict[str, Tuple[int, bool]],
-            shapes: Sequence[FeatureMap],
+            shapes: Sequence[FeatureMap], output_stride: int,
     ) -> None:
-        self.cell, self.position, self.fit_all = cell, position, fit_all
+        self.cell, self.position, self.fit_all, self.output_stride = cell, position, fit_all, output_stride
         self.sources, self.shapes = sources, shapes
         self.slots: Dict[Any, int] = {}  # of states, by name, and of results that are used twice, by edge
         self.channels: Dict[str, int] = {}  # of states
@@ -291,7 +309,9 @@ class _CellPlanner:
                      if operand.reads_rectified}
         first = len(self.shapes)
         return CellPlan(
-            name, *self.position, stride=self.position.stride, reduction=reduction, drop_path_scale=drop_path_scale,
+            name, *self.position, stride=self.position.stride, reduction=min(reduction, self.output_stride),
+            input_dilation=_dilation(reduction // self.position.stride, self.output_stride),
+            dilation=_dilation(reduction, self.output_stride), drop_path_scale=drop_path_scale,
             inputs=tuple(replace(x, is_rectified=x.slot in rectified) for x in inputs),
             blocks=tuple(replace(block, is_rectified=block.slot in rectified) for block in planned),
             outputs=tuple(self._output(output, first + k) for k, output in enumerate(outputs)))
@@ -306,7 +326,8 @@ class _CellPlanner:
         is_changed = name == 'h0' or stride > 1 or (channels != filters and not is_missing)
         is_fitted = is_changed or self.fit_all
         self.channels[name] = filters if is_fitted else channels
-        return InputPlan(name, source, channels, stride, is_missing, is_fitted, self._new_slot(name), False)
+        return InputPlan(name, source, channels, stride, _dilation(given, self.output_stride), is_missing, is_fitted,
+                         self._new_slot(name), False)
 
     def _block(self, i: int, uses: Counter) -> BlockPlan:
         block, filters = self.cell.blocks[i], self.position.filters

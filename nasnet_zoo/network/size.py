@@ -51,7 +51,7 @@ def check_model_size(genotype: Genotype, skeleton: Skeleton, num_classes: int, a
         cell_filters=3 * skeleton.num_cells * in_squares * widest ** 2,
         stem_filters=genotype.inputs * skeleton.stem_width * widest,
         num_classes=2 * head * num_classes,
-        img_size=(math.prod(skeleton.aux_filters) * math.prod(skeleton.feature_size(skeleton.output_stride // 2)) // 9
+        img_size=(math.prod(skeleton.aux_filters) * math.prod(skeleton.feature_size(skeleton.plain_stride // 2)) // 9
                   * aux_head),
     )
     for name, estimate in estimates.items():

@@ -11,6 +11,12 @@ __all__ = ['Skeleton', 'Position', 'Side']
 
 NUM_STAGES = 3
 
+
+def _plain_stride(stem: Stem) -> int:
+    """Return the output stride of a network whose reductions all halve the size."""
+    return stem.stride * 2 ** (len(stem.cell_divisors) + NUM_STAGES - 1)
+
+
 Side = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=4096)]
 
@@ -60,15 +66,24 @@ class Skeleton(Checked):
     ] = STEMS[DEFAULT_STEM].img_size
     aux_filters: Annotated[Tuple[Width, Width], Field(strict=False, description=(
         "widths of the auxiliary head's two convolutions; the default is Google's"))] = (128, 768)
+    output_stride: Annotated[int, Field(description=(
+        'image pixels per pixel of the last features, along a side; a half or a quarter of the default makes the last '
+        'reduction or the last two keep the size, and dilates what follows, for dense prediction'
+    ))] = _plain_stride(STEMS[DEFAULT_STEM])
 
     @model_validator(mode='before')
     @classmethod
     def _fill_in(cls, fields: Any) -> Any:
-        """Give the fields that are left out the defaults of the stem."""
+        """Give the fields that are left out the defaults of the stem.
+
+        An output stride of None or of 32, timm's default, counts as left out.
+        """
         name = fields.get('stem', DEFAULT_STEM) if isinstance(fields, dict) else None
         stem = STEMS.get(name) if isinstance(name, str) else None
         if stem is None:
             return fields  # which is refused
+        if fields.get('output_stride', 32) in (None, 32):
+            fields = {**fields, 'output_stride': _plain_stride(stem)}
         return dict(bn_eps=stem.bn_eps, bn_momentum=stem.bn_momentum, img_size=stem.img_size) | fields
 
     @field_validator('img_size')
@@ -80,6 +95,16 @@ class Skeleton(Checked):
             raise PydanticCustomError('too_small', '{text}', dict(
                 text=f'{height} x {width} pixels are too small for the stem; use larger images'))
         return img_size
+
+    @field_validator('output_stride')
+    @classmethod
+    def _is_available(cls, output_stride: int, info: ValidationInfo) -> int:
+        stem = STEMS.get(info.data.get('stem', ''))
+        if stem and output_stride not in (available := [_plain_stride(stem) // 2 ** i for i in range(NUM_STAGES)]):
+            raise PydanticCustomError('unavailable', '{text}', dict(
+                text=f'{output_stride} is not available with this stem; choose {available[0]}, which does not dilate, '
+                     f'{available[1]} or {available[2]}'))
+        return output_stride
 
     @property
     def stem_row(self) -> Stem:
@@ -108,9 +133,9 @@ class Skeleton(Checked):
         return self.stem_row.maps(self.stem_width)
 
     @property
-    def output_stride(self) -> int:
-        """Image pixels per pixel of the last features, along a side."""
-        return self.stem_row.stride * 2 ** (len(self.stem_row.cell_divisors) + NUM_STAGES - 1)
+    def plain_stride(self) -> int:
+        """The output stride of the same network without dilation."""
+        return _plain_stride(self.stem_row)
 
     def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
         """Return height and width of the features at `reduction`, by default of the last, for ``img_size`` input."""

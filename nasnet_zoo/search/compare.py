@@ -18,6 +18,7 @@ from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from ..network.nasnet import compile_genotype
 from ..training.config import TrainConfig
+from ..training.recipe import with_defaults
 from ..training.run import changes, run_training, versions
 from ..training.trainer import Trainer
 from ..training.validate import validate
@@ -157,7 +158,8 @@ def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict):
         raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
-    changed = changes(content['settings'], config.stored())
+    settings = dict(content['settings'], recipe=with_defaults(content['settings'].get('recipe', {})))
+    changed = changes(settings, config.stored())
     if changed:
         raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}')
     return content['rows']

@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 from filelock import FileLock, Timeout
 
 from ..files import write_json
+from ..training.recipe import with_defaults
 from ..training.run import changes, versions
 from .config import SearchConfig
 from .errors import SearchError
@@ -46,7 +47,9 @@ def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
     children's recipe. If the two seeds differ, ``seed`` is kept, so that the search is not resumed with other random
     numbers. Settings that earlier versions lacked are added, with the values that stand for what those versions did.
     """
-    new = {**_ADDED, **settings, 'child': {**_ADDED_TO_CHILD, **settings.get('child', {})}}
+    child = settings.get('child', {})
+    new = {**_ADDED, **settings, 'child': {
+        **_ADDED_TO_CHILD, **child, 'recipe': with_defaults(child.get('recipe', {}))}}
     if 'preset' in new:
         new['ppo_preset'] = new.pop('preset')
     if not _is_old(settings):

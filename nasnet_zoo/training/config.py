@@ -2,17 +2,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Dict, Optional
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
 from ..network.stems import STEMS
 from .recipe import Recipe
+from .recipes import DEFAULT_RECIPE, RECIPES
 
 __all__ = ['TrainConfig']
 
 _Count = Annotated[int, Field(ge=1)]
-_NETWORK = ('num_cells', 'cell_filters', 'filters', 'stem', 'drop_path_rate', 'aux_head')
+_NETWORK = ('num_cells', 'cell_filters', 'filters', 'stem', 'drop_rate', 'drop_path_rate', 'aux_head')
 _LOCAL_PATH = Field(strict=False)  # strings are accepted, too
 
 
@@ -30,6 +31,8 @@ class TrainConfig(Checked):
     out: Annotated[Path, _LOCAL_PATH, Field(description=(
         'Run folder, to which checkpoints, logs and the trained model are written.'))]
     resume: Annotated[bool, Field(description="Continue the run in --out from its last checkpoint.")] = False
+    recipe_name: Annotated[str, OneOf('recipe', RECIPES), CliOption(flag='--recipe'), Field(description=(
+        'Published recipe, which sets the options that are not given.'))] = DEFAULT_RECIPE
     val_share: Annotated[float, Field(ge=0, lt=1, description=(
         'Fraction of the training images to hold out for validation after each epoch.'))] = 0.
     data_root: Annotated[Optional[Path], _LOCAL_PATH, Field(description=(
@@ -48,6 +51,7 @@ class TrainConfig(Checked):
         '--cell-filters.'))] = None
     stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description=(
         'Stem of the network: imagenet for large images, cifar for small ones.'))] = None
+    drop_rate: Annotated[float, Field(ge=0, lt=1, description='Probability of dropout before the classifier.')] = 0.
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Probability with which paths in the last cell are dropped at the end of training.'))
     ] = 0.4
@@ -59,6 +63,22 @@ class TrainConfig(Checked):
     workers: Annotated[int, Field(ge=0, description=(
         'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
     recipe: Recipe = Recipe()
+
+    @model_validator(mode='before')
+    @classmethod
+    def _fill_in(cls, fields: Any) -> Any:
+        """Give the fields that are left out the values of the named recipe."""
+        name = fields.get('recipe_name', DEFAULT_RECIPE) if isinstance(fields, dict) else None
+        named = RECIPES.get(name) if isinstance(name, str) else None
+        if named is None:
+            return fields  # which is refused
+        given = fields.get('recipe', {})
+        if isinstance(given, Recipe):  # a derived class may have other defaults
+            given = {name: value for name, value in given if name in given.model_fields_set
+                     or value != Recipe.model_fields[name].default}
+        values = named.values(str(fields.get('source')).split('.')[0])
+        recipe = {**values['recipe'], **given} if isinstance(given, dict) else given
+        return {**values, **fields, 'recipe': recipe}
 
     @property
     def network_args(self) -> Dict[str, Any]:

@@ -1,5 +1,5 @@
 """How a network is trained, as checked settings. The training itself is in :mod:`nasnet_zoo.training.trainer`."""
-from typing import Annotated, Literal, Tuple
+from typing import Annotated, Any, Dict, Literal, Mapping, Optional, Tuple
 
 from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -7,7 +7,7 @@ from timm.optim import list_optimizers
 
 from ..checked import Checked, CliOption, shorten, suggest
 
-__all__ = ['Recipe']
+__all__ = ['Recipe', 'with_defaults']
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -24,9 +24,9 @@ def _parse_sizes(text: str) -> Tuple[Tuple[int, int], ...]:
 
 class Recipe(Checked):
     """How a network is trained. The defaults are those of the NASNet paper for CIFAR, in Google's code
-    (nasnet.py and image_processing in tensorflow/models).
+    (nasnet.py and image_processing in tensorflow/models). ``training/recipes.py`` lists other published recipes.
 
-    Two more of the paper's settings are arguments of the network: ``drop_path_rate`` (Google's 0.4) and ``aux_head``.
+    Three more settings are arguments of the network: ``drop_path_rate`` (Google's 0.4), ``drop_rate`` and ``aux_head``.
 
     Raises:
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.
@@ -40,11 +40,17 @@ class Recipe(Checked):
         'timm.optim.list_optimizers().'))] = 'momentum'
     lr: Annotated[_Positive, Field(description=(
         'Learning rate at the start of the schedule, after the warm-up.'))] = 0.025
+    opt_eps: Annotated[Optional[_Positive], Field(description=(
+        "Epsilon of the optimiser; the default is timm's."))] = None
     momentum: Annotated[_Fraction, Field(description='Momentum, for optimisers that use it.')] = 0.9
     weight_decay: Annotated[_Fraction, Field(description=(
         'Weight decay. It is not applied to biases and to the weights of normalisation layers.'))] = 5e-4
-    sched: Annotated[Literal['cosine', 'poly', 'tanh'], Field(description=(
-        "Learning rate schedule, by its name in timm."))] = 'cosine'
+    sched: Annotated[Literal['cosine', 'poly', 'step', 'tanh'], Field(description=(
+        "Learning rate schedule, by its name in timm; step is exponential decay."))] = 'cosine'
+    decay_epochs: Annotated[_Positive, Field(description=(
+        'Number of epochs after which the learning rate is multiplied by --decay-rate, for --sched step.'))] = 2.4
+    decay_rate: Annotated[float, Field(gt=0, le=1, description=(
+        'Factor by which the learning rate decays, for --sched step.'))] = 0.97
     warmup_epochs: Annotated[float, Field(ge=0, description=(
         'Number of epochs in which the learning rate rises linearly from lr / 10 to lr; at most a fifth of all '
         'epochs.'))] = 1.
@@ -89,3 +95,8 @@ class Recipe(Checked):
     def size_at(self, epoch: int) -> int:
         """Return the size in pixels to which small images are resized in an epoch, counted from 0; 0 for none."""
         return max((pair for pair in self.sizes if pair[0] <= epoch), default=(0, 0))[1]
+
+
+def with_defaults(stored: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return a recipe that was stored as JSON data, with the fields that the version that stored it did not have."""
+    return {**Recipe().model_dump(mode='json'), **stored}

@@ -34,6 +34,7 @@ from ..network.skeleton import Skeleton
 from ..zoo import build
 from .config import TrainConfig
 from .metrics import evaluate
+from .recipe import with_defaults
 from .trainer import OnStep, Trainer, keep_freed_memory
 
 __all__ = ['Run', 'RunError', 'changes', 'run_settings', 'run_training', 'train_epochs', 'versions']
@@ -61,6 +62,18 @@ def changes(known: Dict[str, Any], asked: Dict[str, Any]) -> str:
     old, new = _flat(known), _flat(asked)
     return '; '.join(f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
                      for name in {**old, **new} if old.get(name) != new.get(name))
+
+
+def _comparable(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the settings of a run with the fields that its version did not have, and without those of the genotype
+    that say where it comes from."""
+    try:
+        model = {**Skeleton(stem=settings['model']['stem']).model_dump(mode='json'), **settings['model']}
+        model['genotype'] = {name: value for name, value in model['genotype'].items()
+                             if name not in ('source', 'search', 'results')}
+        return dict(settings, model=model, recipe=with_defaults(settings['recipe']))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return settings  # which are those of something else
 
 
 def versions() -> Dict[str, str]:
@@ -122,10 +135,9 @@ class Run:
                 raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small images '
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
             known = dict(known, preprocessing=self.settings['preprocessing'])
-        # Fields of the skeleton that were added since had their defaults.
-        known = dict(known, model={**Skeleton().model_dump(mode='json'), **known.get('model', {})})
-        if known != self.settings:
-            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, self.settings)}')
+        known, asked = _comparable(known), _comparable(self.settings)
+        if known != asked:
+            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, asked)}')
 
     @property
     def checkpoint(self) -> Path:
@@ -275,7 +287,8 @@ def run_training(
         return None
     report = dict(settings, versions=versions(), log=run.rows[-1], left_out=dict(train_set.left_out))
     trained = trainer.result.eval()
-    trained.aux_head, trained.drop_path_rate = None, 0.  # they are for training only
+    trained.aux_head, trained.drop_path_rate, trained.drop_rate = None, 0., 0.  # they are for training only
+    trained.head.drop.p = 0.
     run.finish(trained, train_set, report)
     return report
 

@@ -75,11 +75,13 @@ class Trainer:
         self._wrapped = torch.compile(wrapped) if recipe.compile else wrapped
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.optimizer = create_optimizer_v2(
-            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+            **({} if recipe.opt_eps is None else dict(eps=recipe.opt_eps)))
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer, recipe.sched, num_epochs=recipe.epochs, step_on_epochs=False,
             updates_per_epoch=self.steps_per_epoch, warmup_lr=recipe.lr / 10,
-            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 5))
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 5),
+            **(dict(decay_epochs=recipe.decay_epochs, decay_rate=recipe.decay_rate) if recipe.sched == 'step' else {}))
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,

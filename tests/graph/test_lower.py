@@ -87,7 +87,7 @@ class Join(nn.Module):
     (Join(), r'model\.stem\.bn\.1: torch\.cat has a lowering rule for channels only, dim=1, not for dim=2'),
     (nn.Conv2d(18, 18, 3, padding='same'), r"model\.stem\.bn\.1: Conv2d has padding='same'"),
     (nn.BatchNorm2d(18, track_running_stats=False), r'model\.stem\.bn\.1: BatchNorm2d without running statistics'),
-    (nn.MaxPool2d(3, 1, 1, dilation=2), r'model\.stem\.bn\.1: MaxPool2d with a dilation'),
+    (nn.MaxPool2d(3, 1, ceil_mode=True), r'model\.stem\.bn\.1: MaxPool2d with ceil_mode'),
 ])
 def test_what_has_no_rule_is_named(module, message):
     with pytest.raises(TypeError, match=message):
@@ -158,7 +158,8 @@ def features():
         nn.ConvTranspose2d(18, 18, 2, 2), layers.Conv2dSame(18, 18, 3, 2), layers.StdConv2d(18, 18, 1),
         nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d((2, 3)),
         nn.AvgPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2, 1, 1, divisor_override=3), nn.MaxPool2d(3, 2, 1),
-        nn.MaxPool2d((3, 1), (2, 1)), nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(3, 1, 1, 1, return_indices=True),
+        nn.MaxPool2d((3, 1), (2, 1)), nn.MaxPool2d(3, 1, 1, 2), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(3, 1, 1, 1, return_indices=True),
         nn.LPPool2d(2, 2), nn.AdaptiveAvgPool2d(8), nn.AdaptiveMaxPool2d((8, 9)), nn.Upsample(scale_factor=2),
         nn.PixelShuffle(3), nn.ZeroPad2d(1), nn.ReflectionPad2d(1), nn.ChannelShuffle(2), nn.Linear(16, 16),
         layers.SEModule(18), layers.BlurPool2d(18, stride=2), layers.SelectAdaptivePool2d(8, 'avg'), Overridden(18),
@@ -232,7 +233,7 @@ def result(model, x):
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit.script')
 @pytest.mark.parametrize('path, modules, num_exact', [
-    ('stem.bn.1', features, 37), ('head.fc', heads, 5), ('head.global_pool', pools_and_flattens, 10)])
+    ('stem.bn.1', features, 38), ('head.fc', heads, 5), ('head.global_pool', pools_and_flattens, 10)])
 def test_any_module_is_computed_exactly_or_refused_by_name(path, modules, num_exact):
     found, x, model = 0, torch.randn(2, 3, 16, 16), with_module(nn.Identity(), ONE_BLOCK)
     for i, module in enumerate(modules()):

@@ -34,13 +34,15 @@ def everything(combines):
 @st.composite
 def cases(draw):
     """A genotype, arguments of the network, height and width of the images, and which passes may know them."""
-    kwargs = dict(stem=draw(st.sampled_from(['cifar', 'imagenet'])),
-                  pool_padding=draw(st.sampled_from(['tf', 'timm', 'keras'])))
+    stem, plain_stride = draw(st.sampled_from([('cifar', 4), ('imagenet', 32)]))
+    kwargs = dict(stem=stem, pool_padding=draw(st.sampled_from(['tf', 'timm', 'keras'])),
+                  output_stride=plain_stride // draw(st.sampled_from([1, 2, 4])))
     return draw(genotypes()), kwargs, (draw(st.integers(8, 17)), draw(st.integers(8, 17))), draw(st.integers(0, 1))
 
 
 CIFAR = dict(stem='cifar', pool_padding='tf')
-EXAMPLES = [(everything(['add', 'concat']), CIFAR, (9, 12), 0), (everything(list(COMBINE_NAMES)), CIFAR, (12, 9), 1)]
+EXAMPLES = [(everything(['add', 'concat']), CIFAR, (9, 12), 0),
+            (everything(list(COMBINE_NAMES)), dict(CIFAR, output_stride=1), (12, 9), 1)]
 
 
 def runs(targets, size, parity):

@@ -15,7 +15,7 @@ from nasnet_zoo.training.recipe import Recipe
 def test_defaults():
     config = TrainConfig(source='nasnet_a', out='run')
     assert config.out == Path('run') and config.recipe == Recipe() and config.data == 'digits'
-    assert config.network_args == dict(drop_path_rate=0.4, aux_head=True)
+    assert config.network_args == dict(drop_rate=0., drop_path_rate=0.4, aux_head=True)
 
 
 def test_json():

@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch.nn import functional as F
 
-from ..ir import NO_PADDING, Node, Size, depthwise_conv, fixed_padding, ordered, rewrite, rewrite_sized, window
+from ..ir import NO_PADDING, Node, Size, depthwise_conv, fixed_padding, ordered, rewrite, rewrite_sized
 
 __all__ = ['add_as_identity_conv', 'avg_pool_as_depthwise_conv', 'pointwise_conv_as_matmul']
 
@@ -22,13 +22,14 @@ def avg_pool_as_depthwise_conv(graph: Node, size: Optional[Size]) -> Node:
     def rule(node: Node, size_before: Size) -> Node:
         if node.op != 'avg_pool':
             return node
-        kernel, stride = window(node)
+        kernel, stride, dilation = (node.attrs[name] for name in ('kernel', 'stride', 'dilation'))
         top, left, bottom, right = padding = fixed_padding(node, size_before)
         mean = [[1 / math.prod(kernel)] * kernel[1]] * kernel[0]
-        conv = depthwise_conv(node.inputs[0], mean, stride, padding)
+        conv = depthwise_conv(node.inputs[0], mean, stride, padding, dilation)
         ones = F.pad(torch.ones(1, 1, *size_before, dtype=torch.float64), (left, right, top, bottom))
-        factor = 1 / F.avg_pool2d(ones, kernel, stride)[0, 0]
-        return conv if (factor == 1).all() else conv.then('scale_pixels', dict(factor=factor))
+        factor = 1 / F.conv2d(ones, ones.new_tensor(mean)[None, None], stride=stride, dilation=dilation)[0, 0]
+        has_border = not torch.allclose(factor, torch.ones_like(factor), rtol=1e-12)
+        return conv.then('scale_pixels', dict(factor=factor)) if has_border else conv
     return rewrite_sized(graph, size, rule)
 
 

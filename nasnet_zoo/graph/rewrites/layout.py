@@ -1,4 +1,5 @@
 """Shapes that runtimes handle fast: padding that is known in advance, and whole blocks of channels."""
+import math
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -23,7 +24,8 @@ def fix_padding(graph: Node, size: Optional[Size]) -> Node:
         if 'padding' in node.attrs:
             return node.replace(padding=fixed_padding(node, size_before))
         if node.op == 'group_norm':
-            if node.channels // node.attrs['groups'] * size_before[0] * size_before[1] == 1:
+            pixels = math.prod(-(-n // d) for n, d in zip(size_before, node.attrs['dilation']))
+            if node.channels // node.attrs['groups'] * pixels == 1:
                 return Node('affine', node.inputs, dict(scale=node.params['weight'], shift=node.params['bias']))
             return node.replace(any_size=False)
         return node

@@ -1,19 +1,15 @@
 """The plots of reports. Each function draws one plot for any number of searches, so all pages show the same plots."""
-import io
 import re
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ...drawing import draw
-from ...genotype.schema import Genotype
+from ...html import Key, Picture, svg_element
 from ..objectives import OBJECTIVES
-from .html import Key, Picture
 from .record import Child, SearchRecord
 from .statistics import TOPS, expected_best, moving_mean, pareto_front, shares, top_means
 
-__all__ = ['COLOURS', 'plot_cost', 'plot_distribution', 'plot_learning', 'plot_predictions', 'plot_shares', 'plot_tops',
-           'show_cells']
+__all__ = ['COLOURS', 'plot_cost', 'plot_distribution', 'plot_learning', 'plot_predictions', 'plot_shares', 'plot_tops']
 
 # Of the same lightness, so that they are visible on light and on dark pages, and distinguishable for the colour-blind.
 COLOURS = ('#3a86c8', '#d9722e', '#2a9d78', '#b565a7', '#b08a1a', '#7a6fd0', '#c2504a', '#5e9ba8')
@@ -39,18 +35,7 @@ def _plot(paint: Callable[..., None], panels: int = 1, height: float = 3.4) -> s
     with style.context(['default', _SETTINGS], after_reset=True):
         figure = Figure(figsize=(5.6, height), layout='constrained')
         paint(*figure.subplots(1, panels, squeeze=False)[0])
-        return _svg(figure).replace(_INK, 'currentColor')
-
-
-def _svg(figure: Any) -> str:
-    """Return a figure as an SVG element without its size, which the page sets, and without names of its groups."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-    svg = buffer.getvalue()
-    svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg[svg.index('<svg'):], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns:xlink="http://www.w3.org/1999/xlink" \1>', svg,
-                 count=1)
-    return re.sub(r'<g id="[^"]*">', '<g>', svg)
+        return svg_element(figure).replace(_INK, 'currentColor')
 
 
 def _percent_axis(axis: Any) -> None:
@@ -254,11 +239,3 @@ def _bars(groups: Sequence[Dict[str, Dict[str, float]]], colours: Sequence[str])
             axes.grid(axis='y', visible=False)
             _percent_axis(axes.xaxis)
     return _plot(paint, len(kinds), 1. + 0.1 * len(rows) * (1 + len(groups)))
-
-
-def show_cells(title: str, genotype: Genotype) -> Picture:
-    """Return the drawing of a pair of cells."""
-    from matplotlib import style
-    figure = draw(genotype)
-    with style.context(['default', {'svg.hashsalt': genotype.layout_digest}], after_reset=True):
-        return Picture(title, _svg(figure), is_drawing=True)

@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from optuna.trial import TrialState
 
+from ... import html
 from ...files import write_utf8
-from . import figures, html
+from . import figures
 from .record import SearchRecord, read_record
 from .statistics import TOPS, ancestors, best_fifth, differences, top_means
 
@@ -54,7 +55,7 @@ def comparison_page(records: Sequence[SearchRecord]) -> str:
     """Return a comparison of searches as an HTML page."""
     shown = [record for record in records if record.children]
     names = ', '.join(record.label for record in records)
-    cells = [figures.show_cells(f'{record.label}: {genotype.name}', genotype)
+    cells = [html.show_cells(f'{record.label}: {genotype.name}', genotype)
              for record in records if (genotype := _best_cells(record))]
     return html.page(
         f'Comparison of {len(records)} searches',
@@ -196,7 +197,7 @@ def _best_cells(record: SearchRecord) -> Optional[Any]:
 def _winner(record: SearchRecord) -> List[str]:
     """Return the sections on the winner, or the best child so far, and on the longer training."""
     cells = _best_cells(record)
-    drawing = html.pictures([figures.show_cells(cells.name, cells)]) if cells else ''
+    drawing = html.pictures([html.show_cells(cells.name, cells)]) if cells else ''
     rows = [{
         'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
         'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',

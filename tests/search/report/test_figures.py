@@ -6,6 +6,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 
+from nasnet_zoo import html
 from nasnet_zoo.search.report import figures
 from nasnet_zoo.search.report.record import SearchRecord
 
@@ -67,5 +68,5 @@ def test_shares_name_operations_and_states(records):
 
 
 def test_cells_are_shown(records):
-    picture = figures.show_cells('Cells', records[0].genotype(records[0].best))
+    picture = html.show_cells('Cells', records[0].genotype(records[0].best))
     assert ET.fromstring(picture.svg).tag.endswith('svg') and picture.is_drawing

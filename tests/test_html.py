@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nasnet_zoo.search.report import html
+from nasnet_zoo import html
 
 EVIL = '</script><script>alert("1")</script><img src=x onerror=\'alert(2)\'>&amp;'
 EMPTY = {'meta', 'br', 'li', 'path', 'circle', 'img'}  # elements without an end tag, or with an optional one

@@ -1,9 +1,14 @@
 """The parts of which pages consist. All texts are escaped here, so no other module writes HTML."""
+import io
+import re
 from html import escape
-from typing import Iterable, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
-__all__ = ['Key', 'Picture', 'code', 'details', 'facts', 'items', 'page', 'paragraph', 'pictures', 'progress',
-           'section', 'table']
+from .drawing import draw
+from .genotype.schema import Genotype
+
+__all__ = ['Key', 'Picture', 'code', 'contents', 'details', 'facts', 'items', 'page', 'paragraph', 'pictures',
+           'progress', 'section', 'show_cells', 'svg_element', 'table']
 
 
 class Key(NamedTuple):
@@ -46,6 +51,7 @@ _STYLE = '''
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 0 auto;
   max-width: 76rem; padding: 1rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere }
+a { color: var(--accent) }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; line-height: 1.3 }
 p, li { max-width: 48rem; overflow-wrap: anywhere } p { margin: .5rem 0 }
 .soft, figcaption p { color: var(--soft); font-size: .9rem }
@@ -102,7 +108,18 @@ def page(title: str, parts: Iterable[str], refresh: Optional[int] = None) -> str
 def section(title: str, *parts: str) -> str:
     """Return a section with a heading, or nothing if all of its parts are empty."""
     content = '\n'.join(filter(None, parts))
-    return f'<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>' if content else ''
+    return f'<section id="{_anchor(title)}">\n<h2>{escape(title)}</h2>\n{content}\n</section>' if content else ''
+
+
+def contents(titles: Sequence[str]) -> str:
+    """Return links to the sections with these titles."""
+    return '<nav><ul class="legend">' + ''.join(
+        f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title in titles) + '</ul></nav>'
+
+
+def _anchor(title: str) -> str:
+    """Return the identifier of the section with this title."""
+    return re.sub(r'[^\w.-]', '-', title)
 
 
 def details(title: str, *parts: str) -> str:
@@ -161,6 +178,26 @@ def pictures(shown: Iterable[Optional[Picture]]) -> str:
     """Return pictures beside each other, as far as there is room. Those that are None are left out."""
     figures = [_figure(picture) for picture in shown if picture is not None]
     return '<div class="pictures">\n' + '\n'.join(figures) + '\n</div>' if figures else ''
+
+
+def svg_element(figure: Any) -> str:
+    """Return a figure of matplotlib as an SVG element without its size, which the page sets, and without names of its
+    groups."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
+    svg = buffer.getvalue()
+    svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg[svg.index('<svg'):], flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns:xlink="http://www.w3.org/1999/xlink" \1>', svg,
+                 count=1)
+    return re.sub(r'<g id="[^"]*">', '<g>', svg)
+
+
+def show_cells(title: str, genotype: Genotype) -> Picture:
+    """Return the drawing of a pair of cells."""
+    figure = draw(genotype)
+    from matplotlib import style
+    with style.context(['default', {'svg.hashsalt': genotype.layout_digest}], after_reset=True):
+        return Picture(title, svg_element(figure), is_drawing=True)
 
 
 def _figure(picture: Picture) -> str:

@@ -15,13 +15,14 @@ from .entries import Entry, find_entry
 from .flatten import flatten
 from .formats import read_weights
 from .inert_pickle import Foreign
+from .names_darts import DARTS
 from .names_keras import KERAS
 from .names_torch import TORCH
 from .renaming import NameTable, rename
 
 __all__ = ['Source', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
 
-NAME_TABLES: Tuple[NameTable, ...] = (TORCH, KERAS)
+NAME_TABLES: Tuple[NameTable, ...] = (TORCH, KERAS, DARTS)
 Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
 _CLASSIFIER = ('head.fc.weight', 'head.fc.bias')
 _MAX_SHOWN = 3  # tensors of a kind in an error message

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..network import ops
+from ..network.combines import ExampleNorm
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
 from .ir import SAME, Node
@@ -315,7 +316,7 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     nn.MaxPool2d: _max_pool,
     ops.PadSame: lambda x, m: _pad_same(x, m.kernel_size, m.stride, m.value),
     nn.ZeroPad2d: _zero_pad,
-    ops.ExampleNorm: _group_norm,
+    ExampleNorm: _group_norm,
     nn.AdaptiveAvgPool2d: _global_pool('avg'),
     nn.AdaptiveMaxPool2d: _global_pool('max'),
     pools.AdaptiveAvgMaxPool2d: _global_pool('avg + max'),

@@ -17,7 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
 from nasnet_zoo.network import nasnet as network
-from nasnet_zoo.network.ops import ExampleNorm
+from nasnet_zoo.network.combines import ExampleNorm
 from nasnet_zoo.network.plan import plan_network
 
 GENOTYPES = list_genotypes()

@@ -15,7 +15,7 @@ __all__ = ['Operation', 'Combine', 'When', 'OPERATIONS', 'COMBINES', 'OP_NAMES',
            'COMBINE_ALIASES', 'FAMILIES', 'register_operation', 'register_combine']
 
 # Kinds of boxes in drawings; each has its own colour in drawing.py.
-FAMILIES = ('sep', 'conv', 'pool', 'identity', 'combine', 'concat')
+FAMILIES = ('sep', 'conv', 'pool', 'identity', 'none', 'combine', 'concat')
 Builder = Union[str, Callable[..., Any]]  # a function, or where to find it, as 'package.module:function'
 _NAME = re.compile(r'[a-z][a-z0-9_]{0,63}')
 
@@ -135,7 +135,7 @@ for _row in (
     Operation('factorized_identity', _OPS + 'factorized_identity', 'factor.\nidentity', 'identity',
               pre_activation=When.SHAPE_CHANGES, has_weights=When.SHAPE_CHANGES,
               uses_drop_path=When.SHAPE_CHANGES),  # DARTS
-    Operation('none', _OPS + 'zeros', 'none', 'identity', pre_activation=When.NEVER, has_weights=When.NEVER,
+    Operation('none', _OPS + 'zeros', 'none', 'none', pre_activation=When.NEVER, has_weights=When.NEVER,
               uses_drop_path=When.NEVER, reads_state=False),  # DARTS
     Operation('conv_1x1', _OPS + 'full_conv', 'conv\n1x1', 'conv', options=dict(kernels=((1, 1),), bottleneck=1)),
     Operation('conv_3x3', _OPS + 'full_conv', 'conv\n3x3', 'conv', options=dict(kernels=((3, 3),))),

@@ -194,12 +194,12 @@ def _canonical_cell(cell: Cell) -> List[Any]:
 
 
 def _format_json(value: Any, indent: str = '', path: Tuple = ()) -> str:
-    """Return JSON text with one line for each block, each output and each fact."""
+    """Return JSON text with one line for each fact and for each object in a list, such as a block or a result."""
     inner = indent + '  '
-    if isinstance(value, dict) and not (path[-2:-1] == ('blocks',)):
+    if isinstance(value, dict) and not (path and isinstance(path[-1], int)):
         rows = [f'{inner}{json.dumps(k)}: {_format_json(v, inner, (*path, k))}' for k, v in value.items()]
         return '{\n' + ',\n'.join(rows) + f'\n{indent}}}'
-    if path[-1:] == ('blocks',):
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         rows = [inner + _format_json(v, inner, (*path, i)) for i, v in enumerate(value)]
         return '[\n' + ',\n'.join(rows) + f'\n{indent}]'
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -39,8 +39,10 @@ def problems(source):
 
 
 def test_shipped_genotypes():
-    assert list_genotypes() == ['amoebanet_a', 'amoebanet_b', 'amoebanet_c', 'amoebanet_d', 'nasnet_a', 'nasnet_b',
-                                'nasnet_c', 'pnasnet5']
+    assert list_genotypes() == [
+        'amoebanet_a', 'amoebanet_b', 'amoebanet_c', 'amoebanet_d', 'darts_v1', 'darts_v2', 'dr_nas', 'enas',
+        'fair_darts_b', 'gdas', 'nasnet_a', 'nasnet_b', 'nasnet_c', 'p_darts_cifar', 'pc_darts_cifar',
+        'pc_darts_imagenet', 'pnasnet5', 'snas']
     for name in list_genotypes():
         genotype = load_genotype(name)
         assert genotype.name == name and genotype.source.startswith('arXiv:')

@@ -33,7 +33,7 @@ from ..network import ops
 from ..network.combines import ExampleNorm
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
-from .ir import SAME, Node
+from .ir import NO_PADDING, SAME, Node
 from .padding import fold_padding
 from .plain import check_layer, plain_copy, submodules
 
@@ -229,6 +229,13 @@ def _zero_pad(x: Node, m: nn.ZeroPad2d) -> Node:
     return x.then('pad', padding=(top, left, bottom, right), kernel=(1, 1), stride=(1, 1), value=0.)
 
 
+def _zeros(x: Node, m: ops.Zeros) -> Node:
+    """A convolution by zero, which the pass `drop_zeros` removes."""
+    weight = torch.zeros(m.channels, x.channels, 1, 1, dtype=torch.float64)
+    return x.then('conv', dict(weight=weight, bias=weight[:, 0, 0, 0]), stride=(m.stride, m.stride), dilation=(1, 1),
+                  groups=1, padding=NO_PADDING)
+
+
 def _pool(op: str, x: Node, m: nn.Module, padding: Union[int, Tuple[int, int], str]) -> Node:
     if padding != SAME:
         padding = to_2tuple(padding) * 2
@@ -316,6 +323,7 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     nn.MaxPool2d: _max_pool,
     ops.PadSame: lambda x, m: _pad_same(x, m.kernel_size, m.stride, m.value),
     nn.ZeroPad2d: _zero_pad,
+    ops.Zeros: _zeros,
     ExampleNorm: _group_norm,
     nn.AdaptiveAvgPool2d: _global_pool('avg'),
     nn.AdaptiveMaxPool2d: _global_pool('max'),

@@ -47,7 +47,8 @@ class TrainConfig(Checked):
         'Width of the penultimate layer, the second number in "N @ filters"; an alternative to '
         '--cell-filters.'))] = None
     stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description=(
-        'Stem of the network: imagenet for large images, cifar for small ones.'))] = None
+        "Stem of the network: imagenet for large images, cifar for small ones; darts_imagenet and darts_cifar for "
+        "DARTS's networks."))] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Probability with which paths in the last cell are dropped at the end of training.'))
     ] = 0.4

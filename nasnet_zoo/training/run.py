@@ -30,6 +30,7 @@ from ..data.preprocessing import make_preprocessing
 from ..files import atomic_write, read_safetensors, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..network.nasnet import NASNet
+from ..network.skeleton import Skeleton
 from ..zoo import build
 from .config import TrainConfig
 from .metrics import evaluate
@@ -121,6 +122,8 @@ class Run:
                 raise RunError(f'{self.folder}: this run was begun by an earlier version, which resized small images '
                                'in another way, so it cannot be continued; train anew in another folder (--out)')
             known = dict(known, preprocessing=self.settings['preprocessing'])
+        # Fields of the skeleton that were added since had their defaults.
+        known = dict(known, model={**Skeleton().model_dump(mode='json'), **known.get('model', {})})
         if known != self.settings:
             raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, self.settings)}')
 

@@ -13,7 +13,8 @@ def _cells(draw, inputs, outputs):
     blocks = []
     for i in range(draw(st.integers(1, 5))):
         states = [f'h{k}' for k in range(inputs)] + [f'b{k}' for k in range(i)]
-        left, right = (st.tuples(st.sampled_from(ops), st.sampled_from(states)).map(list) for ops in (READING, OP_NAMES))
+        left, right = (
+            st.tuples(st.sampled_from(ops), st.sampled_from(states)).map(list) for ops in (READING, OP_NAMES))
         blocks.append({'left': draw(left), 'right': draw(right), 'combine': draw(st.sampled_from(COMBINE_NAMES))})
     states = [f'h{k}' for k in range(inputs)] + [f'b{k}' for k in range(len(blocks))]
     concat = st.lists(st.sampled_from(states), min_size=1, max_size=4, unique=True)

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from nasnet_zoo import GenotypeWarning, list_genotypes, load_genotype
+from helpers.networks import GENOTYPES
+from nasnet_zoo import GenotypeWarning, load_genotype
 from nasnet_zoo.drawing import BLOCK_WIDTH, COLOURS, MAX_INCHES, Layout, draw, lay_out
 from nasnet_zoo.genotype.operations import COMBINE_NAMES, FAMILIES, OP_NAMES, OPERATIONS
 from nasnet_zoo.genotype.schema import Cell
@@ -37,7 +38,7 @@ def one_block(**cell) -> dict:
     return {'format': 1, 'name': 'small', 'normal': cell, 'reduction': cell}
 
 
-CELLS = {f'{name}.{kind}': cell for name in list_genotypes() for kind, cell in load_genotype(name).cells.items()}
+CELLS = {f'{name}.{kind}': cell for name in GENOTYPES for kind, cell in load_genotype(name).cells.items()}
 for _i, _arguments in enumerate([(1, 10, 2), (2, 17, 4, 2), (3, 24, 1), (4, 30, 16, 5), (5, 20, 3, 1, 2)]):
     CELLS[f'random{_i}'] = load_genotype(random_genotype(*_arguments)).normal
 

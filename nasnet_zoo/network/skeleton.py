@@ -1,5 +1,5 @@
 """Everything in a network that its cells do not determine, as data: which cells stand where, and how wide they are."""
-from typing import Annotated, Any, Dict, Literal, NamedTuple, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, Literal, Mapping, NamedTuple, Optional, Tuple, Union
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 from ..checked import Checked, OneOf
 from .stems import DEFAULT_STEM, STEMS, FeatureMap, Stem
 
-__all__ = ['Skeleton', 'Position', 'Side']
+__all__ = ['Skeleton', 'Position', 'Side', 'depth_label']
 
 NUM_STAGES = 3
 
@@ -148,6 +148,11 @@ class Skeleton(Checked):
             stage = sum(i >= start for start in starts)
             positions.append(Position('reduction' if i in starts else 'normal', self.cell_filters * 2 ** stage, stage))
         return tuple(positions)
+
+
+def depth_label(fields: Mapping[str, Any]) -> str:
+    """Return how deep a skeleton with these fields is, as text: ``N = 4`` or ``20 layers``."""
+    return f'{fields["num_layers"]} layers' if fields.get('num_layers') else f'N = {fields["num_cells"]}'
 
 
 def _size(img_size: Union[int, Tuple[int, int]]) -> Tuple[int, int]:

@@ -12,7 +12,7 @@ from .recipe import Recipe
 __all__ = ['TrainConfig']
 
 _Count = Annotated[int, Field(ge=1)]
-_NETWORK = ('num_cells', 'cell_filters', 'filters', 'stem', 'drop_path_rate', 'aux_head')
+_NETWORK = ('num_cells', 'num_layers', 'cell_filters', 'filters', 'stem', 'drop_path_rate', 'aux_head')
 _LOCAL_PATH = Field(strict=False)  # strings are accepted, too
 
 
@@ -41,6 +41,8 @@ class TrainConfig(Checked):
         "a model is named and --data is none of the built-in data sets, and otherwise the size of the images."))] = None
     num_cells: Annotated[Optional[_Count], Field(description=(
         'Number of normal cells in each stage (N in the paper).'))] = None
+    num_layers: Annotated[Optional[_Count], Field(description=(
+        'Number of all cells behind the stem, as DARTS counts; an alternative to --num-cells.'))] = None
     cell_filters: Annotated[Optional[_Count], Field(description=(
         "Number of filters in the cells of the first stage (F in the paper)."))] = None
     filters: Annotated[Optional[_Count], Field(description=(

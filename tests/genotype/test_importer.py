@@ -5,7 +5,19 @@ import time
 
 import pytest
 
-from helpers.darts import FAIR_DARTS_A, GDAS, P_DARTS, PC_DARTS_CIFAR, PRINTED, V1, V2
+from helpers.darts import (
+    FAIR_DARTS_A,
+    FAIR_DARTS_B,
+    GDAS,
+    P_DARTS,
+    PC_DARTS_CIFAR,
+    PC_DARTS_IMAGENET,
+    PRINTED,
+    SNAS,
+    V1,
+    V2,
+)
+from nasnet_zoo import load_genotype
 from nasnet_zoo.genotype.importer import ImportedTextError, import_genotype
 from nasnet_zoo.search.space import darts_space
 
@@ -147,6 +159,32 @@ def test_which_of_several():
     assert digest(f'{V2}\nBEST = DARTS_V2') == digest(V2)  # no warning: it is the same one
     log = ''.join(f'{time.asctime()} genotype = {text.split(" = ")[1]}\n{{"loss": 1}}\n' for text in (V1, V2, P_DARTS))
     assert digest(log) == digest(P_DARTS)
+
+
+def test_cells_of_fair_darts_have_nodes_with_fewer_edges():
+    none = ('none', 'h1')
+    genotype = import_genotype(FAIR_DARTS_A)  # node 3 of the normal cell has no edges, and is left out
+    assert [block.edges for block in genotype.normal.blocks] == [
+        (('sep_conv_3x3', 'h1'), ('sep_conv_5x5', 'h0')), (('max_pool_3x3', 'h1'), none),
+        (('sep_conv_3x3', 'h1'), none)]
+    assert genotype.normal.outputs == (('b0', 'b1', 'b2'),) and len(genotype.reduction.blocks) == 4
+    followed = FAIR_DARTS_A.replace("('max_pool_3x3', 4, 0)", "('max_pool_3x3', 4, 0), ('skip_connect', 4, 3)", 1)
+    assert import_genotype(followed).normal == genotype.normal, 'an edge from a node without edges'
+    assert import_genotype(FAIR_DARTS_B).cells == load_genotype('fair_darts_b').cells
+
+
+def test_shipped_cells_are_what_was_printed():
+    for name, text in dict(
+            darts_v1=V1, darts_v2=V2, pc_darts_cifar=PC_DARTS_CIFAR, pc_darts_imagenet=PC_DARTS_IMAGENET,
+            p_darts_cifar=P_DARTS, snas=SNAS, gdas=GDAS).items():
+        assert import_genotype(text, name).cells == load_genotype(name).cells
+
+
+def test_operations_that_darts_itself_does_not_find():
+    text = V2.replace("'skip_connect', 0", "'none', 0", 1).replace('max_pool_3x3', 'conv_7x1_1x7', 1)
+    genotype = import_genotype(text)
+    assert genotype.normal.blocks[2].right == ('none', 'h1')
+    assert genotype.reduction.blocks[0].left == ('conv_7x1_1x7', 'h1')
 
 
 @pytest.mark.parametrize('text, message', [

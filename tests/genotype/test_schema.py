@@ -93,6 +93,16 @@ def test_schema_takes_the_shipped_files():
         jsonschema.validate(edited(normal__blocks__0__left=['sep_conv_4x4', 'h0']), json_schema())
 
 
+def test_an_output_depends_on_an_input():
+    none = dict(left=['none', 'h0'], right=['none', 'h1'])
+    text = problems(edited(reduction__blocks=[none, dict(left=['identity', 'b0'], right=['none', 'h0'])],
+                           reduction__outputs=[['b0', 'b1']]))
+    assert "reduction.outputs[0]: depends on no input of the cell, since all operations before it are 'none'" in text
+    assert len(text.splitlines()) == 2, 'and the head'
+    load_genotype(edited(reduction__blocks=[none, dict(left=['identity', 'b0'], right=['identity', 'h0'])],
+                         reduction__outputs=[['b0', 'b1']]))
+
+
 def test_save_and_load(tmp_path):
     genotype = load_genotype(edited(search={'space': 'nasnet', 'seed': 3}, results=[{'accuracy': 0.5, 'notes': None}]))
     genotype.save(tmp_path / 'cell.json')

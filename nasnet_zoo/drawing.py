@@ -29,7 +29,7 @@ __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
 # The keys are those of `genotype.operations.FAMILIES`, and 'state'.
 COLOURS = {
     'state': '#ffffff', 'sep': '#f6cf71', 'conv': '#9fd0f0', 'pool': '#d98fbd', 'identity': '#d9d9d9',
-    'none': '#f4f4f4',    'combine': '#7cc9a0', 'concat': '#cfeab8',
+    'none': '#f4f4f4', 'combine': '#7cc9a0', 'concat': '#cfeab8',
 }
 INK = '#333333'
 

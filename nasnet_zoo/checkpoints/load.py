@@ -194,7 +194,7 @@ def _check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
             ('missing', missing, '{0} {2}'),
             ('unknown', unknown, '{0} {1}'),
         ) if names]
-    stem = tensors.get('stem.conv.weight')
+    stem = tensors.get(f'{model.skeleton.stem_row.first_conv}.weight')
     if stem is not None and stem.ndim == 4 and stem.shape[1] != model.in_chans:
         lines.append(f'the weights are for images of {stem.shape[1]} channels: '
                      f'create the model with in_chans={stem.shape[1]}')

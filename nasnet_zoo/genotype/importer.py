@@ -18,8 +18,9 @@ __all__ = ['FORMS', 'ImportedTextError', 'import_genotype']
 # reduction at stride 2.
 _OPS = {
     'skip_connect': 'factorized_identity', 'dil_conv_3x3': 'dil_sep_conv_3x3', 'dil_conv_5x5': 'dil_sep_conv_5x5',
-    **{name: name for name in ('max_pool_3x3', 'max_pool_5x5', 'max_pool_7x7', 'avg_pool_3x3', 'sep_conv_3x3',
-                               'sep_conv_5x5', 'sep_conv_7x7', 'conv_1x1', 'conv_7x1_1x7', 'none')}}
+    'zero': 'none', **{name: name for name in (
+        'max_pool_3x3', 'max_pool_5x5', 'max_pool_7x7', 'avg_pool_3x3', 'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7',
+        'conv_1x1', 'conv_7x1_1x7', 'none')}}
 # The operations of NNI's first DARTS example, in the order in which it numbers them.
 _OLD_NNI_OPS = {
     'maxpool': 'max_pool_3x3', 'avgpool': 'avg_pool_3x3', 'skipconnect': 'skip_connect', 'sepconv3x3': 'sep_conv_3x3',

@@ -20,8 +20,7 @@ from ..genotype.operations import COMBINES, OPERATIONS, Builder
 from .cpu_autograd import CpuAutograd, concatenate, same_depthwise_conv2d, subsample, use_cpu_autograd
 
 __all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
-           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'Zeros',
-           'FactorizedReduction']
+           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'Zeros', 'FactorizedReduction']
 
 Pair = Union[int, Tuple[int, int]]
 

@@ -137,7 +137,10 @@ class Skeleton(Checked):
     @property
     def depth(self) -> int:
         """Number of cells, without those of the stem."""
-        return self.num_layers or NUM_STAGES * self.num_cells + (NUM_STAGES - 1 if self.reductions == 'extra' else 0)
+        if self.num_cells is None:
+            assert self.num_layers  # one of them is given
+            return self.num_layers
+        return NUM_STAGES * self.num_cells + (NUM_STAGES - 1 if self.reductions == 'extra' else 0)
 
     def positions(self) -> Tuple[Position, ...]:
         """Return the places for cells, from the stem to the classifier."""

@@ -163,7 +163,7 @@ def test_what_cannot_be_optimized():
 
 @pytest.mark.parametrize('target, passes, message', [
     ('torch_cpu', ['fold_norm'], r"passes: unknown pass 'fold_norm'; did you mean 'fold_norms'\?"),
-    ('torch_cpu', ['x'], "passes: unknown pass 'x'; known: fold_norms, .*pointwise_conv_as_matmul$"),
+    ('torch_cpu', ['x'], "passes: unknown pass 'x'; known: drop_zeros, .*pointwise_conv_as_matmul$"),
     ('torch_cpu', 'fold_norms', "must be a list of names, not the string 'fold_norms'"),
     ('onnxruntime', ['pointwise_conv_as_matmul'],
      'passes: pointwise_conv_as_matmul makes operations of the kind pointwise, which onnxruntime cannot run; leave'),

@@ -29,7 +29,7 @@ __all__ = ['draw', 'lay_out', 'Box', 'Line', 'Layout']
 # The keys are those of `genotype.operations.FAMILIES`, and 'state'.
 COLOURS = {
     'state': '#ffffff', 'sep': '#f6cf71', 'conv': '#9fd0f0', 'pool': '#d98fbd', 'identity': '#d9d9d9',
-    'combine': '#7cc9a0', 'concat': '#cfeab8',
+    'none': '#f4f4f4', 'combine': '#7cc9a0', 'concat': '#cfeab8',
 }
 INK = '#333333'
 
@@ -121,7 +121,7 @@ class _Rows:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         blocks = [f'b{i}' for i in range(len(cell.blocks)) if f'b{i}' in cell.live]
-        self.reads = {block: [source for _, source in cell.blocks[int(block[1:])].edges] for block in blocks}
+        self.reads = {block: list(cell.blocks[int(block[1:])].reading.values()) for block in blocks}
         self.sinks = {f'out{k}': list(output) for k, output in enumerate(cell.outputs)}
         read = {state for states in [*self.reads.values(), *self.sinks.values()] for state in states}
         if not read.issuperset(blocks):
@@ -131,7 +131,7 @@ class _Rows:
         self.home = dict.fromkeys(sorted((s for s in read if s[0] == 'h'), key=lambda s: int(s[1:])), 0)
         most, count = max(5, math.isqrt(len(blocks))), [0] * (len(blocks) + 2)  # blocks in a row
         for block in blocks:
-            row = 1 + max(self.home[state] for state in self.reads[block])
+            row = 1 + max((self.home[state] for state in self.reads[block]), default=0)
             while count[row] == most:  # the row is full
                 row += 1
             self.home[block] = row
@@ -157,16 +157,21 @@ class _Rows:
             return [(item, 0.)]
         states = self.reads[item]
         if item not in self.sinks:
-            offset = (OP_WIDTH + OP_GAP) / 2
-            combine = COMBINES[self.cell.blocks[int(item[1:])].combine]
-            if combine.is_symmetric and below[states[0]] > below[states[1]]:  # swapping the operands saves a crossing
-                offset = -offset
-            return list(zip(states, (-offset, offset)))
+            offsets = self.offsets(item, below)
+            return [(state, offsets[side]) for side, state in self.cell.blocks[int(item[1:])].reading.items()]
         if len(self.sinks) == 1 and len(states) > 1:  # a box as wide as the cell: lines go straight up
             centre = (min(below.values()) + max(below.values())) / 2
             return [(state, below[state] - centre) for state in states]
         middle = (len(states) - 1) / 2
         return [(state, FOOT_GAP * (i - middle)) for i, state in enumerate(sorted(states, key=below.get))]
+
+    def offsets(self, item: str, below: Mapping[str, float]) -> Dict[str, float]:
+        """Return where the operations of a block stand, relative to its centre, by side."""
+        block, offset = self.cell.blocks[int(item[1:])], (OP_WIDTH + OP_GAP) / 2
+        states = self.reads[item]
+        if COMBINES[block.combine].is_symmetric and len(states) == 2 and below[states[0]] > below[states[1]]:
+            offset = -offset  # swapping the operands saves a crossing
+        return dict(left=-offset, right=offset)
 
     def place(self, row: int, order: Sequence[str], wanted: Mapping[str, float]) -> Dict[str, float]:
         """Return positions for a row in the given order, as close to the wanted ones as possible."""
@@ -187,7 +192,7 @@ class _Rows:
         for row in range(1, len(xs)):
             aims = {item: [xs[row - 1][source] - offset for source, offset in self.feet(item, row, xs[row - 1])]
                     for item in xs[row]}
-            wanted = {item: sum(aim) / len(aim) for item, aim in aims.items()}
+            wanted = {item: sum(aim) / len(aim) if aim else xs[row][item] for item, aim in aims.items()}
             xs[row] = self.place(row, sorted(wanted, key=wanted.get), wanted)
 
     def cost(self, xs: Sequence[Mapping[str, float]]) -> Tuple[int, float]:
@@ -241,8 +246,9 @@ def lay_out(cell: Cell) -> Layout:
                 made = _sink_boxes(item, x, floor, label, len(rows.sinks[item]),
                                    span if len(rows.sinks) == 1 else rows.width(item, row))
             else:
-                made = _block_boxes(item, x, floor, cell.blocks[int(item[1:])], [offset for _, offset in feet[item]])
-                entries = [f'{item}.left', f'{item}.right']
+                block = cell.blocks[int(item[1:])]
+                made = _block_boxes(item, x, floor, block, rows.offsets(item, below))
+                entries = [f'{item}.{side}' for side in block.reading]
             lines += [Line(source, entry, (*reached[source], (x + offset, floor)))
                       for entry, (source, offset) in zip(entries, feet[item])]
             boxes.update(made)
@@ -268,16 +274,16 @@ def _sink_boxes(item: str, x: float, floor: float, label: str, states: int, widt
     return {item: concat, f'{item}.state': _state_box(x, concat.top + RISE, label)}
 
 
-def _block_boxes(item: str, x: float, floor: float, block: Block, offsets: Sequence[float]) -> Dict[str, Box]:
+def _block_boxes(item: str, x: float, floor: float, block: Block, offsets: Mapping[str, float]) -> Dict[str, Box]:
     """A block's two operations and, above them, their combination."""
     combine = COMBINES[block.combine]
     width = BLOCK_WIDTH if '\n' in combine.label else COMBINE_WIDTH
     y = floor + ROW_HEIGHT - COMBINE_HEIGHT / 2
     boxes = {item: Box(x, y, width, COMBINE_HEIGHT, combine.label, combine.family)}
-    for side, (op, _), offset in zip(('left', 'right'), block.edges, offsets):
+    for side, (op, _) in zip(offsets, block.edges):
         row = OPERATIONS[op]
         y = floor + OP_HEIGHT / 2
-        boxes[f'{item}.{side}'] = Box(x + offset, y, OP_WIDTH, OP_HEIGHT, row.label, row.family)
+        boxes[f'{item}.{side}'] = Box(x + offsets[side], y, OP_WIDTH, OP_HEIGHT, row.label, row.family)
     return boxes
 
 

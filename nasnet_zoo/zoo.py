@@ -17,7 +17,7 @@ from timm.models import (
 from timm.models._hub import get_cache_dir, hf_split
 
 from .checked import Checked
-from .genotype.loader import list_genotypes, load_genotype
+from .genotype.loader import load_genotype
 from .genotype.schema import Genotype
 from .network.nasnet import NASNet, compile_genotype
 from .network.skeleton import Side, Skeleton
@@ -27,6 +27,9 @@ __all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the m
 _NASNET = {'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
            'paper_ids': 'arXiv:1707.07012'}
 _PNASNET = {'paper_name': 'Progressive Neural Architecture Search', 'paper_ids': 'arXiv:1712.00559'}
+_DARTS = {'paper_name': 'DARTS: Differentiable Architecture Search', 'paper_ids': 'arXiv:1806.09055'}
+_PC_DARTS = {'paper_name': 'PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search',
+             'paper_ids': 'arXiv:1907.05737'}
 _AMOEBANET = {'paper_name': 'Regularized Evolution for Image Classifier Architecture Search',
               'paper_ids': 'arXiv:1802.01548'}
 
@@ -120,6 +123,18 @@ _MODELS = (
     _Model('amoebanet_a_large', 'AmoebaNet-A (N = 6, F = 190) for 331x331 images.',
            dict(genotype='amoebanet_a', num_cells=6, cell_filters=190, drop_path_by_depth=False, img_size=331),
            _AMOEBANET, cfg=dict(crop_pct=0.911)),
+    _Model('darts_v1_cifar', 'DARTS V1 with 20 layers (C = 36) for CIFAR.',
+           dict(genotype='darts_v1', num_layers=20, cell_filters=36, stem='darts_cifar'), _DARTS),
+    _Model('darts_v1', 'DARTS V1 with 14 layers (C = 48) for 224x224 images.',
+           dict(genotype='darts_v1', num_layers=14, cell_filters=48, stem='darts_imagenet'), _DARTS),
+    _Model('darts_v2_cifar', 'DARTS V2 with 20 layers (C = 36) for CIFAR.',
+           dict(genotype='darts_v2', num_layers=20, cell_filters=36, stem='darts_cifar'), _DARTS),
+    _Model('darts_v2', 'DARTS V2 with 14 layers (C = 48) for 224x224 images.',
+           dict(genotype='darts_v2', num_layers=14, cell_filters=48, stem='darts_imagenet'), _DARTS),
+    _Model('pc_darts_cifar', 'PC-DARTS with 20 layers (C = 36) for CIFAR.',
+           dict(genotype='pc_darts_cifar', num_layers=20, cell_filters=36, stem='darts_cifar'), _PC_DARTS),
+    _Model('pc_darts', 'PC-DARTS, found on ImageNet, with 14 layers (C = 48) for 224x224 images.',
+           dict(genotype='pc_darts_imagenet', num_layers=14, cell_filters=48, stem='darts_imagenet'), _PC_DARTS),
 )
 
 
@@ -219,8 +234,9 @@ def _create(
     overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
         overlay = _with_source(model, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
-    if kwargs.get('filters') is not None:  # a width can be given either way
-        args = {name: value for name, value in args.items() if name != 'cell_filters'}
+    for name, other in (('filters', 'cell_filters'), ('num_cells', 'num_layers'), ('num_layers', 'num_cells')):
+        if kwargs.get(name) is not None:  # a width and a depth can be given either way
+            args = {key: value for key, value in args.items() if key != other}
     kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
     levels = Skeleton(**{name: kwargs[name] for name in ('stem',) if name in kwargs}).num_levels
     return build_model_with_cfg(
@@ -274,7 +290,7 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
 
     Args:
         source: The name of a model, a model folder, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or a genotype as
-            ``load_genotype`` takes it.
+            ``load_genotype`` takes it. A name that a model and a genotype share is that of the model.
         **kwargs: Arguments of ``timm.create_model``, or of ``compile_genotype`` for a genotype.
 
     Raises:
@@ -285,7 +301,7 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
     if folder:
         source = f'local-dir:{folder}'
     if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
-            source not in list_genotypes() and source.split('.')[0] in list_models(module='zoo'))):
+            source.split('.')[0] in list_models(module='zoo') and not source.endswith('.json'))):
         model = create_model(source, **kwargs)
         if not isinstance(model, NASNet):
             raise ValueError(f'{source}: is a {type(model).__name__}, not a network of this package')

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from nasnet_zoo import GenotypeWarning, list_genotypes, load_genotype
+from helpers.networks import GENOTYPES
+from nasnet_zoo import GenotypeWarning, load_genotype
 from nasnet_zoo.drawing import BLOCK_WIDTH, COLOURS, MAX_INCHES, Layout, draw, lay_out
-from nasnet_zoo.genotype.operations import COMBINE_NAMES, FAMILIES, OP_NAMES
+from nasnet_zoo.genotype.operations import COMBINE_NAMES, FAMILIES, OP_NAMES, OPERATIONS
 from nasnet_zoo.genotype.schema import Cell
 
 matplotlib = pytest.importorskip('matplotlib')
@@ -23,7 +24,7 @@ def random_genotype(seed: int, blocks: int, inputs: int, outputs: int = 1, reach
             sides = {side: [rng.choice(OP_NAMES), rng.choice(states[-reach:])] for side in ('left', 'right')}
             sides['left'][0] = OP_NAMES[i % len(OP_NAMES)]
             made.append({**sides, 'combine': COMBINE_NAMES[i % len(COMBINE_NAMES)]})
-            read.update(state for _, state in sides.values())
+            read.update(state for op, state in sides.values() if OPERATIONS[op].reads_state)
             states.append(f'b{i}')
         loose = [state for state in states[inputs:] if state not in read] + ['h0']
         return {'blocks': made, 'outputs': [loose[k::outputs] or ['h0'] for k in range(outputs)]}
@@ -37,7 +38,7 @@ def one_block(**cell) -> dict:
     return {'format': 1, 'name': 'small', 'normal': cell, 'reduction': cell}
 
 
-CELLS = {f'{name}.{kind}': cell for name in list_genotypes() for kind, cell in load_genotype(name).cells.items()}
+CELLS = {f'{name}.{kind}': cell for name in GENOTYPES for kind, cell in load_genotype(name).cells.items()}
 for _i, _arguments in enumerate([(1, 10, 2), (2, 17, 4, 2), (3, 24, 1), (4, 30, 16, 5), (5, 20, 3, 1, 2)]):
     CELLS[f'random{_i}'] = load_genotype(random_genotype(*_arguments)).normal
 
@@ -63,9 +64,8 @@ def edges(layout: Layout):
 
 def expected_edges(cell: Cell):
     for block in (state for state in cell.live if state[0] == 'b'):
-        for side in ('left', 'right'):
-            yield getattr(cell.blocks[int(block[1:])], side)[1], f'{block}.{side}'
-            yield f'{block}.{side}', block
+        yield from ((state, f'{block}.{side}') for side, state in cell.blocks[int(block[1:])].reading.items())
+        yield from ((f'{block}.{side}', block) for side in ('left', 'right'))
     for k, output in enumerate(cell.outputs):
         yield from ((state, f'out{k}') for state in output)
         if len(output) > 1:

@@ -15,6 +15,7 @@ from .entries import Entry, find_entry
 from .flatten import flatten
 from .formats import read_weights
 from .inert_pickle import Foreign
+from .names_darts import DARTS
 from .names_keras import KERAS
 from .names_tensorflow import TENSORFLOW
 from .names_torch import TORCH
@@ -22,7 +23,7 @@ from .renaming import NameTable, rename
 
 __all__ = ['Source', 'check_fit', 'convert_state_dict', 'find_weights', 'load_foreign_weights', 'load_tensors']
 
-NAME_TABLES: Tuple[NameTable, ...] = (TENSORFLOW, TORCH, KERAS)
+NAME_TABLES: Tuple[NameTable, ...] = (TENSORFLOW, TORCH, KERAS, DARTS)
 Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
 _CLASSIFIER = ('head.fc.weight', 'head.fc.bias')
 _CLASSIFIERS = (_CLASSIFIER, ('aux_head.head.fc.weight', 'aux_head.head.fc.bias'))
@@ -198,7 +199,7 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
             ('missing', missing, '{0} {2}'),
             ('unknown', unknown, '{0} {1}'),
         ) if names]
-    stem = tensors.get('stem.conv.weight')
+    stem = tensors.get(f'{model.skeleton.stem_row.first_conv}.weight')
     if stem is not None and stem.ndim == 4 and stem.shape[1] != model.in_chans:
         lines.append(f'the weights are for images of {stem.shape[1]} channels: '
                      f'create the model with in_chans={stem.shape[1]}')

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..genotype.loader import load_genotype
+from ..network.skeleton import depth_label
 from ..network.stems import STEMS
 from .common import AsJson, drop_none, exit_on_error, print_report
 
@@ -20,6 +21,8 @@ def describe(
         source: str = typer.Argument(metavar='NAME_OR_JSON', help=(
             'The name of a model or of a built-in genotype, a genotype file, or a model folder.')),
         num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage (N in the paper).'),
+        num_layers: Optional[int] = typer.Option(None, help=(
+            'Number of all cells behind the stem, as DARTS counts; an alternative to --num-cells.')),
         cell_filters: Optional[int] = typer.Option(None, help=(
             'Number of filters in the cells of the first stage (F in the paper).')),
         filters: Optional[int] = typer.Option(None, help=(
@@ -35,7 +38,8 @@ def describe(
     """Show the cells, parameters, mult-adds and feature shapes of a model or a genotype."""
     from ..description import describe as measure
     options = drop_none(
-        num_cells=num_cells, cell_filters=cell_filters, filters=filters, stem=stem, num_classes=num_classes)
+        num_cells=num_cells, num_layers=num_layers, cell_filters=cell_filters, filters=filters, stem=stem,
+        num_classes=num_classes)
     with exit_on_error():
         report = measure(source, img_size, **options)
         if draw:
@@ -52,7 +56,7 @@ def _print_tables(source: str, report: Dict[str, Any]) -> None:
     genotype = load_genotype(report['genotype'])
     console = Console(highlight=False)
     skeleton = report['skeleton']
-    console.print(f'[bold]{escape(source)}[/]: genotype {genotype.name}, N = {skeleton["num_cells"]}, '
+    console.print(f'[bold]{escape(source)}[/]: genotype {genotype.name}, {depth_label(skeleton)}, '
                   f'F = {skeleton["cell_filters"]}, {skeleton["stem"]} stem, input {_shape(report["input_size"])}')
     for kind, cell in genotype.cells.items():
         console.print(f'\n[bold]{kind} cell[/]')

@@ -92,7 +92,8 @@ def load_checkpoint(
     if model.num_classes and 'head.fc.weight' not in found.values:
         raise ValueError(f'{checkpoint}: has no classifier, without which the outputs would be random')
     changes = {}
-    for argument, name, axis in (('num_classes', 'head.fc.weight', 0), ('in_chans', 'stem.conv.weight', 1)):
+    first_conv = f'{model.skeleton.stem_row.first_conv}.weight'
+    for argument, name, axis in (('num_classes', 'head.fc.weight', 0), ('in_chans', first_conv, 1)):
         shape, own = (getattr(tensors.get(name), 'shape', ()) for tensors in (found.values, model.state_dict()))
         if len(shape) == len(own) and shape[axis] != own[axis]:
             changes[argument] = shape[axis]

@@ -18,15 +18,13 @@ __all__ = ['FORMS', 'ImportedTextError', 'import_genotype']
 # reduction at stride 2.
 _OPS = {
     'skip_connect': 'factorized_identity', 'dil_conv_3x3': 'dil_sep_conv_3x3', 'dil_conv_5x5': 'dil_sep_conv_5x5',
-    **{name: name for name in ('max_pool_3x3', 'max_pool_5x5', 'max_pool_7x7', 'avg_pool_3x3', 'sep_conv_3x3',
-                               'sep_conv_5x5', 'sep_conv_7x7', 'conv_1x1')}}
+    'zero': 'none', **{name: name for name in (
+        'max_pool_3x3', 'max_pool_5x5', 'max_pool_7x7', 'avg_pool_3x3', 'sep_conv_3x3', 'sep_conv_5x5', 'sep_conv_7x7',
+        'conv_1x1', 'conv_7x1_1x7', 'none')}}
 # The operations of NNI's first DARTS example, in the order in which it numbers them.
 _OLD_NNI_OPS = {
     'maxpool': 'max_pool_3x3', 'avgpool': 'avg_pool_3x3', 'skipconnect': 'skip_connect', 'sepconv3x3': 'sep_conv_3x3',
     'sepconv5x5': 'sep_conv_5x5', 'dilconv3x3': 'dil_conv_3x3', 'dilconv5x5': 'dil_conv_5x5', 'none': 'none'}
-_UNSUPPORTED = {
-    'none': 'an edge that gives zeros', 'zero': 'an edge that gives zeros',
-    'conv_7x1_1x7': 'two full convolutions with one batch norm and no bottleneck'}
 _KINDS = {'normal': 'normal', 'reduce': 'reduction'}
 _FIELDS = ('normal', 'normal_concat', 'reduce', 'reduce_concat')  # of Genotype, in DARTS's order
 
@@ -242,22 +240,42 @@ def _read_fields(fields: Mapping[str, Any]) -> Cells:
     missing = [name for name in _FIELDS if not isinstance(fields.get(name), list)]
     if missing:
         raise ImportedTextError(f'{missing[0]}: must be a list')
-    return {kind: (_group(kind, fields[kind]), fields[f'{kind}_concat']) for kind in _KINDS}
+    return {kind: _read_edges(kind, fields[kind], fields[f'{kind}_concat']) for kind in _KINDS}
 
 
-def _group(kind: str, edges: List[Any]) -> List[List[Edge]]:
+def _read_edges(kind: str, edges: List[Any], outputs: List[Any]) -> Cell:
     """Group edges by node. They are written in pairs, or grouped already, or as (operation, node, state)."""
     if edges and all(isinstance(edge, list) and edge and isinstance(edge[0], list) for edge in edges):
-        return [[_edge(kind, edge) for edge in node] for node in edges]
+        return [[_edge(kind, edge) for edge in node] for node in edges], outputs
     if edges and all(isinstance(edge, list) and len(edge) == 3 and type(edge[2]) is int for edge in edges):
         numbers = [_number(edge[1]) for edge in edges]
         if not all(type(number) is int and 2 <= number < 100 for number in numbers):
             raise ImportedTextError(f'{kind}: the nodes in (operation, node, state) must be numbers from 2')
-        return [[(edge[0], edge[2]) for edge, number in zip(edges, numbers) if number == node]
-                for node in range(2, max(numbers) + 1)]
+        return _fill_nodes([[(edge[0], edge[2]) for edge, number in zip(edges, numbers) if number == node]
+                            for node in range(2, max(numbers) + 1)], outputs)
     if len(edges) % 2:
         raise ImportedTextError(f'{kind}: has {len(edges)} edges; each node has two')
-    return [[_edge(kind, edge) for edge in edges[i:i + 2]] for i in range(0, len(edges), 2)]
+    return [[_edge(kind, edge) for edge in edges[i:i + 2]] for i in range(0, len(edges), 2)], outputs
+
+
+def _fill_nodes(nodes: List[List[Edge]], outputs: List[Any]) -> Cell:
+    """Return a cell in which each node has two edges, from one of FairDARTS in which nodes may have fewer.
+
+    A node with one edge gets ``none`` as its second. A node without edges is left out, as in FairDARTS's code, and so
+    are the edges from it.
+    """
+    numbers: Dict[Any, int] = {}  # of nodes in the new cell
+    left_out: List[int] = []
+    filled: List[List[Edge]] = []
+    for number, edges in enumerate(nodes, 2):
+        edges = [(op, numbers.get(state, state)) for op, state in edges if state not in left_out]
+        if edges:
+            numbers[number] = len(filled) + 2
+            filled.append([*edges, *[('none', edges[0][1])] * (len(edges) == 1)])
+        else:
+            left_out.append(number)
+    outputs = [_number(output) for output in outputs if _number(output) not in left_out]
+    return filled, [numbers.get(output, output) if isinstance(output, int) else output for output in outputs]
 
 
 def _edge(kind: str, edge: Any) -> Edge:
@@ -365,9 +383,7 @@ def _cell(kind: str, nodes: List[List[Edge]], outputs: Sequence[Any]) -> Dict[st
     def edge(op: Any, number: Any, i: int) -> List[str]:
         where = f'{kind}, node {i + 2}'
         if not isinstance(op, str) or op not in _OPS:
-            reason = f' ({_UNSUPPORTED[op]}) cannot be expressed in this package' if op in list(_UNSUPPORTED) else ''
-            raise ImportedTextError(f'{where}: {"operation" if reason else "unknown operation"} {shorten(repr(op))}'
-                                    f'{reason}; known: {", ".join(_OPS)}')
+            raise ImportedTextError(f'{where}: unknown operation {shorten(repr(op))}; known: {", ".join(_OPS)}')
         return [_OPS[op], state(number, where, i + 2)]
     blocks = []
     for i, edges in enumerate(nodes):

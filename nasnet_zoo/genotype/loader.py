@@ -70,6 +70,7 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
         causes = [e for e in error.errors(include_url=False) if _is_cause(e)][:MAX_PROBLEMS + 1]
         problems += [problem for problem in dict.fromkeys(map(_explain, causes)) if problem[0] not in known]
     problems += _check_cells(data)
+    problems += _check_inputs(genotype) if genotype and not problems else []
     if problems:
         raise GenotypeError(label, problems)
     for kind, cell in genotype.cells.items():
@@ -259,6 +260,16 @@ def _check_cells(data: Any):
         if inputs is not None and count > inputs:
             yield f'{kind}.outputs', (f'{count} outputs, but a cell reads {inputs} inputs, so the others are never '
                                       f'read; set "inputs" to {count} or more, or concatenate outputs')
+
+
+def _check_inputs(genotype: Genotype):
+    """Yield the problem of outputs on which no input has an effect, because the operations before them give zeros."""
+    for kind, cell in genotype.cells.items():
+        for where, states in [*((f'outputs[{k}]', output) for k, output in enumerate(cell.outputs)),
+                              ('head', cell.head_states)]:
+            if not any(state[0] == 'h' for state in cell.needed(states)):
+                yield f'{kind}.{where}', ("depends on no input of the cell, since all operations before it are 'none'; "
+                                          'replace one of them')
 
 
 def _check_state(path: str, state: Any, inputs: Optional[int], blocks: int):

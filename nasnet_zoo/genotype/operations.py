@@ -2,7 +2,7 @@
 
 A row holds all that the rest of the package wants to know about an operation: how its module is built, how it is drawn,
 whether it starts with a ReLU, whether drop path applies to it. No other code looks at an operation's name. This module
-does not import PyTorch; ``network/ops.py`` has the built-in builders.
+does not import PyTorch; ``network/ops.py`` and ``network/combines.py`` have the built-in builders.
 
 :func:`register_operation` and :func:`register_combine` add a row of your own. ``docs/architecture.md`` has an example.
 """
@@ -15,7 +15,7 @@ __all__ = ['Operation', 'Combine', 'When', 'OPERATIONS', 'COMBINES', 'OP_NAMES',
            'COMBINE_ALIASES', 'FAMILIES', 'register_operation', 'register_combine']
 
 # Kinds of boxes in drawings; each has its own colour in drawing.py.
-FAMILIES = ('sep', 'conv', 'pool', 'identity', 'combine', 'concat')
+FAMILIES = ('sep', 'conv', 'pool', 'identity', 'none', 'combine', 'concat')
 Builder = Union[str, Callable[..., Any]]  # a function, or where to find it, as 'package.module:function'
 _NAME = re.compile(r'[a-z][a-z0-9_]{0,63}')
 
@@ -55,6 +55,8 @@ class Operation:
         has_weights: When the module has parameters or buffers. An operation without them that a cell applies twice to
             the same state is computed once.
         uses_drop_path: When drop path applies to its result.
+        reads_state: Whether its result depends on the state that it is applied to. The module of an operation that
+            does not is given any input of the cell, from which it learns the shape of its result.
         options: Further arguments for `build`.
     """
     name: str
@@ -64,6 +66,7 @@ class Operation:
     pre_activation: When = When.ALWAYS
     has_weights: When = When.ALWAYS
     uses_drop_path: When = When.ALWAYS
+    reads_state: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -124,7 +127,7 @@ def _register(table: Dict[str, Any], row: Union[Operation, Combine]) -> None:
     table[row.name] = row
 
 
-_OPS = 'nasnet_zoo.network.ops:'  # the module of the built-in builders
+_OPS, _COMBINES = 'nasnet_zoo.network.ops:', 'nasnet_zoo.network.combines:'  # the modules of the built-in builders
 
 for _row in (
     Operation('identity', _OPS + 'identity', 'iden\ntity', 'identity', pre_activation=When.SHAPE_CHANGES,
@@ -132,11 +135,14 @@ for _row in (
     Operation('factorized_identity', _OPS + 'factorized_identity', 'factor.\nidentity', 'identity',
               pre_activation=When.SHAPE_CHANGES, has_weights=When.SHAPE_CHANGES,
               uses_drop_path=When.SHAPE_CHANGES),  # DARTS
+    Operation('none', _OPS + 'zeros', 'none', 'none', pre_activation=When.NEVER, has_weights=When.NEVER,
+              uses_drop_path=When.NEVER, reads_state=False),  # DARTS
     Operation('conv_1x1', _OPS + 'full_conv', 'conv\n1x1', 'conv', options=dict(kernels=((1, 1),), bottleneck=1)),
     Operation('conv_3x3', _OPS + 'full_conv', 'conv\n3x3', 'conv', options=dict(kernels=((3, 3),))),
     Operation('conv_1x3_3x1', _OPS + 'full_conv', '1x3\n3x1', 'conv',
               options=dict(kernels=((1, 3), (3, 1)), bottleneck=3 / 8)),
     Operation('conv_1x7_7x1', _OPS + 'full_conv', '1x7\n7x1', 'conv', options=dict(kernels=((1, 7), (7, 1)))),
+    Operation('conv_7x1_1x7', _OPS + 'conv_pair', '7x1\n1x7', 'conv', options=dict(kernels=((1, 7), (7, 1)))),  # DARTS
     Operation('dil_conv_3x3', _OPS + 'full_conv', 'dil\n3x3', 'conv', options=dict(kernels=((3, 3),), dilation=2)),
     *(Operation(f'sep_conv_{k}x{k}', _OPS + 'sep_conv', f'sep\n{k}x{k}', 'sep', options=dict(kernel_size=k))
       for k in (3, 5, 7)),
@@ -149,10 +155,10 @@ for _row in (
     register_operation(_row)
 
 for _row in (
-    Combine('add', _OPS + 'add', '{left} + {right}', 'add'),
-    Combine('concat', _OPS + 'concat', 'concat({left}, {right})', 'concat', 'concat', width=2, is_symmetric=False),
-    Combine('add_layer_norm', _OPS + 'add_layer_norm', '{left} + {right}, then layer norm', 'add\nlayer norm'),
-    Combine('add_instance_norm', _OPS + 'add_instance_norm', '{left} + {right}, then instance norm',
+    Combine('add', _COMBINES + 'add', '{left} + {right}', 'add'),
+    Combine('concat', _COMBINES + 'concat', 'concat({left}, {right})', 'concat', 'concat', width=2, is_symmetric=False),
+    Combine('add_layer_norm', _COMBINES + 'add_layer_norm', '{left} + {right}, then layer norm', 'add\nlayer norm'),
+    Combine('add_instance_norm', _COMBINES + 'add_instance_norm', '{left} + {right}, then instance norm',
             'add\ninstance norm'),
 ):
     register_combine(_row)
@@ -161,5 +167,5 @@ for _row in (
 OP_NAMES, COMBINE_NAMES = tuple(OPERATIONS), tuple(COMBINES)
 
 # What other software calls these operations and combines, for the hints in error messages.
-OP_ALIASES = {'skip_connect': 'identity', 'skip': 'identity'}
+OP_ALIASES = {'skip_connect': 'identity', 'skip': 'identity', 'zero': 'none', 'zeros': 'none'}
 COMBINE_ALIASES = {'sum': 'add', 'cat': 'concat'}

@@ -72,6 +72,11 @@ class Block(Checked):
     def edges(self) -> Tuple[Edge, Edge]:
         return self.left, self.right
 
+    @property
+    def reading(self) -> Dict[str, str]:
+        """The states on which its result depends, by side. The operation 'none' depends on no state."""
+        return {side: state for side, (op, state) in zip(('left', 'right'), self.edges) if OPERATIONS[op].reads_state}
+
 
 class Cell(Checked):
     """Blocks in order, the hidden states the cell hands on, and those the classifier reads if it is the last cell."""
@@ -94,7 +99,7 @@ class Cell(Checked):
             if state not in needed:
                 needed.add(state)
                 if state[0] == 'b':
-                    todo += [source for _, source in self.blocks[int(state[1:])].edges]
+                    todo += self.blocks[int(state[1:])].reading.values()
         return frozenset(needed)
 
     @property
@@ -177,10 +182,11 @@ def _canonical_cell(cell: Cell) -> List[Any]:
             if state[0] == 'b':
                 block = cell.blocks[int(state[1:])]
                 is_ordered = not COMBINES[block.combine].is_symmetric_up_to_channels
-                edges = [[op, colour[source]] for op, source in block.edges]
+                edges = [[op, colour[source] if OPERATIONS[op].reads_state else ''] for op, source in block.edges]
                 seen[state].append([block.combine, edges if is_ordered else sorted(edges)])
                 for side, (op, source) in zip(('left', 'right'), block.edges):
-                    seen[source].append(['read by', op, block.combine, colour[state], *[side] * is_ordered])
+                    if OPERATIONS[op].reads_state:
+                        seen[source].append(['read by', op, block.combine, colour[state], *[side] * is_ordered])
         for state in live:
             seen[state][2:] = sorted(seen[state][2:], key=repr)
         colour = {state: (state if state[0] == 'h' else '') + _sha256(seen[state]) for state in live}
@@ -192,12 +198,12 @@ def _canonical_cell(cell: Cell) -> List[Any]:
 
 
 def _format_json(value: Any, indent: str = '', path: Tuple = ()) -> str:
-    """Return JSON text with one line for each block, each output and each fact."""
+    """Return JSON text with one line for each fact and for each object in a list, such as a block or a result."""
     inner = indent + '  '
-    if isinstance(value, dict) and not (path[-2:-1] == ('blocks',)):
+    if isinstance(value, dict) and not (path and isinstance(path[-1], int)):
         rows = [f'{inner}{json.dumps(k)}: {_format_json(v, inner, (*path, k))}' for k, v in value.items()]
         return '{\n' + ',\n'.join(rows) + f'\n{indent}}}'
-    if path[-1:] == ('blocks',):
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         rows = [inner + _format_json(v, inner, (*path, i)) for i, v in enumerate(value)]
         return '[\n' + ',\n'.join(rows) + f'\n{indent}]'
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..network import dilation, ops
+from ..network.combines import ExampleNorm
 from ..network.nasnet import NASNet
 from ..training.sync_norm import SyncBatchNorm2d
 from .ir import NO_PADDING, SAME, DilatedSame, Node
@@ -239,6 +240,13 @@ def _avg_pool_dilated(x: Node, m: dilation.AvgPool2dDilated) -> Node:
     return x.then('avg_pool', kernel=m.kernel_size, stride=(1, 1), padding=padding, dilation=m.dilation)
 
 
+def _zeros(x: Node, m: ops.Zeros) -> Node:
+    """A convolution by zero, which the pass `drop_zeros` removes."""
+    weight = torch.zeros(m.channels, x.channels, 1, 1, dtype=torch.float64)
+    return x.then('conv', dict(weight=weight, bias=weight[:, 0, 0, 0]), stride=(m.stride, m.stride), dilation=(1, 1),
+                  groups=1, padding=NO_PADDING)
+
+
 def _pool(op: str, x: Node, m: nn.Module, padding: Union[int, Tuple[int, int], str]) -> Node:
     if padding != SAME:
         padding = to_2tuple(padding) * 2
@@ -329,7 +337,8 @@ LOWERINGS: Dict[type, Callable[..., Node]] = {
     ops.PadSame: lambda x, m: _pad_same(x, m.kernel_size, m.stride, m.value),
     nn.ZeroPad2d: _constant_pad,
     nn.ConstantPad2d: _constant_pad,
-    ops.ExampleNorm: _group_norm,
+    ops.Zeros: _zeros,
+    ExampleNorm: _group_norm,
     dilation.PadDilated: _pad_dilated,
     dilation.Conv2dDilated: lambda x, m: _conv(_lower_module(m.pad, x), m),
     dilation.AvgPool2dDilated: _avg_pool_dilated,

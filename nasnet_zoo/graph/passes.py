@@ -15,7 +15,7 @@ from .rewrites.equivalents import add_as_identity_conv, avg_pool_as_depthwise_co
 from .rewrites.folding import fold_norms, sink_scale
 from .rewrites.layout import fix_padding, pad_channels
 from .rewrites.reductions import fuse_reductions, split_reductions_at_blocks
-from .rewrites.sharing import eliminate_common_subexpressions, push_relu_through_concat
+from .rewrites.sharing import drop_zeros, eliminate_common_subexpressions, push_relu_through_concat
 from .targets import TARGETS
 
 __all__ = ['PASSES', 'Pass', 'apply_passes', 'optimize_for_inference']
@@ -33,6 +33,7 @@ class Pass(NamedTuple):
 
 
 PASSES: Dict[str, Pass] = {row.apply.__name__: row for row in (  # in the order in which they run
+    Pass(drop_zeros),
     Pass(fold_norms),
     Pass(split_reductions_at_blocks, makes=('conv', 'add')),
     Pass(fuse_reductions),

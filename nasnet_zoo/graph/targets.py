@@ -25,7 +25,8 @@ class Target(NamedTuple):
 
 
 _EVERYWHERE = (
-    'fold_norms', 'push_relu_through_concat', 'eliminate_common_subexpressions', 'sink_scale', 'fix_padding')
+    'drop_zeros', 'fold_norms', 'push_relu_through_concat', 'eliminate_common_subexpressions', 'sink_scale',
+    'fix_padding')
 TARGETS: Dict[str, Target] = {
     'torch_cpu': Target(
         'eager PyTorch on a CPU', '.to_torch', (*_EVERYWHERE, 'fuse_reductions', 'pointwise_conv_as_matmul')),

@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..deploy.export import export_onnx
 from ..files import write_utf8
+from ..network.skeleton import depth_label
 from ..zoo import build, label_names
 from .folder import CONFIG, WEIGHTS, HubError, read_accuracy, read_config, record_accuracy, write_folder
 
@@ -31,7 +32,7 @@ _CARD = '''---
 {mark}
 # {name}
 
-An image classifier built from {genotype} cells (N = {num_cells}, F = {cell_filters}, {stem} stem). It takes images of \
+An image classifier built from {genotype} cells ({depth}, F = {cell_filters}, {stem} stem). It takes images of \
 {input_size} (channels x height x width) and distinguishes {num_classes} \
 classes. The genotype is in config.json and, by itself, in genotype.json.
 {picture}
@@ -85,7 +86,7 @@ def write_card(
         eval_results=results, **({'datasets': [re.sub(r'[^\w.-]+', '-', record['dataset'])]} if record else {}))
     text = _CARD.format(
         metadata=metadata.to_yaml(), mark=_MARK, name=name, repo_id=repo_id, genotype=args['genotype']['name'],
-        num_cells=args['num_cells'], cell_filters=args['cell_filters'], stem=args['stem'],
+        depth=depth_label(args), cell_filters=args['cell_filters'], stem=args['stem'],
         input_size=' x '.join(map(str, cfg['input_size'])), num_classes=config['num_classes'], accuracy=table,
         picture='\n![The cells](cells.svg)\n' if (folder / 'cells.svg').exists() else '')
     write_utf8(path, text)

@@ -7,14 +7,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .ops import LayerArgs
+from .stems import AuxLayout
 
 __all__ = ['AuxHead']
 
 
 class AuxHead(nn.Module):
-    """The paper's auxiliary classifier as in Google's nasnet.py, for any input size.
+    """The auxiliary classifier of Google's nasnet.py or of DARTS's model.py, for any input size.
 
-    Google pools the features of the published input size (14x14 at 224 pixels) and then convolves all that remains.
+    They pool the features of the published input size (14x14 at 224 pixels) and then convolve all that remains.
     Features of other sizes are first pooled to that of the usual input.
 
     Args:
@@ -22,21 +23,23 @@ class AuxHead(nn.Module):
         map_size: Height and width of the features for the usual input.
         filters: Widths of the two convolutions.
         num_classes: Number of classes.
+        layout: Google's or DARTS's; see ``network/stems.py``.
         args: Settings of the layers.
     """
 
     def __init__(
-            self, in_chs: int, map_size: Tuple[int, int], filters: Tuple[int, int], num_classes: int, args: LayerArgs,
+            self, in_chs: int, map_size: Tuple[int, int], filters: Tuple[int, int], num_classes: int, layout: AuxLayout,
+            args: LayerArgs,
     ) -> None:
         super().__init__()
         map_size = tuple(max(5, side) for side in map_size)
         self.resize = nn.AdaptiveAvgPool2d(map_size)  # leaves features of this size as they are
-        self.pool = nn.AvgPool2d(5, 3)
+        self.pool = nn.AvgPool2d(5, layout.pool_stride)
         self.conv1 = nn.Conv2d(in_chs, filters[0], 1, bias=False, **args.dd)
         self.bn1 = args.norm(filters[0])
-        kernel_size = tuple((side - 5) // 3 + 1 for side in map_size)
+        kernel_size = tuple((side - 5) // layout.pool_stride + 1 for side in map_size)
         self.conv2 = nn.Conv2d(filters[0], filters[1], kernel_size, bias=False, **args.dd)
-        self.bn2 = args.norm(filters[1])
+        self.bn2 = args.norm(filters[1]) if layout.has_second_norm else nn.Identity()
         self.head = ClassifierHead(filters[1], num_classes, **args.dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from .cell import Cell
-from .ops import AvgPool2dSame, Conv2dSame, ExampleNorm, FactorizedReduction, PadSame
+from .combines import ExampleNorm
+from .ops import AvgPool2dSame, Conv2dSame, FactorizedReduction, PadSame, Zeros
 from .plan import CellPlan
 
 __all__ = ['dilate_cell', 'PadDilated', 'Conv2dDilated', 'AvgPool2dDilated', 'ExampleNormDilated', 'pad_dilated',
@@ -89,7 +90,7 @@ def avg_pool_dilated(x: torch.Tensor, kernel_size: List[int], dilation: List[int
 def group_norm_dilated(
         x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float, dilation: List[int],
 ) -> torch.Tensor:
-    """A group norm with the statistics of every `dilation`-th pixel; see :func:`~nasnet_zoo.network.ops.group_norm`."""
+    """A group norm with the statistics of every `dilation`-th pixel; see :func:`~nasnet_zoo.network.combines.group_norm`."""
     pixels = x[:, :, ::dilation[0], ::dilation[1]].reshape(x.shape[0], num_groups, -1)
     if pixels.shape[2] > 1:
         variance, mean = torch.var_mean(pixels, dim=2, correction=0, keepdim=True)
@@ -200,6 +201,10 @@ def _factorized_reduction(layer: FactorizedReduction, dilation: Size, after: int
     return layer, (after, after)
 
 
+def _zeros(layer: Zeros, dilation: Size, after: int) -> Tuple[nn.Module, Size]:
+    return Zeros(layer.channels, 1), _times((layer.stride, layer.stride), dilation)
+
+
 def _example_norm(layer: ExampleNorm, dilation: Size, after: int) -> Tuple[nn.Module, Size]:
     dilated = ExampleNormDilated(layer.num_groups, layer.num_channels, layer.eps, device='meta')
     dilated.weight, dilated.bias, dilated.dilation = layer.weight, layer.bias, dilation
@@ -216,5 +221,6 @@ _RULES: Dict[type, Callable[..., Tuple[nn.Module, Size]]] = {
     nn.AvgPool2d: _avg_pool,
     AvgPool2dSame: _avg_pool_same,
     FactorizedReduction: _factorized_reduction,
+    Zeros: _zeros,
     ExampleNorm: _example_norm,
 }

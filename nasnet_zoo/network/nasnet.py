@@ -1,5 +1,4 @@
 """The network: the cells of a genotype on a skeleton, as a timm model."""
-import math
 from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
 
 import torch
@@ -76,7 +75,8 @@ class NASNet(nn.Module):
 
         plan = plan_network(genotype, skeleton)
         args = LayerArgs(
-            skeleton.bn_eps, skeleton.bn_momentum, skeleton.pool_padding, dict(device=device, dtype=dtype))
+            skeleton.bn_eps, skeleton.bn_momentum, skeleton.pool_padding, skeleton.padding,
+            dict(device=device, dtype=dtype))
         stem = skeleton.stem_row
         self.stem = stem.build(in_chans, skeleton.stem_width, stem.convs, args)
         self.cells = nn.ModuleList(dilate_cell(Cell(cell, args), cell) for cell in plan.cells)
@@ -87,7 +87,7 @@ class NASNet(nn.Module):
         if aux_head:
             self.aux_head = AuxHead(
                 plan.aux.channels, skeleton.feature_size(plan.aux.reduction * plan.aux.dilation), skeleton.aux_filters,
-                num_classes, args)
+                num_classes, stem.aux, args)
         self.init_weights()
         # As timm's factory sets them, so that a network that it has not made can be saved, pushed and resolved too.
         self.pretrained_cfg = self.default_cfg = dict(skeleton.data_cfg, architecture='nasnet', num_classes=num_classes)
@@ -105,14 +105,13 @@ class NASNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise convolutions: He normal by fan-out. Linear layers keep PyTorch's initialisation.
+        """Initialise convolutions as the stem says, as Google or as DARTS. Linear layers keep PyTorch's initialisation.
 
         Google truncates the distribution and initialises linear layers by it, too; see MODEL_CARD.md.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2. / fan_out))
+                self.skeleton.stem_row.init_conv(module)
         self.init_non_persistent_buffers()
 
     @torch.jit.ignore
@@ -284,7 +283,7 @@ class NASNet(nn.Module):
 
 def compile_genotype(
         genotype: Union[str, Mapping[str, Any], Genotype] = 'nasnet_a',
-        num_cells: int = 4,
+        num_cells: Optional[int] = None,
         cell_filters: Optional[int] = None,
         filters: Optional[int] = None,
         stem: str = 'imagenet',
@@ -302,10 +301,12 @@ def compile_genotype(
 
     Args:
         genotype: The name of a built-in genotype, a path, JSON data or a genotype; see :func:`load_genotype`.
-        num_cells: Normal cells in each of the three stages, the paper's N.
+        num_cells: Normal cells in each of the three stages, the paper's N, 4 by default. Pass either this or
+            ``num_layers``, the number of all cells behind the stem.
         cell_filters: Filters F of the first stage's cells, 44 by default. Pass either this or `filters`.
         filters: Width of the penultimate layer, the F in the paper's "N @ F".
-        stem: Name of a stem: 'imagenet' (stride 8 before the first stage) or 'cifar' (stride 1).
+        stem: Name of a stem: 'imagenet' (stride 8 before the first stage) or 'cifar' (stride 1), or 'darts_imagenet'
+            or 'darts_cifar', which build DARTS's networks.
         num_classes: Number of classes; 0 for no classifier.
         in_chans: Channels of the images.
         global_pool: timm's name of the pooling before the classifier; '' for none, together with num_classes=0.
@@ -326,7 +327,9 @@ def compile_genotype(
     args = _NetworkArgs(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
         drop_path_rate=drop_path_rate, aux_head=aux_head)
-    fields = dict(skeleton, stem=stem, num_cells=num_cells)
+    fields = dict(skeleton, stem=stem)
+    if num_cells is not None:
+        fields['num_cells'] = num_cells
     if genotype.aux_filters:
         fields.setdefault('aux_filters', genotype.aux_filters)
     if cell_filters is not None:

@@ -1,4 +1,4 @@
-"""The modules of the operations and combines that ``genotype/operations.py`` lists.
+"""The modules of the operations that ``genotype/operations.py`` lists, and what builds modules from its rows.
 
 The operations are those of arXiv:1707.07012, section 3.1 and appendix A.1, and of DARTS (arXiv:1806.09055). Their
 behaviour is that of Google's nasnet_utils.py (tensorflow/models, slim): TensorFlow's SAME padding, the order
@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import to_2tuple
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
@@ -20,8 +20,7 @@ from ..genotype.operations import COMBINES, OPERATIONS, Builder
 from .cpu_autograd import CpuAutograd, concatenate, same_depthwise_conv2d, subsample, use_cpu_autograd
 
 __all__ = ['LayerArgs', 'build_operation', 'build_combine', 'conv_1x1_bn', 'factorized_reduction', 'pad_same',
-           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'FactorizedReduction', 'ExampleNorm',
-           'Add', 'Concat']
+           'avg_pool_same', 'Layers', 'PadSame', 'Conv2dSame', 'AvgPool2dSame', 'Zeros', 'FactorizedReduction']
 
 Pair = Union[int, Tuple[int, int]]
 
@@ -33,11 +32,14 @@ class LayerArgs:
     Attributes:
         bn_eps, bn_momentum: Of batch norms.
         pool_padding: ``'tf'``, ``'timm'`` or ``'keras'``; see :func:`pool`.
+        padding: ``'same'``, which is TensorFlow's SAME padding, or ``'symmetric'``, the same on opposite sides. They
+            differ where the stride is 2 and the height or width is even.
         dd: Device and dtype of the parameters, as keyword arguments (timm's name for them).
     """
     bn_eps: float = 1e-3
     bn_momentum: float = 0.1
     pool_padding: str = 'tf'
+    padding: str = 'same'
     dd: Dict[str, Any] = field(default_factory=dict)
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
@@ -46,8 +48,8 @@ class LayerArgs:
 
     def conv(self, in_chs: int, out_chs: int, kernel_size: Pair, stride: Pair = 1, dilation: int = 1,
              groups: int = 1) -> nn.Conv2d:
-        """Return a convolution with TensorFlow's SAME padding and without a bias. The kernel size must be odd."""
-        padding = _symmetric_padding(kernel_size, stride, dilation)
+        """Return a padded convolution without a bias. The kernel size must be odd."""
+        padding = self.fixed_padding(kernel_size, stride, dilation)
         layer = Conv2dSame if padding is None else nn.Conv2d
         return layer(in_chs, out_chs, kernel_size, stride, padding or 0, dilation, groups, bias=False, **self.dd)
 
@@ -59,20 +61,24 @@ class LayerArgs:
         :class:`PadSame` comes first.
         """
         layers: Dict[str, nn.Module] = {}
-        padding = _symmetric_padding(kernel_size, stride, dilation)
+        padding = self.fixed_padding(kernel_size, stride, dilation)
         if padding is None:
             layers[f'{name}_pad'] = PadSame([dilation * (k - 1) + 1 for k in to_2tuple(kernel_size)], stride)
         layers[name] = nn.Conv2d(
             in_chs, out_chs, kernel_size, stride, padding or 0, dilation, groups, bias=False, **self.dd)
         return layers
 
+    def fixed_padding(self, kernel_size: Pair, stride: Pair, dilation: int = 1) -> Optional[Tuple[int, ...]]:
+        """Return the pixels to add on opposite sides, [height, width]; None if they depend on the size of the input.
 
-def _symmetric_padding(kernel_size: Pair, stride: Pair, dilation: int) -> Optional[Tuple[int, ...]]:
-    """Return how many pixels SAME padding adds on each side, [height, width]; None if that depends on the input."""
-    spans = [dilation * (k - 1) for k in to_2tuple(kernel_size)]
-    if any(s > 1 and span > 0 for s, span in zip(to_2tuple(stride), spans)):
-        return None
-    return tuple(span // 2 for span in spans)
+        An even kernel cannot have the same padding on opposite sides; its padding is SAME.
+        """
+        spans = [dilation * (k - 1) for k in to_2tuple(kernel_size)]
+        is_even = any(span % 2 for span in spans)
+        is_strided = any(s > 1 and span > 0 for s, span in zip(to_2tuple(stride), spans))
+        if is_even or is_strided and self.padding == 'same':
+            return None
+        return tuple(span // 2 for span in spans)
 
 
 def pad_same(x: torch.Tensor, kernel_size: List[int], stride: List[int], value: float = 0.) -> torch.Tensor:
@@ -187,6 +193,20 @@ class AvgPool2dSame(nn.Module):
         return avg_pool_same(x, self.kernel_size, self.stride)
 
 
+class Zeros(nn.Module):
+    """Zeros of the shape that an operation of this width and stride would give."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def extra_repr(self) -> str:
+        return f'{self.channels}, stride={self.stride}'
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x[:, :1, ::self.stride, ::self.stride].expand(-1, self.channels, -1, -1))
+
+
 class FactorizedReduction(nn.Module):
     """Two strided 1x1 convolutions, the second one pixel off, concatenated, then batch norm (Google)."""
 
@@ -273,8 +293,7 @@ def full_conv(
     the bottleneck would have no filters, the 1x1 convolutions are left out.
     """
     width = int(out_chs * bottleneck) or out_chs
-    convs = [(kernel, dict(stride=tuple(stride if k == max(kernel) else 1 for k in kernel), dilation=dilation))
-             for kernel in kernels]
+    convs = [(kernel, dict(stride=_stride_along(kernel, stride), dilation=dilation)) for kernel in kernels]
     if width < out_chs:
         convs = [((1, 1), {}), *convs, ((1, 1), {})]
     widths = [in_chs, *[width] * (len(convs) - 1), out_chs]
@@ -287,6 +306,27 @@ def full_conv(
     return Layers(layers)
 
 
+def conv_pair(
+        in_chs: int, out_chs: int, stride: int, args: LayerArgs, kernels: Tuple[Tuple[int, int], ...],
+) -> nn.Module:
+    """[ReLU,] a convolution for each kernel, which has the stride in its own direction, BN (DARTS)."""
+    layers = OrderedDict()
+    for i, kernel in enumerate(kernels):
+        layers.update(args.conv_layers(
+            f'conv{i}', out_chs if i else in_chs, out_chs, kernel, _stride_along(kernel, stride)))
+    return Layers(OrderedDict(layers, bn=args.norm(out_chs)))
+
+
+def _stride_along(kernel: Tuple[int, int], stride: int) -> Tuple[int, int]:
+    """Return the stride in the directions in which a kernel is longest."""
+    return tuple(stride if k == max(kernel) else 1 for k in kernel)
+
+
+def zeros(in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> nn.Module:
+    """Zeros, whatever the input (DARTS)."""
+    return Zeros(out_chs, stride)
+
+
 def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, kernel_size: int) -> nn.Module:
     """Pooling, then 1x1 convolution and BN without a ReLU where the width must change.
 
@@ -294,81 +334,24 @@ def pool(in_chs: int, out_chs: int, stride: int, args: LayerArgs, mode: str, ker
     ``'timm'`` counts zeros in averages, ``'keras'`` sees zeros in averages and in maxima.
     """
     counts_zeros = stride > 1 and (mode, args.pool_padding) in _POOLS_THAT_COUNT_ZEROS
+    padding = args.fixed_padding(kernel_size, stride)
     layers: Dict[str, nn.Module] = {}
-    if mode == 'avg' and not counts_zeros:
-        layers['pool'] = (
-            nn.AvgPool2d(kernel_size, 1, kernel_size // 2, count_include_pad=False)
-            if stride == 1 and kernel_size % 2 else AvgPool2dSame(kernel_size, stride))
-    elif stride == 1 and kernel_size % 2:
-        layers['pool'] = nn.MaxPool2d(kernel_size, 1, kernel_size // 2)
-    else:
-        layers['pad'] = PadSame(to_2tuple(kernel_size), stride, 0. if counts_zeros else float('-inf'))
+    if counts_zeros or padding is None and mode == 'max':
+        layers['pad'] = PadSame(to_2tuple(kernel_size), stride, 0. if counts_zeros else float('-inf')) if (
+            padding is None) else nn.ZeroPad2d(padding[0])
         layers['pool'] = (nn.AvgPool2d if mode == 'avg' else nn.MaxPool2d)(kernel_size, stride)
+    elif padding is None:
+        layers['pool'] = AvgPool2dSame(kernel_size, stride)
+    elif mode == 'avg':
+        layers['pool'] = nn.AvgPool2d(kernel_size, stride, padding[0], count_include_pad=False)
+    else:
+        layers['pool'] = nn.MaxPool2d(kernel_size, stride, padding[0])
     if in_chs != out_chs:
         layers.update(conv_1x1_bn(in_chs, out_chs, 1, args))
     return Layers(OrderedDict(layers))
 
 
 _POOLS_THAT_COUNT_ZEROS = {('avg', 'timm'), ('avg', 'keras'), ('max', 'keras')}  # mode and pool_padding
-
-
-@fx.wrap
-def group_norm(x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """``F.group_norm`` that only scales and shifts where a group is a single number, which cannot be normalised.
-
-    Tracers of ``torch.fx`` record it as a call, because it depends on the size of the input.
-    """
-    if x.shape[1] // num_groups * x.shape[2] * x.shape[3] == 1:
-        return x * weight[:, None, None] + bias[:, None, None]
-    return torch.group_norm(x, num_groups, weight, bias, eps)
-
-
-class ExampleNorm(nn.GroupNorm):
-    """Layer norm over C, H, W (one group) or instance norm over H, W (one group per channel), for each example.
-
-    Scale and shift are per channel. A group of a single number is only scaled and shifted.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-class Add(nn.Module):
-    """The normalised sum of two tensors of the same shape."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return self.norm(left + right)
-
-
-class Concat(nn.Module):
-    """Two tensors concatenated in depth, the left one first."""
-
-    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return concatenate([left, right], self.training)
-
-
-def add(channels: int, args: LayerArgs) -> nn.Module:
-    """The sum."""
-    return Add(nn.Identity())
-
-
-def concat(channels: int, args: LayerArgs) -> nn.Module:
-    """The concatenation in depth."""
-    return Concat()
-
-
-def add_layer_norm(channels: int, args: LayerArgs) -> nn.Module:
-    """The sum with layer norm over C, H, W."""
-    return Add(ExampleNorm(1, channels, **args.dd))
-
-
-def add_instance_norm(channels: int, args: LayerArgs) -> nn.Module:
-    """The sum with instance norm over H, W."""
-    return Add(ExampleNorm(channels, channels, **args.dd))
 
 
 def build_operation(name: str, in_chs: int, out_chs: int, stride: int, args: LayerArgs) -> nn.Module:

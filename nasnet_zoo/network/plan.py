@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Se
 from ..genotype.operations import OPERATIONS
 from ..genotype.schema import Cell, Edge, Genotype
 from .skeleton import Position, Skeleton
-from .stems import FeatureMap
+from .stems import STEMS, FeatureMap
 
 __all__ = ['NetworkPlan', 'CellPlan', 'InputPlan', 'BlockPlan', 'OperandPlan', 'OutputPlan', 'PartPlan', 'Tap',
            'plan_network']
@@ -52,7 +52,7 @@ class OperandPlan:
 
     Attributes:
         op: Name of the operation; None if its result is already in the slot that is read.
-        source: The cell's slot that it reads.
+        source: The cell's slot that it reads. An operation that gives zeros reads the first input.
         reads_rectified: Whether it reads the state through a ReLU.
         in_chs, out_chs, stride: Its shape.
         uses_drop_path: Whether drop path applies to its result.
@@ -141,7 +141,8 @@ class Tap:
         sources: The network's slots whose concatenation the features are.
         channels, reduction: Shape of the features.
         module: The module that computes them.
-        is_rectified: Whether the features pass a ReLU: all but the stem's do.
+        is_rectified: Whether the features pass a ReLU. The stem's do not, nor those that the classifier reads as they
+            are.
         dilation: See :class:`CellPlan`.
     """
     num_cells: int
@@ -166,20 +167,17 @@ class NetworkPlan:
         stem_maps: The feature maps of the stem that cells may read. They have the slots 0, 1, …
         cells: The cells on which the classifier depends. No other cell is compiled.
         taps: Where features can be read, from the highest resolution to the last features.
+        aux: What the auxiliary head reads: the features before the last reduction or behind it, as the stem says.
     """
     stem_maps: Tuple[FeatureMap, ...]
     cells: Tuple[CellPlan, ...]
     taps: Tuple[Tap, ...]
+    aux: Tap
 
     @property
     def final(self) -> Tap:
         """What the classifier reads."""
         return self.taps[-1]
-
-    @property
-    def aux(self) -> Tap:
-        """What the auxiliary head reads: the features before the last reduction."""
-        return self.taps[-2]
 
     def ending_at(self, tap: int) -> 'NetworkPlan':
         """Return the plan of the network that ends at a tap, without the cells behind it."""
@@ -194,7 +192,15 @@ class _Source(NamedTuple):
 
 
 def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
-    """Plan the network of a genotype's cells on a skeleton."""
+    """Plan the network of a genotype's cells on a skeleton.
+
+    Raises:
+        ValueError: If the cells have more inputs than the stem allows.
+    """
+    if genotype.inputs > (skeleton.stem_row.max_inputs or genotype.inputs):
+        others = [name for name, row in STEMS.items() if genotype.inputs <= (row.max_inputs or genotype.inputs)]
+        raise ValueError(f'stem: {skeleton.stem} takes cells of at most {skeleton.stem_row.max_inputs} inputs, but '
+                         f'{genotype.name} has {genotype.inputs}; choose another stem: {", ".join(others)}')
     positions = skeleton.positions()
     wires = _wire(genotype, skeleton, positions)
     live = _live_outputs(genotype, positions, wires)
@@ -203,6 +209,7 @@ def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
     shapes: List[FeatureMap] = list(maps)  # by slot
     taps = [Tap(0, (k,), *maps[k], 'stem', False) for k in reversed(range(len(maps)))]
     newest, reduction = taps.pop(), maps[0].reduction
+    first = newest
     cells: List[CellPlan] = []
     for p, position in enumerate(positions):
         if position.stride > 1:
@@ -221,11 +228,16 @@ def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
         outputs = cells[-1].outputs
         slots.update((_Source(p, k), output.slot) for k, output in zip(live[p], outputs))
         shapes += [FeatureMap(output.channels, reduction) for output in outputs]
-        newest = Tap(len(cells), tuple(output.slot for output in outputs), sum(output.channels for output in outputs),
-                     reduction, cells[-1].name, True)
-    return NetworkPlan(maps, tuple(cells), tuple(
+        tap = Tap(len(cells), tuple(output.slot for output in outputs), sum(output.channels for output in outputs),
+                  reduction, cells[-1].name, True)
+        first = first if newest.reduction == reduction else tap  # at this resolution
+        newest = tap
+    *taps, aux = (
         replace(tap, reduction=min(tap.reduction, skeleton.output_stride),
-                dilation=_dilation(tap.reduction, skeleton.output_stride)) for tap in (*taps, newest)))
+                dilation=_dilation(tap.reduction, skeleton.output_stride))
+        for tap in (*taps, replace(newest, is_rectified=skeleton.final_relu),
+                    first if skeleton.stem_row.aux.follows_reduction else taps[-1]))
+    return NetworkPlan(maps, tuple(cells), tuple(taps), aux)
 
 
 def _dilation(reduction: int, output_stride: int) -> int:
@@ -337,8 +349,10 @@ class _CellPlanner:
 
     def _operand(self, edge: Edge, uses: Counter) -> OperandPlan:
         op, state = edge
-        shape = self.channels[state], self.position.filters, self.position.stride if state[0] == 'h' else 1
         row = OPERATIONS[op]
+        if not row.reads_state:
+            state = next(iter(self.channels))  # the first input, which is there although `state` may not be
+        shape = self.channels[state], self.position.filters, self.position.stride if state[0] == 'h' else 1
         drops = row.uses_drop_path.holds(*shape)
         if edge in self.slots:
             return OperandPlan(None, self.slots[edge], False, *shape, uses_drop_path=drops, cache_slot=None)

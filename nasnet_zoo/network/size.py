@@ -39,16 +39,17 @@ def check_model_size(genotype: Genotype, skeleton: Skeleton, num_classes: int, a
     Raises:
         ValueError: If the network is too large. The message names the argument to reduce.
     """
-    blocks = 3 * skeleton.num_cells * max(len(cell.blocks) for cell in genotype.cells.values())
+    depth = 'num_layers' if skeleton.num_layers else 'num_cells'
+    blocks = skeleton.depth * max(len(cell.blocks) for cell in genotype.cells.values())
     if blocks > MAX_CELL_BLOCKS:
-        raise ValueError(f'num_cells: {genotype.name} with num_cells={skeleton.num_cells} has {blocks} blocks, over '
+        raise ValueError(f'{depth}: {genotype.name} with {depth}={getattr(skeleton, depth)} has {blocks} blocks, over '
                          f'{MAX_CELL_BLOCKS}; choose a smaller value')
     in_squares = max(
         4 * len(cell.blocks) + genotype.inputs * max(map(cell.width, cell.outputs)) for cell in genotype.cells.values())
     widest = 4 * skeleton.cell_filters
     head = max(cell.width(cell.head_states) for cell in genotype.cells.values()) * widest
     estimates = dict(
-        cell_filters=3 * skeleton.num_cells * in_squares * widest ** 2,
+        cell_filters=skeleton.depth * in_squares * widest ** 2,
         stem_filters=genotype.inputs * skeleton.stem_width * widest,
         num_classes=2 * head * num_classes,
         img_size=(math.prod(skeleton.aux_filters) * math.prod(skeleton.feature_size(skeleton.plain_stride // 2)) // 9

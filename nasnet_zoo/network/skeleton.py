@@ -1,5 +1,5 @@
 """Everything in a network that its cells do not determine, as data: which cells stand where, and how wide they are."""
-from typing import Annotated, Any, Dict, Literal, NamedTuple, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, Literal, Mapping, NamedTuple, Optional, Tuple, Union
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 from ..checked import Checked, OneOf
 from .stems import DEFAULT_STEM, STEMS, FeatureMap, Stem
 
-__all__ = ['Skeleton', 'Position', 'Side']
+__all__ = ['Skeleton', 'Position', 'Side', 'depth_label']
 
 NUM_STAGES = 3
 
@@ -43,7 +43,10 @@ class Skeleton(Checked):
         ValueError: If a value has the wrong type or is out of bounds.
     """
     stem: Annotated[str, OneOf('stem', STEMS), Field(description='the layers before the first cell')] = DEFAULT_STEM
-    num_cells: Annotated[int, Field(ge=1, le=32, description="normal cells in each stage, the paper's N")] = 4
+    num_cells: Annotated[Optional[int], Field(ge=1, le=32, description=(
+        "normal cells in each stage, the paper's N; not together with `num_layers`"))] = 4
+    num_layers: Annotated[Optional[int], Field(ge=3, le=98, description=(
+        "all cells but those of the stem, as DARTS counts; reductions stand at a third and at two thirds"))] = None
     cell_filters: Annotated[int, Field(ge=1, le=2048, description="filters F of the first stage's cells")] = 44
     stem_filters: Annotated[Optional[int], Field(ge=1, le=4096, description=(
         'filters of the stem; the default depends on the stem'))] = None
@@ -52,18 +55,24 @@ class Skeleton(Checked):
     ))] = 'extra'
     skip_reduction_layer_input: Annotated[bool, Field(description=(
         "whether the cell after a reduction skips the reduction's h0: its own h1 is the reduction's h1"))] = False
-    bn_eps: Annotated[float, Field(gt=0, le=1, description='epsilon of batch norms')] = STEMS[DEFAULT_STEM].bn_eps
+    bn_eps: Annotated[float, Field(gt=0, le=1, description='epsilon of batch norms')] = (
+        STEMS[DEFAULT_STEM].defaults['bn_eps'])
     bn_momentum: Annotated[float, Field(gt=0, le=1, description='momentum of batch norms')] = (
-        STEMS[DEFAULT_STEM].bn_momentum)
+        STEMS[DEFAULT_STEM].defaults['bn_momentum'])
     pool_padding: Annotated[Literal['tf', 'timm', 'keras'], Field(description=(
         'how pools of stride 2 treat the border: as Google, timm or Keras'))] = 'tf'
+    padding: Annotated[Literal['same', 'symmetric'], Field(description=(
+        "padding where the stride is 2: TensorFlow's SAME padding (Google), or the same on opposite sides (DARTS)"))
+    ] = 'same'
+    final_relu: Annotated[bool, Field(description=(
+        'whether the classifier reads the last features through a ReLU (Google) or as they are (DARTS)'))] = True
     drop_path_by_depth: Annotated[bool, Field(description=(
         'whether the drop path rate grows with the depth of the cell (NASNet) or is the same in all cells (AmoebaNet)'
     ))] = True
     img_size: Annotated[
         Union[Side, Annotated[Tuple[Side, Side], Field(strict=False)]],
         Field(description='usual size of the images, which determines the auxiliary head; other sizes work too'),
-    ] = STEMS[DEFAULT_STEM].img_size
+    ] = STEMS[DEFAULT_STEM].defaults['img_size']
     aux_filters: Annotated[Tuple[Width, Width], Field(strict=False, description=(
         "widths of the auxiliary head's two convolutions; the default is Google's"))] = (128, 768)
     output_stride: Annotated[int, Field(description=(
@@ -84,7 +93,8 @@ class Skeleton(Checked):
             return fields  # which is refused
         if fields.get('output_stride', 32) in (None, 32):
             fields = {**fields, 'output_stride': _plain_stride(stem)}
-        return dict(bn_eps=stem.bn_eps, bn_momentum=stem.bn_momentum, img_size=stem.img_size) | fields
+        depth = {} if fields.get('num_layers') is None else dict(num_cells=None)
+        return {**depth, **stem.defaults, **fields}
 
     @field_validator('img_size')
     @classmethod
@@ -105,6 +115,12 @@ class Skeleton(Checked):
                 text=f'{output_stride} is not available with this stem; choose {available[0]}, which does not dilate, '
                      f'{available[1]} or {available[2]}'))
         return output_stride
+
+    @model_validator(mode='after')
+    def _has_one_depth(self) -> 'Skeleton':
+        if (self.num_cells is None) == (self.num_layers is None):
+            raise ValueError('num_cells, num_layers: pass one of them')
+        return self
 
     @property
     def stem_row(self) -> Stem:
@@ -146,16 +162,28 @@ class Skeleton(Checked):
         """Number of resolutions at which features can be read, if no resolution lacks a live cell."""
         return self.stem_row.num_maps + len(self.stem_row.cell_divisors) + NUM_STAGES - 1
 
+    @property
+    def depth(self) -> int:
+        """Number of cells, without those of the stem."""
+        if self.num_cells is None:
+            assert self.num_layers  # one of them is given
+            return self.num_layers
+        return NUM_STAGES * self.num_cells + (NUM_STAGES - 1 if self.reductions == 'extra' else 0)
+
     def positions(self) -> Tuple[Position, ...]:
         """Return the places for cells, from the stem to the classifier."""
         positions = [Position('reduction', max(1, self.cell_filters // divisor), stage=0, in_stem=True)
                      for divisor in self.stem_row.cell_divisors]
-        for stage in range(NUM_STAGES):
-            kinds = ['normal'] * self.num_cells
-            if stage:
-                kinds[:1 if self.reductions == 'replace' else 0] = ['reduction']
-            positions += [Position(kind, self.cell_filters * 2 ** stage, stage) for kind in kinds]
+        starts = [stage * self.depth // NUM_STAGES for stage in range(1, NUM_STAGES)]
+        for i in range(self.depth):
+            stage = sum(i >= start for start in starts)
+            positions.append(Position('reduction' if i in starts else 'normal', self.cell_filters * 2 ** stage, stage))
         return tuple(positions)
+
+
+def depth_label(fields: Mapping[str, Any]) -> str:
+    """Return how deep a skeleton with these fields is, as text: ``N = 4`` or ``20 layers``."""
+    return f'{fields["num_layers"]} layers' if fields.get('num_layers') else f'N = {fields["num_cells"]}'
 
 
 def _size(img_size: Union[int, Tuple[int, int]]) -> Tuple[int, int]:

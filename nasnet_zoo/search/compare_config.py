@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..network.stems import STEMS
 from ..training.recipe import Recipe
 from .config import ChildRecipe
 from .match import MATCHES
@@ -47,7 +48,8 @@ class CompareConfig(Checked):
     num_cells: Annotated[_Count, Field(description='Number of normal cells in each stage (N in the paper).')] = 2
     cell_filters: Annotated[_Count, Field(description=(
         'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
-    stem: Annotated[str, CliOption(hidden=True)] = 'cifar'
+    stem: Annotated[str, OneOf('stem', STEMS), Field(description=(
+        "Stem of the networks: cifar, or darts_cifar for DARTS's network."))] = 'cifar'
     img_size: Annotated[Optional[int], Field(ge=4, description=(
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..network.stems import STEMS
 from ..training.recipe import Recipe
 from .make_space import OWN_SPACE
 from .match import MATCHES
@@ -43,6 +44,8 @@ class ChildSettings(Checked):
     num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
     cell_filters: Annotated[int, Field(ge=1, description=(
         'Number of filters in the cells of the first stage (F in the paper), unless --match chooses it.'))] = 32
+    stem: Annotated[str, OneOf('stem', STEMS), Field(description=(
+        "Stem of the children: cifar, or darts_cifar for DARTS's network."))] = 'cifar'
     reductions: Annotated[Literal['extra', 'replace'], CliOption(hidden=True), Field(description=(
         'Whether a reduction cell precedes the normal cells of a stage or replaces the first of them.'))] = 'extra'
     stages: Annotated[int, CliOption(hidden=True), Field(ge=1, le=3, description=(

@@ -166,8 +166,9 @@ class Evaluator:
         settings = self.settings
         channels, *size = self.train.input_size
         args = dict(
-            settings.model_dump(include={'num_cells', 'cell_filters', 'reductions', 'drop_path_rate', 'aux_head'}),
-            stem='cifar', in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
+            settings.model_dump(include={
+                'num_cells', 'cell_filters', 'stem', 'reductions', 'drop_path_rate', 'aux_head'}),
+            in_chans=channels, num_classes=len(self.train.class_names), img_size=tuple(size))
         if settings.match is not None and settings.match_target is not None:
             key = genotype.architecture_digest, settings.match_target
             if key not in self._widths:  # a child's cost is checked before it is built

@@ -25,7 +25,7 @@ _NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had anoth
 # Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
 _ADDED: Dict[str, Any] = dict(protocol='paper', forbid_op=[])
 _ADDED_TO_CHILD: Dict[str, Any] = dict(
-    match=None, match_below=False, match_target=None, reductions='extra', stages=3,
+    match=None, match_below=False, match_target=None, stem='cifar', reductions='extra', stages=3,
     reward='accuracy')
 
 _FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step

@@ -13,7 +13,8 @@ from .recipes import DEFAULT_RECIPE, RECIPES
 __all__ = ['TrainConfig']
 
 _Count = Annotated[int, Field(ge=1)]
-_NETWORK = ('num_cells', 'cell_filters', 'filters', 'stem', 'drop_rate', 'drop_path_rate', 'aux_head')
+_NETWORK = (
+    'num_cells', 'num_layers', 'cell_filters', 'filters', 'stem', 'drop_rate', 'drop_path_rate', 'aux_head')
 _LOCAL_PATH = Field(strict=False)  # strings are accepted, too
 
 
@@ -44,13 +45,16 @@ class TrainConfig(Checked):
         "a model is named and --data is none of the built-in data sets, and otherwise the size of the images."))] = None
     num_cells: Annotated[Optional[_Count], Field(description=(
         'Number of normal cells in each stage (N in the paper).'))] = None
+    num_layers: Annotated[Optional[_Count], Field(description=(
+        'Number of all cells behind the stem, as DARTS counts; an alternative to --num-cells.'))] = None
     cell_filters: Annotated[Optional[_Count], Field(description=(
         "Number of filters in the cells of the first stage (F in the paper)."))] = None
     filters: Annotated[Optional[_Count], Field(description=(
         'Width of the penultimate layer, the second number in "N @ filters"; an alternative to '
         '--cell-filters.'))] = None
     stem: Annotated[Optional[str], OneOf('stem', STEMS), Field(description=(
-        'Stem of the network: imagenet for large images, cifar for small ones.'))] = None
+        "Stem of the network: imagenet for large images, cifar for small ones; darts_imagenet and darts_cifar for "
+        "DARTS's networks."))] = None
     drop_rate: Annotated[float, Field(ge=0, lt=1, description='Probability of dropout before the classifier.')] = 0.
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Probability with which paths in the last cell are dropped at the end of training.'))

@@ -10,8 +10,8 @@ import pytest
 import timm
 import torch
 
-from helpers.networks import NAMES, difference, small, trained
-from nasnet_zoo import compile_genotype, list_genotypes
+from helpers.networks import GENOTYPES, NAMES, difference, small, trained
+from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.data.preprocessing import METADATA_KEY, make_preprocessing
 from nasnet_zoo.deploy import export
@@ -47,7 +47,7 @@ def test_every_model_of_the_zoo(name, tmp_path):
     export_onnx(model, tmp_path / 'any.onnx', preprocessing, batch_size=None, dynamic_size=True)
 
 
-@pytest.mark.parametrize('genotype', list_genotypes())
+@pytest.mark.parametrize('genotype', GENOTYPES)
 def test_with_and_without_the_passes(genotype, tmp_path):
     model = small(genotype)
     x = torch.randn(1, 3, 17, 16)

@@ -39,8 +39,10 @@ def problems(source):
 
 
 def test_shipped_genotypes():
-    assert list_genotypes() == ['amoebanet_a', 'amoebanet_b', 'amoebanet_c', 'amoebanet_d', 'nasnet_a', 'nasnet_b',
-                                'nasnet_c', 'pnasnet5']
+    assert list_genotypes() == [
+        'amoebanet_a', 'amoebanet_b', 'amoebanet_c', 'amoebanet_d', 'darts_v1', 'darts_v2', 'dr_nas', 'enas',
+        'fair_darts_b', 'gdas', 'nasnet_a', 'nasnet_b', 'nasnet_c', 'p_darts_cifar', 'pc_darts_cifar',
+        'pc_darts_imagenet', 'pnasnet5', 'snas']
     for name in list_genotypes():
         genotype = load_genotype(name)
         assert genotype.name == name and genotype.source.startswith('arXiv:')
@@ -89,6 +91,16 @@ def test_schema_takes_the_shipped_files():
         jsonschema.validate({'$schema': 'schema.json', **load_genotype(name).to_dict()}, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(edited(normal__blocks__0__left=['sep_conv_4x4', 'h0']), json_schema())
+
+
+def test_an_output_depends_on_an_input():
+    none = dict(left=['none', 'h0'], right=['none', 'h1'])
+    text = problems(edited(reduction__blocks=[none, dict(left=['identity', 'b0'], right=['none', 'h0'])],
+                           reduction__outputs=[['b0', 'b1']]))
+    assert "reduction.outputs[0]: depends on no input of the cell, since all operations before it are 'none'" in text
+    assert len(text.splitlines()) == 2, 'and the head'
+    load_genotype(edited(reduction__blocks=[none, dict(left=['identity', 'b0'], right=['identity', 'h0'])],
+                         reduction__outputs=[['b0', 'b1']]))
 
 
 def test_save_and_load(tmp_path):

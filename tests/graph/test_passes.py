@@ -5,8 +5,7 @@ import pytest
 import timm
 import torch
 
-import nasnet_zoo
-from helpers.networks import NAMES, difference, small, trained
+from helpers.networks import GENOTYPES, NAMES, difference, small, trained
 from nasnet_zoo import optimize_for_inference
 from nasnet_zoo.graph.ir import KINDS, Node, ordered
 from nasnet_zoo.graph.lower import lower
@@ -30,7 +29,7 @@ def test_every_model_of_the_zoo(name):
         assert torch.equal(tensor, state[name])
 
 
-@pytest.mark.parametrize('genotype', nasnet_zoo.list_genotypes())
+@pytest.mark.parametrize('genotype', GENOTYPES)
 def test_each_pass(genotype):
     model = small(genotype).double()  # so that only rounding differs, which is next to nothing
     graph, size = lower(model), (17, 16)
@@ -40,6 +39,13 @@ def test_each_pass(genotype):
         for passes in (*([name] for name in PASSES), list(PASSES)):
             module = to_module(apply_passes(graph, 'torch_cpu', size, passes), torch.device('cpu'), torch.float64)
             assert difference(module(x), expected) < 1e-12, passes
+
+
+def test_zeros_in_sums_are_dropped():
+    graph = lower(small('fair_darts_b', stem='darts_cifar'))
+    counts = [sum(node.op == 'add' for node in ordered(g))
+              for g in (graph, apply_passes(graph, 'torch_cpu', None, ['drop_zeros']))]
+    assert counts == [20, 14]  # three normal cells, each of which has two edges of zeros
 
 
 @pytest.mark.parametrize('name, op, before, after', [
@@ -157,7 +163,7 @@ def test_what_cannot_be_optimized():
 
 @pytest.mark.parametrize('target, passes, message', [
     ('torch_cpu', ['fold_norm'], r"passes: unknown pass 'fold_norm'; did you mean 'fold_norms'\?"),
-    ('torch_cpu', ['x'], "passes: unknown pass 'x'; known: fold_norms, .*pointwise_conv_as_matmul$"),
+    ('torch_cpu', ['x'], "passes: unknown pass 'x'; known: drop_zeros, .*pointwise_conv_as_matmul$"),
     ('torch_cpu', 'fold_norms', "must be a list of names, not the string 'fold_norms'"),
     ('onnxruntime', ['pointwise_conv_as_matmul'],
      'passes: pointwise_conv_as_matmul makes operations of the kind pointwise, which onnxruntime cannot run; leave'),

@@ -60,5 +60,10 @@ FAIR_DARTS_A = '''FairDARTS_a = Genotype(normal=[('sep_conv_3x3', 2, 0), ('sep_c
 ('avg_pool_3x3', 2, 1), \
 ('avg_pool_3x3', 3, 0), ('dil_conv_5x5', 3, 1), ('avg_pool_3x3', 4, 0), ('sep_conv_5x5', 4, 1), \
 ('skip_connect', 5, 0), ('skip_connect', 5, 1)], reduce_concat=range(2, 6))'''
+FAIR_DARTS_B = '''FairDARTS_b = Genotype(normal=[('sep_conv_3x3', 2, 0), ('sep_conv_3x3', 2, 1), \
+('sep_conv_3x3', 3, 1), ('dil_conv_3x3', 4, 0), ('sep_conv_5x5', 4, 1), ('dil_conv_5x5', 5, 1)], \
+normal_concat=range(2, 6), reduce=[('skip_connect', 2, 0), ('dil_conv_3x3', 2, 1), ('skip_connect', 3, 0), \
+('dil_conv_3x3', 3, 1), ('max_pool_3x3', 4, 0), ('sep_conv_3x3', 4, 1), ('skip_connect', 5, 2), \
+('max_pool_3x3', 5, 0)], reduce_concat=range(2, 6))'''
 
 PRINTED = (V1, V2, PC_DARTS_CIFAR, PC_DARTS_IMAGENET, P_DARTS, SNAS, GDAS)

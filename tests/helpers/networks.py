@@ -1,13 +1,17 @@
 """Networks to compare with what they are converted to."""
+import re
+
 import timm
 import torch
 
 import nasnet_zoo  # noqa: F401  (registers the models)
-from nasnet_zoo import compile_genotype
+from nasnet_zoo import compile_genotype, list_genotypes
 
-__all__ = ['NAMES', 'difference', 'small', 'trained']
+__all__ = ['GENOTYPES', 'NAMES', 'difference', 'small', 'trained']
 
 NAMES = timm.list_models(module='zoo')
+# Of DARTS's space, those with an operation or a wiring that the others lack: for tests that compile each genotype
+GENOTYPES = [name for name in list_genotypes() if not re.fullmatch('darts_v1|p.*_darts.*|snas|gdas|dr_nas', name)]
 
 
 def trained(model):

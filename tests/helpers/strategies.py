@@ -3,7 +3,9 @@ import copy
 
 from hypothesis import strategies as st
 
-from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES
+from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES, OPERATIONS
+
+READING = [name for name in OP_NAMES if OPERATIONS[name].reads_state]  # so that every block depends on an input
 
 
 @st.composite
@@ -11,8 +13,9 @@ def _cells(draw, inputs, outputs):
     blocks = []
     for i in range(draw(st.integers(1, 5))):
         states = [f'h{k}' for k in range(inputs)] + [f'b{k}' for k in range(i)]
-        edge = st.tuples(st.sampled_from(OP_NAMES), st.sampled_from(states)).map(list)
-        blocks.append({'left': draw(edge), 'right': draw(edge), 'combine': draw(st.sampled_from(COMBINE_NAMES))})
+        left, right = (
+            st.tuples(st.sampled_from(ops), st.sampled_from(states)).map(list) for ops in (READING, OP_NAMES))
+        blocks.append({'left': draw(left), 'right': draw(right), 'combine': draw(st.sampled_from(COMBINE_NAMES))})
     states = [f'h{k}' for k in range(inputs)] + [f'b{k}' for k in range(len(blocks))]
     concat = st.lists(st.sampled_from(states), min_size=1, max_size=4, unique=True)
     cell = {'blocks': blocks, 'outputs': [draw(concat) for _ in range(outputs)]}

@@ -15,16 +15,21 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from nasnet_zoo import NASNet, Skeleton, compile_genotype, list_genotypes, load_genotype
+from helpers.networks import GENOTYPES
+from nasnet_zoo import NASNet, Skeleton, compile_genotype, load_genotype
 from nasnet_zoo.network import nasnet as network
-from nasnet_zoo.network.ops import ExampleNorm
+from nasnet_zoo.network.combines import ExampleNorm
 from nasnet_zoo.network.plan import plan_network
+from nasnet_zoo.network.stems import STEMS
 
-GENOTYPES = list_genotypes()
-STEMS = ('imagenet', 'cifar')
+REDUCTIONS = dict(  # of the features
+    imagenet=[2, 4, 8, 16, 32], cifar=[1, 2, 4], darts_cifar=[1, 2, 4], darts_imagenet=[4, 8, 16, 32])
+NETWORKS = [(genotype, stem) for genotype in GENOTYPES for stem in STEMS
+            if not stem.startswith('darts') or genotype in ('nasnet_a', 'darts_v2', 'fair_darts_b')]
 SMALL = dict(num_cells=1, cell_filters=4, num_classes=5)
 each_genotype = pytest.mark.parametrize('genotype', GENOTYPES)
 each_stem = pytest.mark.parametrize('stem', STEMS)
+each_network = pytest.mark.parametrize('genotype, stem', NETWORKS)
 
 
 def build(genotype='nasnet_a', **kwargs):
@@ -112,8 +117,7 @@ def test_filters_are_the_penultimate_width(name, width):
         compile_genotype(name, num_cells=1, filters=width + 1)
 
 
-@each_genotype
-@each_stem
+@each_network
 @pytest.mark.parametrize('cell_filters', [1, 2, 5])
 def test_any_filters(genotype, stem, cell_filters):
     model = build(genotype, stem=stem, cell_filters=cell_filters).train()
@@ -122,8 +126,7 @@ def test_any_filters(genotype, stem, cell_filters):
     assert out.shape == (2, 5) and all(p.grad is not None for p in model.parameters())
 
 
-@each_genotype
-@each_stem
+@each_network
 def test_any_input_size_with_one_set_of_weights(genotype, stem):
     model = build(genotype, stem=stem)
     for size in [(32, 32), (33, 33), (47, 64), (65, 38)]:
@@ -175,6 +178,9 @@ def test_batch_norm_constants_of_the_stems():
     (dict(num_classes=1_000_000, cell_filters=900), ValueError, 'num_classes: nasnet_a of this size may have'),
     (dict(aux_head=True, img_size=4096, stem='cifar'), ValueError, 'img_size: nasnet_a of this size may have'),
     (dict(img_size=2), ValueError, 'img_size: 2 x 2 pixels are too small for the stem'),
+    (dict(num_layers=9, num_cells=1), ValueError, 'num_cells, num_layers: pass one of them'),
+    (dict(genotype='nasnet_b', stem='darts_cifar'), ValueError,
+     'stem: darts_cifar takes cells of at most 2 inputs, but nasnet_b has 4; choose another stem: imagenet, cifar$'),
     (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
 ])
 def test_arguments_are_checked(kwargs, error, message):
@@ -306,6 +312,38 @@ def test_dropout_before_the_classifier():
     assert set(dropped.flatten().tolist()) == {0., 2.}
 
 
+def test_initial_weights_of_darts_are_pytorchs():
+    conv = compile_genotype('darts_v2', num_layers=3, cell_filters=64, stem='darts_cifar').cells[1].fits[0].conv
+    assert conv.weight.abs().max().item() == pytest.approx(conv.in_channels ** -0.5, rel=0.01)  # uniform
+
+
+def test_no_relu_before_the_classifier_of_darts():
+    for stem, act in (('cifar', nn.ReLU), ('darts_cifar', nn.Identity)):
+        model = build('darts_v2', stem=stem)
+        assert type(model.act) is act and bool((model.forward_features(images()) < 0).any()) == (act is nn.Identity)
+        assert type(build('darts_v2', stem=stem, final_relu=True).act) is nn.ReLU
+
+
+@pytest.mark.filterwarnings('ignore::nasnet_zoo.GenotypeWarning')
+def test_what_only_none_reads_is_not_compiled():
+    """A state that is only multiplied by zero has no effect, and the parameters before it would have no gradient."""
+    def cell(op):
+        return dict(blocks=[dict(left=['sep_conv_3x3', 'h0'], right=['identity', 'h0']),
+                            dict(left=['sep_conv_3x3', 'h0'], right=[op, 'h1']),
+                            dict(left=['none', 'b0'], right=['none', 'h1'])], outputs=[['b1', 'b2']])
+    data = dict(format=1, name='own', normal=cell('none'), reduction=cell('max_pool_3x3'))
+    genotype = load_genotype(data)
+    model = build(genotype, stem='darts_imagenet').train()
+    assert list(model.cells[0].blocks) == ['1', '2'] and len(model.cells[0].fits) == 1
+    model(images(40, 33)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert torch.jit.script(model.eval())(images()).shape == (2, 5)
+    other = load_genotype({**data, 'normal': {**cell('none'), 'blocks': [*cell('none')['blocks'][:2], dict(
+        left=['none', 'h0'], right=['none', 'h0'])]}})
+    assert other.architecture_digest == genotype.architecture_digest != load_genotype(
+        {**data, 'normal': cell('max_pool_3x3')}).architecture_digest
+
+
 def test_initial_weights_are_he_normal_by_fan_out():
     model = compile_genotype('nasnet_a', num_cells=1, cell_filters=64, stem='cifar', num_classes=5)
     block = model.cells[0].blocks['0'].left
@@ -328,12 +366,11 @@ def test_aux_head_at_any_size(stem):
 
 # --- timm's interface; tools/timm_tests.py holds the named models against timm's own tests
 
-@each_genotype
-@each_stem
+@each_network
 def test_features(genotype, stem):
     model = build(genotype, stem=stem)
     info = FeatureInfo(model.feature_info, tuple(range(len(model.feature_info))))
-    assert info.reduction() == ([2, 4, 8, 16, 32] if stem == 'imagenet' else [1, 2, 4])
+    assert info.reduction() == REDUCTIONS[stem]
     x = images(64, 96)
     final, features = model.forward_intermediates(x)
     torch.testing.assert_close(final, model.forward_features(x))

@@ -48,15 +48,51 @@ def test_pools(rule, mode, kernel, stride, size):
 
 @pytest.mark.parametrize('op', OPERATIONS)
 @pytest.mark.parametrize('channels', [(4, 8), (8, 8), (8, 1), (1, 3)])
-def test_shapes_and_gradients(op, channels):
+@pytest.mark.parametrize('padding', ['same', 'symmetric'])
+def test_shapes_and_gradients(op, channels, padding):
     in_chs, out_chs = channels
     for stride in (1, 2):
         for height, width in SIZES:
-            module = build_operation(op, in_chs, out_chs, stride, LayerArgs())
+            module = build_operation(op, in_chs, out_chs, stride, LayerArgs(padding=padding))
             y = module(torch.randn(2, in_chs, height, width, requires_grad=True))
             assert y.shape == (2, out_chs, -(-height // stride), -(-width // stride))
-        y.sum().backward()
+        if OPERATIONS[op].reads_state:
+            y.sum().backward()
         assert all(p.grad is not None for p in module.parameters())
+
+
+# DARTS's own layers (quark0/darts, cnn/operations.py) without their ReLU and batch norm
+SYMMETRIC = {
+    'max_pool_3x3': lambda weights: nn.MaxPool2d(3, 2, 1),
+    'avg_pool_3x3': lambda weights: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    'dil_sep_conv_5x5': lambda weights: lambda x: F.conv2d(
+        F.conv2d(x, weights[0], None, 2, 4, 2, len(weights[0])), weights[1]),
+    'conv_7x1_1x7': lambda weights: lambda x: F.conv2d(
+        F.conv2d(x, weights[0], None, (1, 2), (0, 3)), weights[1], None, (2, 1), (3, 0)),
+}
+
+
+@pytest.mark.parametrize('op', SYMMETRIC)
+@pytest.mark.parametrize('size', SIZES)
+def test_symmetric_padding(op, size):
+    module = build_operation(op, 3, 3, 2, LayerArgs(padding='symmetric', bn_eps=1e-12)).eval()
+    x = torch.randn(2, 3, *size)
+    weights = [layer.weight for layer in module if isinstance(layer, nn.Conv2d)]
+    torch.testing.assert_close(module(x), SYMMETRIC[op](weights)(x))
+
+
+def test_symmetric_padding_of_zeros_that_count():
+    x = torch.randn(2, 3, 8, 8) - 1
+    for mode, rule in (('avg', 'timm'), ('avg', 'keras'), ('max', 'keras')):
+        op = build_operation(f'{mode}_pool_3x3', 3, 3, 2, LayerArgs(pool_padding=rule, padding='symmetric'))
+        pool = F.avg_pool2d if mode == 'avg' else F.max_pool2d
+        torch.testing.assert_close(op(x), pool(F.pad(x, (1, 1, 1, 1)), 3, 2))
+
+
+def test_none_gives_zeros():
+    for stride, shape in ((1, (2, 5, 7, 4)), (2, (2, 5, 4, 2))):
+        y = build_operation('none', 3, 5, stride, LayerArgs())(torch.full((2, 3, 7, 4), float('nan')))
+        assert y.shape == shape and not y.any()
 
 
 def test_identity_is_one_where_it_can_be():

@@ -48,7 +48,12 @@ def test_slots_of_any_genotype(data, reductions, skip, stem):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', GenotypeWarning)
         genotype = load_genotype(data)
-    check_slots(plan(genotype, reductions=reductions, skip_reduction_layer_input=skip, stem=stem, num_cells=2))
+    fields = dict(reductions=reductions, skip_reduction_layer_input=skip, stem=stem, num_cells=2)
+    if genotype.inputs > (STEMS[stem].max_inputs or genotype.inputs):
+        with pytest.raises(ValueError, match='takes cells of at most 2 inputs, but drawn has'):
+            plan(genotype, **fields)
+    else:
+        check_slots(plan(genotype, **fields))
 
 
 @pytest.mark.parametrize('name', list_genotypes())
@@ -91,13 +96,15 @@ def test_a_skeleton_written_by_an_older_version_is_read():
         img_size=[24, 32])
     skeleton = Skeleton(**written)
     assert (skeleton.bn_eps, skeleton.bn_momentum, skeleton.size) == (1e-3, 0.5, (24, 32))
-    assert skeleton.model_dump(mode='json') == written
+    assert skeleton.model_dump(mode='json') == dict(written, num_layers=None, padding='same', final_relu=True)
 
 
 @pytest.mark.parametrize('fields, message', [
     (dict(stem='cfiar'), "stem: unknown stem 'cfiar'; did you mean 'cifar'"),
     (dict(stem=['cifar']), 'stem: '), (dict(img_size=2), 'img_size: 2 x 2 pixels are too small for the stem'),
     (dict(img_size=(32, 2)), 'img_size: 32 x 2 pixels are too small for the stem'),
+    (dict(num_layers=2), 'num_layers: '), (dict(num_layers=20, num_cells=6), 'num_cells, num_layers: pass one of them'),
+    (dict(num_cells=None), 'num_cells, num_layers: pass one of them'),
     (dict(stem='cfiar', img_size=2), 'stem: '), (dict(bn_eps='1'), 'bn_eps: '), (dict(num_cells=0), 'num_cells: ')])
 def test_what_a_skeleton_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -108,10 +115,40 @@ def test_what_a_skeleton_refuses(fields, message):
         Skeleton(**fields, width=3)
 
 
+@pytest.mark.parametrize('num_layers, expected', [
+    (3, 'nrr'), (4, 'nrrn'), (7, 'nnrnrnn'), (8, 'nnrnnrnn'), (9, 'nnnrnnrnn'), (20, 'nnnnnnrnnnnnnrnnnnnn')])
+def test_reductions_stand_at_a_third_and_at_two_thirds(num_layers, expected):
+    skeleton = Skeleton(stem='darts_cifar', num_layers=num_layers, cell_filters=5)
+    assert ''.join(position.kind[0] for position in skeleton.positions()) == expected
+    assert [position.filters for position in skeleton.positions()] == [
+        5 * 2 ** expected[:i + 1].count('r') for i in range(num_layers)]
+    assert Skeleton(**skeleton.model_dump(mode='json')) == skeleton
+
+
+@pytest.mark.parametrize('reductions, more', [('extra', 2), ('replace', 0)])
+def test_num_cells_are_num_layers(reductions, more):
+    for n in (1, 2, 5):
+        assert Skeleton(num_cells=n, reductions=reductions).positions() == Skeleton(num_layers=3 * n + more).positions()
+
+
 # --- stems
 
+def test_darts_skeletons():
+    for stem, maps, strides in (('darts_cifar', [(108, 1)], [1, 2, 4]), (
+            'darts_imagenet', [(36, 8), (36, 4)], [4, 8, 16, 32])):
+        skeleton = Skeleton(stem=stem, cell_filters=36)
+        assert (skeleton.bn_eps, skeleton.bn_momentum, skeleton.padding, skeleton.final_relu) == (
+            1e-5, 0.1, 'symmetric', False)
+        assert not skeleton.drop_path_by_depth and list(skeleton.stem_maps) == maps
+        planned = plan('darts_v2', stem=stem, num_cells=None, num_layers=7)
+        check_slots(planned)
+        assert [tap.reduction for tap in planned.taps] == strides
+        assert planned.aux.module == 'cells.4' and planned.aux.is_rectified and not planned.final.is_rectified
+        assert planned.aux.reduction == planned.final.reduction
+
+
 class TwoMaps(nn.Module):
-    """The stem that DARTS has for ImageNet: feature maps at strides 8 and 4."""
+    """A stem of one's own with feature maps at strides 8 and 4."""
 
     def __init__(self, in_chans, filters, convs, args):
         super().__init__()
@@ -130,8 +167,8 @@ class TwoMaps(nn.Module):
 def test_a_stem_is_a_row(monkeypatch):
     monkeypatch.setitem(STEMS, 'two_maps', Stem(
         'for this test', TwoMaps, (StemConv(2, 1, divisor=2, is_read=False), StemConv(2, 1), StemConv(2, 1)),
-        default_filters=lambda cell_filters: cell_filters, cell_divisors=(), bn_eps=1e-5, bn_momentum=0.1,
-        img_size=224, data=STEMS['imagenet'].data))
+        default_filters=lambda cell_filters: cell_filters, cell_divisors=(),
+        defaults=dict(bn_eps=1e-5, bn_momentum=0.1, img_size=224), data=STEMS['imagenet'].data))
     model = compile_genotype('nasnet_a', num_cells=1, cell_filters=4, stem='two_maps', num_classes=3, aux_head=True)
     check_slots(model.plan)
     h0, h1 = model.plan.cells[0].inputs

@@ -1,7 +1,8 @@
 """Networks of equal cost."""
 import pytest
 
-from nasnet_zoo import compile_genotype, describe, list_genotypes, load_genotype
+from helpers.networks import GENOTYPES
+from nasnet_zoo import compile_genotype, describe, load_genotype
 from nasnet_zoo.search.match import MATCHES, MatchError, matched_filters, reference_cost
 
 ARGS = dict(num_cells=1, cell_filters=8, stem='cifar', num_classes=10, img_size=16)
@@ -17,7 +18,7 @@ def test_reference_is_nasnet_a(match):
     assert matched_filters(load_genotype('nasnet_a'), match, reference_cost(match, **ARGS), **ARGS) == 8
 
 
-@pytest.mark.parametrize('name', list_genotypes())
+@pytest.mark.parametrize('name', GENOTYPES)
 def test_nearest_width(name):
     """No other width is nearer to the target, and none that is below it is larger."""
     target = reference_cost('params', **ARGS)

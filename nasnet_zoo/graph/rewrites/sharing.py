@@ -1,9 +1,22 @@
-"""Nothing is computed twice, and activations stand where a kernel computes them at no cost."""
+"""Nothing is computed twice or in vain, and activations stand where a kernel computes them at no cost."""
 from typing import Any, Dict, Optional
 
 from ..ir import Node, Size, rewrite
 
-__all__ = ['eliminate_common_subexpressions', 'push_relu_through_concat']
+__all__ = ['drop_zeros', 'eliminate_common_subexpressions', 'push_relu_through_concat']
+
+
+def drop_zeros(graph: Node, size: Optional[Size]) -> Node:
+    """Leave out zeros in sums.
+
+        x + conv by 0  →  x
+
+    The operation `none` is lowered to such a convolution.
+    """
+    def rule(node: Node) -> Node:
+        others = [x for x in node.inputs if not (x.op == 'conv' and not any(p.any() for p in x.params.values()))]
+        return others[0] if node.op == 'add' and len(others) == 1 else node
+    return rewrite(graph, rule)
 
 
 def push_relu_through_concat(graph: Node, size: Optional[Size]) -> Node:

@@ -192,7 +192,7 @@ def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeyp
     (dict(opset=14), 'opset: must be from 15 to 23, not 14'),
     (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)),
      'int8: cannot be combined with half or dynamic_size'),
-    (dict(passes=['fold']), "passes: unknown pass 'fold'; known: fold_norms"),
+    (dict(passes=['fold']), "passes: unknown pass 'fold'; known: drop_zeros"),
 ])
 def test_what_cannot_be_exported(kwargs, message, tmp_path):
     with pytest.raises(ValueError, match=message):

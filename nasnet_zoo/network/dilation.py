@@ -90,7 +90,7 @@ def avg_pool_dilated(x: torch.Tensor, kernel_size: List[int], dilation: List[int
 def group_norm_dilated(
         x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float, dilation: List[int],
 ) -> torch.Tensor:
-    """A group norm with the statistics of every `dilation`-th pixel; see :func:`~nasnet_zoo.network.combines.group_norm`."""
+    """A group norm with the statistics of every `dilation`-th pixel; see :func:`.combines.group_norm`."""
     pixels = x[:, :, ::dilation[0], ::dilation[1]].reshape(x.shape[0], num_groups, -1)
     if pixels.shape[2] > 1:
         variance, mean = torch.var_mean(pixels, dim=2, correction=0, keepdim=True)

@@ -232,12 +232,15 @@ def plan_network(genotype: Genotype, skeleton: Skeleton) -> NetworkPlan:
                   reduction, cells[-1].name, True)
         first = first if newest.reduction == reduction else tap  # at this resolution
         newest = tap
-    *taps, aux = (
-        replace(tap, reduction=min(tap.reduction, skeleton.output_stride),
-                dilation=_dilation(tap.reduction, skeleton.output_stride))
-        for tap in (*taps, replace(newest, is_rectified=skeleton.final_relu),
-                    first if skeleton.stem_row.aux.follows_reduction else taps[-1]))
-    return NetworkPlan(maps, tuple(cells), tuple(taps), aux)
+    taps.append(replace(newest, is_rectified=skeleton.final_relu))
+    aux = first if skeleton.stem_row.aux.follows_reduction else taps[-2]
+    return NetworkPlan(maps, tuple(cells), tuple(_dilated(tap, skeleton) for tap in taps), _dilated(aux, skeleton))
+
+
+def _dilated(tap: Tap, skeleton: Skeleton) -> Tap:
+    """Return a tap as it is with the skeleton's output stride."""
+    return replace(tap, reduction=min(tap.reduction, skeleton.output_stride),
+                   dilation=_dilation(tap.reduction, skeleton.output_stride))
 
 
 def _dilation(reduction: int, output_stride: int) -> int:

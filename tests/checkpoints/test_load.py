@@ -99,7 +99,7 @@ def test_other_network(timm_nasnet, args, match):
 @pytest.mark.parametrize('change, match', [
     (lambda d: {}, 'there are no tensors'),
     (lambda d: {'layer1.weight': torch.ones(2)},
-     "not weights of a NASNet, PNASNet or AmoebaNet from Google's code, timm, pretrainedmodels or Keras: .* layer1"),
+     "weights of a NASNet, PNASNet or AmoebaNet from Google's code, timm, pretrainedmodels, Keras or DARTS: .* layer1"),
     (lambda d: {**d, 'extra.weight': torch.ones(2)}, r'1 unknown: extra.weight \(2,\)'),
     (lambda d: {k: v for k, v in d.items() if k != 'cell_3.conv_1x1.bn.weight'}, '1 missing: cells.5.fits.0.bn.wei'),
     (lambda d: {**d, 'conv_0.conv.weight': d['conv0.conv.weight']},

@@ -96,7 +96,8 @@ def test_a_skeleton_written_by_an_older_version_is_read():
         img_size=[24, 32])
     skeleton = Skeleton(**written)
     assert (skeleton.bn_eps, skeleton.bn_momentum, skeleton.size) == (1e-3, 0.5, (24, 32))
-    assert skeleton.model_dump(mode='json') == dict(written, num_layers=None, padding='same', final_relu=True)
+    assert skeleton.model_dump(mode='json') == dict(
+        written, num_layers=None, padding='same', final_relu=True, aux_filters=[128, 768], output_stride=4)
 
 
 @pytest.mark.parametrize('fields, message', [

@@ -72,10 +72,10 @@ class TrainConfig(Checked):
     @classmethod
     def _fill_in(cls, fields: Any) -> Any:
         """Give the fields that are left out the values of the named recipe."""
-        name = fields.get('recipe_name', DEFAULT_RECIPE) if isinstance(fields, dict) else None
+        name = fields.get('recipe_name') if isinstance(fields, dict) else None
         named = RECIPES.get(name) if isinstance(name, str) else None
         if named is None:
-            return fields  # which is refused
+            return fields  # the defaults of this class are those of the default recipe
         given = fields.get('recipe', {})
         if isinstance(given, Recipe):  # a derived class may have other defaults
             given = {name: value for name, value in given if name in given.model_fields_set

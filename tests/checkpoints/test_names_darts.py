@@ -12,7 +12,7 @@ from nasnet_zoo import compile_genotype, import_genotype, load_foreign_weights, 
 
 FOLDER = DATA / 'darts'
 NAMES = ['darts_v1_cifar', 'darts_v2_cifar', 'darts_v1_imagenet', 'darts_v2_imagenet']
-needs_data = pytest.mark.skipif(not FOLDER.is_dir(), reason=f'{FOLDER} is missing')
+needs_data = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs DARTS's networks: NASNET_ZOO_DATA=FOLDER")
 
 
 def network(name, **kwargs):

@@ -35,6 +35,7 @@ def test_what_cannot_be_encoded_is_escaped(tmp_path, env):
     assert err.startswith(b'error: ') and len(err.splitlines()) == 1 and b'Traceback' not in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='locales of POSIX')
 def test_files_have_the_bytes_of_utf_8_and_the_permissions_of_the_umask(tmp_path):
     pytest.importorskip('matplotlib')

@@ -198,7 +198,7 @@ def test_the_command(tmp_path, pictures):
             ((MODEL, '--batch-size', 2, '--layout', 'triton'),
              'cannot be combined with --dynamic-batch or --layout triton'),
             ((MODEL, '--labels', pictures / 'none'), 'No such file'),
-            (('pnasnet5_mobile',), 'pnasnet5_mobile'),
+            (('nasnet_a_cifar',), 'nasnet_a_cifar'),
             ((MODEL, '--pictures', pictures / 'none'), 'there is no such file or folder'),
             (('nasnet_a',), 'is a genotype, which has no weights')):
         done = export(*args, '--out', tmp_path / 'new')

@@ -159,6 +159,7 @@ assert 'input_size' in extra[{METADATA_KEY!r}]
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
+@pytest.mark.slow
 def test_a_program_for_any_size(tmp_path):
     model = small('nasnet_a')  # whose strided average pools leave more or less padding out
     export_pt2(model, tmp_path / 'm.pt2', make_preprocessing(model, img_size=32), batch_size=None, dynamic_size=True)

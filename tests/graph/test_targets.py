@@ -115,6 +115,7 @@ def test_zeros_around_a_max_pool_count():
             assert result[0, 0].tolist() == [[-1, 0], [0, 0]]
 
 
+@pytest.mark.slow
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
 @settings(max_examples=10, deadline=None)

@@ -4,8 +4,8 @@ import timm
 import torch
 from torch import nn
 
-from helpers.networks import small
-from nasnet_zoo import compile_genotype, list_genotypes
+from helpers.networks import GENOTYPES, small
+from nasnet_zoo import compile_genotype
 from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES, OPERATIONS, Operation, register_operation
 
 # A cell reads features from before two reductions, each of its operations reads an input and a block, and each combine
@@ -47,10 +47,17 @@ def test_every_operation(pool_padding, output_stride):
         check_equal(plain.double(), dilated.double(), torch.randn(1, 3, *size, dtype=torch.float64), 1e-9)
 
 
-@pytest.mark.parametrize('genotype', list_genotypes())
+@pytest.mark.parametrize('genotype', GENOTYPES)
 @pytest.mark.parametrize('output_stride', [8, 16])
 def test_every_genotype(genotype, output_stride):
     plain, dilated = pair(genotype, output_stride, stem='imagenet')
+    for size in ((64, 47), (75, 90)):
+        check_equal(plain.double(), dilated.double(), torch.randn(1, 3, *size, dtype=torch.float64), 1e-9)
+
+
+@pytest.mark.parametrize('stem, output_stride', [('darts_imagenet', 8), ('darts_imagenet', 16), ('darts_cifar', 1)])
+def test_symmetric_padding(stem, output_stride):
+    plain, dilated = pair('fair_darts_b', output_stride, stem=stem)
     for size in ((64, 47), (75, 90)):
         check_equal(plain.double(), dilated.double(), torch.randn(1, 3, *size, dtype=torch.float64), 1e-9)
 

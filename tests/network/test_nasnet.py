@@ -592,6 +592,7 @@ def test_torch_compile_once_for_the_whole_schedule(genotype):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_torch_compile_for_any_size():
     torch._dynamo.reset()
     model = build(stem='cifar')

@@ -145,6 +145,7 @@ def test_a_fault_is_no_finding_about_a_child(tmp_path):
     assert not [trial for trial in study.trials if 'reason' in trial.user_attrs]
 
 
+@pytest.mark.slow
 def test_twins_with_two_objectives_and_hyperband(tmp_path):
     """Samplers of ours learn from twins too, and from all brackets."""
     space = nasnet_space(1, ('identity', 'conv_1x1'), ('add',))

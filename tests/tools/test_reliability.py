@@ -22,12 +22,14 @@ def run(promise, tmp_path, *options):
     return code, json.loads(out.read_text(encoding='utf-8'))
 
 
+@pytest.mark.slow
 def test_kills(tmp_path):
     pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
     code, found = run('kills', tmp_path)
     assert (code, found['problems'], found['kills'], found['children'], found['twice']) == (0, [], 2, 6, 0)
 
 
+@pytest.mark.slow
 def test_status(tmp_path):
     pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
     code, found = run('status', tmp_path)

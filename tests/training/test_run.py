@@ -269,6 +269,7 @@ def torchrun(script, *arguments):
     return python('-m', 'torch.distributed.run', '--nproc-per-node=2', f'--master-port={port}', str(script), *arguments)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_same_batch(tmp_path):
     """In double precision: two steps turn float32's last digits into the third."""
     script = tmp_path / 'steps.py'

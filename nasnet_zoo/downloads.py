@@ -41,11 +41,12 @@ def download(url: str, folder: Path) -> Path:
     The file appears when it is complete. Until then, what has arrived is in a file whose name ends in ``.part``; the
     next call continues there. Several processes may download one file at the same time: one does, the others wait.
 
-    If the SHA-256 of the file is unknown, it is written to a file whose name ends in ``.sha256``.
+    If the SHA-256 of the file is unknown, it is written to a file whose name ends in ``.sha256``. Later downloads of
+    the file to the same folder must have this hash, too.
 
     Args:
-        url: The address. It must begin with https:// unless the SHA-256 of the file is known, from `SHA256` or from
-            its name.
+        url: The address. It must begin with https:// unless the SHA-256 of the file is known, from `SHA256`, from its
+            name or from an earlier download.
         folder: Where to keep the file, under its own name. The folder is created if necessary.
 
     Returns:
@@ -58,8 +59,9 @@ def download(url: str, folder: Path) -> Path:
         UserWarning: The SHA-256 of the file is not known. It is printed.
     """
     name = os.path.basename(urlsplit(url).path)
-    match = _HASH_IN_NAME.search(name)
-    expected = SHA256.get(name) or (match and match[1])
+    match, stored = _HASH_IN_NAME.search(name), folder / f'{name}.sha256'
+    expected = SHA256.get(name) or (match and match[1]) or (
+        stored.read_text(encoding='utf-8').partition(' ')[0] if stored.exists() else None)
     if not (expected or url.startswith('https://')):
         raise DownloadError(f'{url}: has no hash in its name, so a file from plain HTTP cannot be verified; use an '
                             'https:// address or a file name that ends in its hash')

@@ -61,6 +61,7 @@ def _download(url: str, network: Mapping[str, Any], folder: Path) -> Path:
             tensors = _read_archive(archive, network)
         except ValueError as error:
             archive.unlink(missing_ok=True)
+            archive.with_name(f'{name}.sha256').unlink(missing_ok=True)
             raise DownloadError(f'{url}: is not the expected archive, and was deleted: {error}') from None
         with atomic_write(converted) as part:
             save_file(tensors, part, metadata=dict(format='pt', source=url))

@@ -93,6 +93,10 @@ def test_an_unknown_hash_is_stored_and_printed(server, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=f'{PATH}: the SHA-256 of this file is not known yet; it is {HASH}'):
         download('https://site' + PATH, tmp_path)
     assert (tmp_path / 'net.tar.gz.sha256').read_text(encoding='utf-8') == f'{HASH}  net.tar.gz\n'
+    (tmp_path / 'net.tar.gz').unlink()
+    server.files[PATH] = b'another file'
+    with pytest.raises(DownloadError, match=f'is not the expected file: its SHA-256 is .* instead of {HASH}'):
+        download('https://site' + PATH, tmp_path)
 
 
 def test_https_does_not_lead_to_http(server, tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ def convert(
         entry: Optional[str] = typer.Option(
             None, '--checkpoint-entry', help='Which weights to take if the file has several.'),
         num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage (N in the paper).'),
+        num_layers: Optional[int] = typer.Option(None, help=(
+            'Number of all cells behind the stem, as DARTS counts; an alternative to --num-cells.')),
         cell_filters: Optional[int] = typer.Option(None, help=(
             'Number of filters in the cells of the first stage (F in the paper).')),
         stem: Optional[str] = typer.Option(None, help='Stem of the network.'),
@@ -31,8 +33,8 @@ def convert(
 ) -> None:
     """Convert foreign weights to a model folder (--model), or a model's weights to another package's names (--to)."""
     from ..convert import convert_to_folder, export_weights
-    network = drop_none(num_cells=num_cells, cell_filters=cell_filters, stem=stem, stem_filters=stem_filters,
-                        pool_padding=pool_padding)
+    network = drop_none(num_cells=num_cells, num_layers=num_layers, cell_filters=cell_filters, stem=stem,
+                        stem_filters=stem_filters, pool_padding=pool_padding)
     with exit_on_error():
         if (model is None) == (to is None):
             raise ValueError('say either which model the weights are for (--model) or the package for which to write '

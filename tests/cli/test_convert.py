@@ -20,6 +20,16 @@ def test_a_folder_from_a_file(tmp_path):
     assert torch.equal(model.head.fc.weight, source.head.fc.weight)
 
 
+def test_weights_of_a_network_of_layers(tmp_path):
+    args = dict(num_layers=4, cell_filters=4, num_classes=3)
+    torch.save(compile_genotype('darts_v2', stem='darts_cifar', **args).state_dict(), tmp_path / 'model.pth')
+    result = CliRunner().invoke(app, [
+        'convert', str(tmp_path / 'model.pth'), '--model', 'darts_v2_cifar', '--out', str(tmp_path / 'out'),
+        '--num-layers', '4', '--cell-filters', '4'])
+    assert result.exit_code == 0, result.output
+    assert build(str(tmp_path / 'out'), pretrained=True).skeleton.num_layers == 4
+
+
 @pytest.mark.parametrize('options, message', [
     ([], 'say either which model the weights are for (--model) or the package'),
     (['--model', 'nasnet_c', '--to', 'timm'], 'say either which model'),

@@ -270,8 +270,10 @@ class NASNet(nn.Module):
         """
         take_indices, max_index = feature_take_indices(len(self.plan.taps), indices)
         plan = self.plan.ending_at(max_index)
-        is_shorter = len(plan.cells) < len(self.cells)
+        is_shorter = len(plan.taps) < len(self.plan.taps)
         if is_shorter:
+            if len(plan.stem_maps) < len(self.plan.stem_maps):
+                self.stem.keep_maps(len(plan.stem_maps))
             self.cells = self.cells[:len(plan.cells)]
             self._follow(plan)
         if prune_head or is_shorter:  # the head was made for the last features

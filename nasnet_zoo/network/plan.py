@@ -180,8 +180,12 @@ class NetworkPlan:
         return self.taps[-1]
 
     def ending_at(self, tap: int) -> 'NetworkPlan':
-        """Return the plan of the network that ends at a tap, without the cells behind it."""
-        return replace(self, cells=self.cells[:self.taps[tap].num_cells], taps=self.taps[:tap + 1])
+        """Return the plan of the network that ends at a tap, without the cells and the maps of the stem behind it."""
+        end, taps = self.taps[tap], self.taps[:tap + 1]
+        behind = 0 if end.num_cells else end.sources[0]  # newer maps of the stem have smaller slots
+        return replace(
+            self, stem_maps=self.stem_maps[behind:], cells=self.cells[:end.num_cells],
+            taps=tuple(replace(tap, sources=tuple(slot - behind for slot in tap.sources)) for tap in taps))
 
 
 class _Source(NamedTuple):

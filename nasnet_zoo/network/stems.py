@@ -67,7 +67,8 @@ class Stem:
     Attributes:
         summary: What it is for, for help texts.
         build: ``build(in_chans, filters, convs, args)`` returns a module from images [B, in_chans, H, W] to a list of
-            feature maps, those of the convolutions that cells may read. The newest one is the first.
+            feature maps, those of the convolutions that cells may read. The newest one is the first. A module with
+            several maps has a method ``keep_maps``, see :class:`_ConvsStem`.
         convs: The convolutions, from the image on.
         default_filters: From the filters F of the first stage's cells to the width of the stem.
         cell_divisors: One number for each reduction cell that belongs to the stem: it has F divided by this number.
@@ -152,6 +153,11 @@ class _ConvsStem(nn.Module):
             if self.is_read[i]:
                 maps.insert(0, x)
         return maps
+
+    def keep_maps(self, count: int) -> None:
+        """Remove what only newer feature maps than the oldest `count` ones need."""
+        end = [i for i, is_read in enumerate(self.is_read) if is_read][count - 1] + 1
+        self.convs, self.norms, self.is_read = self.convs[:end], self.norms[:end], self.is_read[:end]
 
 
 _CIFAR = dict(interpolation='bicubic', crop_pct=1., mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),

@@ -420,6 +420,18 @@ def test_prune_keeps_the_head_where_it_can():
     assert model(x).shape == (2, 3)
 
 
+def test_prune_to_a_map_of_the_stem():
+    model = build('darts_v2', stem='darts_imagenet')
+    x = images(64, 64)
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    for i in (1, 0, 0):
+        assert model.prune_intermediate_layers([i]) == [i]
+        torch.testing.assert_close(model.forward_intermediates(x, intermediates_only=True), expected[:i + 1])
+        model.zero_grad()
+        model(x).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
 @each_genotype
 def test_heads(genotype):
     model = build(genotype)

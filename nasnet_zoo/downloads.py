@@ -20,7 +20,7 @@ from huggingface_hub.utils import tqdm
 
 from .files import write_utf8
 
-__all__ = ['SHA256', 'DownloadError', 'download']
+__all__ = ['SHA256', 'DownloadError', 'discard', 'download']
 
 # Expected SHA-256 (hex) by file name. A file without an entry is accepted over HTTPS only.
 SHA256: Dict[str, str] = {}
@@ -59,7 +59,7 @@ def download(url: str, folder: Path) -> Path:
         UserWarning: The SHA-256 of the file is not known. It is printed.
     """
     name = os.path.basename(urlsplit(url).path)
-    match, stored = _HASH_IN_NAME.search(name), folder / f'{name}.sha256'
+    match, stored = _HASH_IN_NAME.search(name), _stored_hash(folder / name)
     expected = SHA256.get(name) or (match and match[1]) or (
         stored.read_text(encoding='utf-8').partition(' ')[0] if stored.exists() else None)
     if not (expected or url.startswith('https://')):
@@ -70,12 +70,23 @@ def download(url: str, folder: Path) -> Path:
     with FileLock(f'{target}.lock'):
         if not target.exists():
             _fetch(url, part)
-            _verify(url, part, expected)
+            _verify(url, part, expected, stored)
             part.replace(target)
     return target
 
 
-def _verify(url: str, part: Path, expected: Optional[str]) -> None:
+def discard(path: Path) -> None:
+    """Delete a downloaded file that turned out to be a wrong one, and forget its hash."""
+    path.unlink(missing_ok=True)
+    _stored_hash(path).unlink(missing_ok=True)
+
+
+def _stored_hash(path: Path) -> Path:
+    """Return the path of the file that has the hash of a download, if no other is known."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def _verify(url: str, part: Path, expected: Optional[str], stored: Path) -> None:
     """Compare the SHA-256 of a downloaded file with the expected one, or store it if none is known."""
     digest = hashlib.sha256()
     with part.open('rb') as file:
@@ -84,7 +95,7 @@ def _verify(url: str, part: Path, expected: Optional[str]) -> None:
     found = digest.hexdigest()
     if expected is None:
         warnings.warn(f'{url}: the SHA-256 of this file is not known yet; it is {found}', stacklevel=3)
-        write_utf8(part.with_suffix('.sha256'), f'{found}  {part.stem}\n')
+        write_utf8(stored, f'{found}  {part.stem}\n')
     elif not found.startswith(expected):
         part.unlink()
         raise DownloadError(f'{url}: is not the expected file: its SHA-256 is {found} instead of {expected}')

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from .checkpoints.load import check_fit, find_weights
-from .downloads import DownloadError, download
+from .downloads import DownloadError, discard, download
 from .files import atomic_write
 from .network.nasnet import compile_genotype
 
@@ -60,8 +60,7 @@ def _download(url: str, network: Mapping[str, Any], folder: Path) -> Path:
         try:
             tensors = _read_archive(archive, network)
         except ValueError as error:
-            archive.unlink(missing_ok=True)
-            archive.with_name(f'{name}.sha256').unlink(missing_ok=True)
+            discard(archive)
             raise DownloadError(f'{url}: is not the expected archive, and was deleted: {error}') from None
         with atomic_write(converted) as part:
             save_file(tensors, part, metadata=dict(format='pt', source=url))

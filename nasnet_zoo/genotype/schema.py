@@ -17,7 +17,7 @@ from ..files import write_utf8
 from .operations import COMBINE_ALIASES, COMBINES, OP_ALIASES, OPERATIONS
 
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'Cell', 'Block', 'Edge', 'json_schema', 'FORMAT', 'KINDS',
-           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE']
+           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE', 'Width']
 
 FORMAT = 1
 MAX_BLOCKS = 64
@@ -56,7 +56,7 @@ CombineName = Annotated[str, OneOf('combine', COMBINES, COMBINE_ALIASES)]
 StateName = Annotated[str, Field(pattern=f'^{STATE.pattern}$', description='h0… cell inputs, b0… blocks')]
 States = Annotated[Tuple[StateName, ...], Field(min_length=1, max_length=MAX_BLOCKS + MAX_INPUTS)]
 Edge = Tuple[OpName, StateName]
-_Width = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 # Facts are stored but not used: scalars and lists of scalars by name, and objects of them one level down.
 _Scalar = Union[str, int, float, bool, None]
 _Facts = Dict[str, Union[_Scalar, List[_Scalar], Dict[str, Union[_Scalar, List[_Scalar]]]]]
@@ -122,7 +122,7 @@ class Genotype(Checked):
         'inputs brought to F filters by ReLU-1x1-BN: h0 and those whose shape differs, or all'))] = 'changed'
     normal: Cell
     reduction: Cell
-    aux_filters: Annotated[Optional[Tuple[_Width, _Width]], Field(description=(
+    aux_filters: Annotated[Optional[Tuple[Width, Width]], Field(description=(
         "widths of the two convolutions of the auxiliary head with which the cells were published, if they are not "
         "NASNet's"))] = None
     search: Annotated[Optional[_Facts], Field(description='how the cells were found')] = None

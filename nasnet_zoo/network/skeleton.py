@@ -5,6 +5,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..checked import Checked, OneOf
+from ..genotype.schema import Width
 from .stems import DEFAULT_STEM, STEMS, FeatureMap, Stem
 
 __all__ = ['Skeleton', 'Position', 'Side', 'depth_label']
@@ -18,7 +19,6 @@ def _plain_stride(stem: Stem) -> int:
 
 
 Side = Annotated[int, Field(ge=1, le=4096)]
-Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Position(NamedTuple):

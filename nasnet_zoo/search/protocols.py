@@ -81,8 +81,8 @@ class Protocol(NamedTuple):
 
 PROTOCOLS: Dict[str, Protocol] = {
     'quick': Protocol('under a minute on one CPU core: an epoch of small images, rated by the loss', dict(
-        num_cells=1, cell_filters=8, img_size=16, limit_train=11264, reward='val_loss',
-        recipe=dict(epochs=1, batch_size=64, opt='nmuon', lr=0.02, momentum=0.95, weight_decay=0.02, warmup_epochs=0.1,
+        num_cells=1, cell_filters=8, img_size=16, limit_train=22528, reward='val_loss',
+        recipe=dict(epochs=1, batch_size=128, opt='nmuon', lr=0.03, momentum=0.95, weight_decay=0.02, warmup_epochs=0.1,
                     pad=2, pad_mode='edge'))),
     'paper': Protocol('the training of the paper: 20 epochs of all images, rated by the accuracy', {}),
 }

@@ -67,6 +67,9 @@ class ExportConfig(Checked):
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
         'Name of the model on the server. The default is the last part of MODEL.'))] = None
+    ort_web: Annotated[Optional[_Path], CliOption(metavar='DIR'), Field(description=(
+        'Folder of the npm package onnxruntime-web, or its dist, whose files are copied for --layout web. By default '
+        'the page loads them from a CDN.'))] = None
     class_names: Annotated[Optional[Annotated[Tuple[str, ...], Field(strict=False)]], CliOption(hidden=True), Field(
         description=(
             "Names of the classes, in the order of the output. The default is those in the model's "
@@ -138,6 +141,10 @@ class ExportConfig(Checked):
         for name, values in layout.requires.items():
             if getattr(self, name) not in values:
                 return f'layout {self.layout}: needs {name} to be {values[-1]}, not {getattr(self, name)}'
+        for other, row in LAYOUTS.items():
+            for name in row.options:
+                if getattr(self, name) is not None and name not in layout.options:
+                    return f'--{name.replace("_", "-")}: needs --layout {other}'
         if self.batch_size and self.fixed_batch_size is None:
             layouts = ', '.join(name for name, row in LAYOUTS.items() if row.forms_batches)
             return f'--batch-size: cannot be combined with --dynamic-batch or --layout {layouts}'

@@ -118,7 +118,7 @@ class ExportConfig(Checked):
     @property
     def fixed_batch_size(self) -> Optional[int]:
         """The number of images that the file takes at a time, None for any number."""
-        return None if self.dynamic_batch or LAYOUTS[self.layout].forms_batches else self.batch_size or 1
+        return None if self.dynamic_batch or LAYOUTS[self.layout].any_batch_size else self.batch_size or 1
 
     @property
     def model_name(self) -> str:
@@ -146,7 +146,7 @@ class ExportConfig(Checked):
                 if getattr(self, name) is not None and name not in layout.options:
                     return f'--{name.replace("_", "-")}: needs --layout {other}'
         if self.batch_size and self.fixed_batch_size is None:
-            layouts = ', '.join(name for name, row in LAYOUTS.items() if row.forms_batches)
+            layouts = ', '.join(name for name, row in LAYOUTS.items() if row.any_batch_size)
             return f'--batch-size: cannot be combined with --dynamic-batch or --layout {layouts}'
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '

@@ -1,12 +1,14 @@
 """What the layouts know of an exported model when they write their own files."""
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
 
 from ..data.preprocessing import Preprocessing
 from ..network.nasnet import NASNet
 from .export import Exported
 
-__all__ = ['Deployment', 'ModelFacts']
+__all__ = ['Deployment', 'ModelFacts', 'reference_image']
 
 
 class ModelFacts(NamedTuple):
@@ -43,3 +45,12 @@ class Deployment(NamedTuple):
     model: NASNet
     accuracy: Optional[Mapping[str, Any]]
     ort_web: Optional[Path]
+
+
+def reference_image(size: Sequence[int]) -> np.ndarray:
+    """Return the image on which a file's results in different runtimes are compared: uint8 [1, C, H, W].
+
+    It is a multiplicative hash of the position, so that ``web_page/prepare.js`` can make the same image.
+    """
+    positions = np.arange(np.prod(size), dtype=np.uint64)
+    return ((positions * 2654435761 % 2**32) >> 24).astype(np.uint8).reshape(1, *size)

@@ -12,18 +12,16 @@ import hashlib
 import shutil
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
-
-import numpy as np
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 from .. import html
 from ..description import count_macs
 from ..files import write_json, write_utf8
 from ..graph.targets import TARGETS
 from .classifier import Classifier
-from .deployment import Deployment
+from .deployment import Deployment, reference_image
 
-__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'PASSES', 'RUNTIMES', 'reference_image', 'write_page']
+__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'PASSES', 'RUNTIMES', 'write_page']
 
 ORT_WEB_VERSION = '1.30.0'
 _CDN = 'https://cdn.jsdelivr.net/npm/'  # serves the files of npm's packages
@@ -92,12 +90,6 @@ def write_page(deployment: Deployment) -> None:
     write_utf8(folder / '_headers', '/*\n' + ''.join(f'  {name}: {value}\n' for name, value in ISOLATION.items()))
     write_json(folder / 'model.json', _describe(deployment))
     write_utf8(folder / 'index.html', _index(deployment))
-
-
-def reference_image(size: Sequence[int]) -> np.ndarray:
-    """Return an image that ``prepare.js`` makes, too: uint8 [1, C, H, W], of a multiplicative hash of the position."""
-    positions = np.arange(np.prod(size), dtype=np.uint64)
-    return ((positions * 2654435761 % 2**32) >> 24).astype(np.uint8).reshape(1, *size)
 
 
 def _describe(deployment: Deployment) -> Dict[str, Any]:

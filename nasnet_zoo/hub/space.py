@@ -20,8 +20,8 @@ _CARD = '''---
 ---
 # {name}
 
-This page classifies pictures with [{repo_id}](https://huggingface.co/{repo_id}), a model of nasnet-zoo. The model runs \
-in the browser, and the pictures stay on the device.
+This page classifies pictures with [{repo_id}](https://huggingface.co/{repo_id}), a model of nasnet-zoo. The model \
+runs in the browser, and the pictures stay on the device.
 '''
 
 

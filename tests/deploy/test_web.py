@@ -17,7 +17,8 @@ from nasnet_zoo import Classifier, html
 from nasnet_zoo.data.preprocessing import Preprocessing
 from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
-from nasnet_zoo.deploy.web import ISOLATION, RUNTIMES, _measure, reference_image
+from nasnet_zoo.deploy.deployment import reference_image
+from nasnet_zoo.deploy.web import ISOLATION, RUNTIMES, _measure
 
 MODEL = 'nasnet_c_cifar_small'
 PREPARE = html.__file__.replace('html.py', 'deploy/web_page/prepare.js')

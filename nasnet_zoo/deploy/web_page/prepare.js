@@ -157,7 +157,8 @@ function feed(prepared, preprocessing) {
   return {values, shape: layout === 'NCHW' ? [1, channels, rows, columns] : [1, rows, columns, channels]};
 }
 
-// The image on which the browser's results are compared with those of ONNX Runtime; see nasnet_zoo/deploy/web.py.
+// The image on which the browser's results are compared with those of ONNX Runtime; see
+// reference_image in nasnet_zoo/deploy/deployment.py.
 function referenceImage([channels, rows, columns]) {
   return Uint8Array.from({length: channels * rows * columns}, (_, i) => Math.imul(i, 2654435761) >>> 24);
 }

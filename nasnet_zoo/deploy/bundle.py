@@ -36,7 +36,8 @@ from ..zoo import build
 from .classifier import Classifier
 from .config import ExportConfig
 from .deployment import Deployment, ModelFacts
-from .export import FORMATS, Exported
+from .export import Exported
+from .formats import FORMATS
 from .layouts import LAYOUTS
 
 __all__ = ['deploy', 'load_trained']
@@ -132,9 +133,9 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
     train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
-    layout = LAYOUTS[config.layout]
+    layout, suffix = LAYOUTS[config.layout], FORMATS[config.format].suffix
     model_path, labels_path = (
-        Path(path.format(name=facts.name, suffix=f'.{config.format}')) for path in (layout.model, layout.labels))
+        Path(path.format(name=facts.name, suffix=suffix)) for path in (layout.model, layout.labels))
     manifest_path = labels_path.with_name('manifest.json')
     with atomic_folder(config.out, last=manifest_path) as folder:
         file = folder / model_path

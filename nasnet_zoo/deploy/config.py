@@ -10,7 +10,7 @@ from ..checked import Checked, CliOption, OneOf
 from ..graph.passes import PASSES
 from ..hub.folder import WEIGHTS
 from .compare import PRECISIONS
-from .export import FORMATS
+from .formats import FORMATS
 from .layouts import LAYOUTS
 
 __all__ = ['ExportConfig', 'parse_count', 'parse_numbers', 'parse_size']
@@ -148,6 +148,9 @@ class ExportConfig(Checked):
         if self.batch_size and self.fixed_batch_size is None:
             layouts = ', '.join(name for name, row in LAYOUTS.items() if row.any_batch_size)
             return f'--batch-size: cannot be combined with --dynamic-batch or --layout {layouts}'
+        if (self.dynamic_batch or self.dynamic_size) and not file_format.is_dynamic:
+            return (f'format {self.format}: takes a fixed number of images of a fixed size; leave --dynamic-batch and '
+                    '--dynamic-size out')
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')

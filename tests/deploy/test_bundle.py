@@ -140,7 +140,7 @@ def test_weights_from_elsewhere(tmp_path):
 
 @pytest.mark.parametrize('options, message', [
     (dict(layout='tf'), "unknown layout 'tf'; known: plain, web, openvino, triton, triton-openvino, photoprism"),
-    (dict(format='tflite'), "unknown format 'tflite'; known: onnx, pt2"),
+    (dict(format='tflite'), "unknown format 'tflite'; did you mean 'litert'"),
     (dict(precision='float8'), "unknown precision 'float8'; did you mean 'float"),
     (dict(passes=['fold_norm']), "unknown pass 'fold_norm'; did you mean 'fold_norms'"),
     (dict(layout='triton', batch_size=1), 'cannot be combined with --dynamic-batch or --layout triton'),

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.compare import PRECISIONS
 from nasnet_zoo.deploy.config import ExportConfig
-from nasnet_zoo.deploy.export import FORMATS
+from nasnet_zoo.deploy.formats import FORMATS
 from nasnet_zoo.deploy.layouts import LAYOUTS
 from nasnet_zoo.graph.passes import PASSES
 

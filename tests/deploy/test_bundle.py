@@ -220,7 +220,7 @@ def test_the_commands_and_the_code_of_the_guide(tmp_path, pictures, monkeypatch)
     onnx.save(proto, 'other.onnx')
     commands = [line.split(' > ')[0].split() for line in GUIDE.replace('\\\n', ' ').splitlines()
                 if line.startswith('    nasnet-zoo ') and 'nasnetalarge' not in line]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for _, *arguments in commands:
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, (arguments, done.output)

@@ -94,9 +94,9 @@ def wait(page, state='ready'):
     assert page.get_attribute('#classify', 'data-state') == state, page.inner_text('#errors')
 
 
-def until(page, condition):
+def until(page, condition, seconds=5):
     """Wait for a condition in JavaScript; Playwright's own function for it needs ``eval``, which the page forbids."""
-    for _ in range(100):
+    for _ in range(20 * seconds):
         if page.evaluate(condition):
             return
         page.wait_for_timeout(50)
@@ -107,8 +107,8 @@ def classify(page, files):
     """Return the five most likely classes of each file, as (class, percent)."""
     page.set_input_files('#files', files)
     page.wait_for_selector('#results:not(:has([aria-busy=true]))', timeout=120_000)
-    return [[(row.locator('span').nth(0).inner_text(), float(row.locator('span').nth(1).inner_text().rstrip(' %')))
-             for row in card.locator('.top li').all()] for card in page.locator('.result').all()]
+    return page.evaluate('''[...document.querySelectorAll('.result')].map(card => [...card.querySelectorAll('.top li')].map(
+        row => [row.children[0].textContent, parseFloat(row.children[1].textContent)]))''')
 
 
 def expected(site, files):
@@ -195,6 +195,26 @@ def test_the_page_classifies_as_the_command_does(page, site, pictures):
     assert re.fullmatch(r'[\d.]+ milliseconds per picture, the median of 7, on the CPU \(WebAssembly\)\.',
                         page.inner_text('#status'))
     assert re.fullmatch(r'[\d.]+ ms, prepared in [\d.]+ ms', page.locator('.result .soft').first.inner_text())
+
+
+@pytest.mark.slow
+def test_webgpu_computes_the_same(site, pictures):
+    """On a software adapter, which is slow but has the same shaders as any other."""
+    flags = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan']
+    with open_browser(*flags) as browser, serve(site) as address:
+        page = browser.new_page()
+        page.goto(address)
+        wait(page)
+        if page.locator('#device option').count() < 2:
+            pytest.skip('this browser has no WebGPU')
+        assert 'on the CPU' in page.inner_text('#status'), 'a software adapter is not used by itself'
+        page.select_option('#device', 'webgpu')
+        until(page, "document.getElementById('classify').dataset.place === 'GPU (WebGPU)'", seconds=120)
+        files = [pictures / 'small.png', pictures / 'large.png']
+        for got, wanted in zip(classify(page, files), expected(site, files), strict=True):
+            assert [label for label, _ in got] == [label for label, _ in wanted]
+        assert not page.inner_text('#errors')
+        page.close()
 
 
 @pytest.mark.slow

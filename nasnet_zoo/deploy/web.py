@@ -71,10 +71,9 @@ _POLICY = (f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; wor
 _PAGE = files(__package__) / 'web_page'
 _COPIED = ('page.js', 'worker.js', 'prepare.js', 'page.css', 'icon.svg')
 
-# How much the browser's output for the reference image may differ (norm of the difference over norm); int8 kernels
-# differ more, and only wrong results exceed the last value.
-_TOLERANCES = {'float32': 1e-3, 'float16': 5e-2}
-_MAX_DIFFERENCE = 0.5
+# How much the browser's output for the reference image may differ (norm of the difference over norm). WebGPU computes
+# float16 in another way than CPUs, and int8 kernels round and saturate in ways of their own (0.009 was measured).
+_TOLERANCES = {'float32': 1e-3, 'float16': 5e-2, 'int8': 0.2}
 
 
 def write_page(deployment: Deployment) -> None:
@@ -101,7 +100,7 @@ def _describe(deployment: Deployment) -> Dict[str, Any]:
         name=deployment.facts.name, file=_measure(path, path.name)._asdict(),
         preprocessing=preprocessing.model_dump(),
         reference=dict(output=[float(value) for value in output],
-                       tolerance=_TOLERANCES.get(deployment.facts.precision, _MAX_DIFFERENCE)),
+                       tolerance=_TOLERANCES[deployment.facts.precision]),
         runtime={name: {role: file._asdict() for role, file in row.items()} for name, row in runtime.items()})
 
 

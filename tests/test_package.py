@@ -25,7 +25,8 @@ def check_files(names):
     weights = [f'nasnet_zoo/weights/{path.name}' for path in (ROOT / 'nasnet_zoo' / 'weights').glob('*.safetensors')]
     genotypes = [f'nasnet_zoo/genotypes/{name}.json' for name in [*list_genotypes(), 'schema']]
     assert weights
-    assert {*weights, *genotypes, 'nasnet_zoo/py.typed'} <= set(names)
+    page = {f'nasnet_zoo/deploy/web_page/{name}' for name in ('classify.html', 'page.js', 'page.css', 'worker.js')}
+    assert {*weights, *genotypes, *page, 'nasnet_zoo/py.typed'} <= set(names)
     assert not [name for name in names if not name.startswith(('nasnet_zoo/', f'nasnet_zoo-{__version__}.dist-info/'))]
 
 

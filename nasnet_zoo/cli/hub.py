@@ -23,6 +23,9 @@ def push(
                        'configuration, or apache-2.0.'),
         tag: List[str] = typer.Option([], help='Tag to add to the model card. May be repeated.'),
         onnx: bool = typer.Option(False, '--onnx', help='Also export the model to model.onnx and upload it.'),
+        space: bool = typer.Option(False, '--space', help=(
+            'Also publish a page that classifies pictures in the browser, with the exported model, as a static Space '
+            'of the same name.')),
         out: Optional[Path] = typer.Option(
             None, help=(
                 'Folder to which the model is written first if it is given by name. The default is a temporary '
@@ -34,10 +37,21 @@ def push(
 ) -> None:
     """Write a model card and upload a model folder to the Hugging Face Hub as one commit."""
     from ..hub import publish
+    from ..hub.space import prepare_space, push_space
     with exit_on_error():
         folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
+        page = prepare_space(folder, Path(tempfile.mkdtemp()), repo_id, license) if space else None
         report = publish.push(folder, repo_id, private, revision, message, dry_run=dry_run)
-    print_report(report, as_json, lambda report: _print_files(folder, report))
+        if page:
+            report['space'] = push_space(page, repo_id, private, message, dry_run=dry_run)
+    print_report(report, as_json, lambda report: _print_reports(folder, page, report))
+
+
+def _print_reports(folder: Path, page: Optional[Path], report: Dict[str, Any]) -> None:
+    _print_files(folder, report)
+    if page:
+        print('\nThe Space:')
+        _print_files(page, report['space'])
 
 
 def _print_files(folder: Path, report: Dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from ..data.datasets import ImageSet, data_name, load_data
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
-from ..files import atomic_folder, write_utf8
+from ..files import atomic_folder, write_json, write_utf8
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
@@ -35,8 +35,10 @@ from ..training.run import versions
 from ..zoo import build
 from .classifier import Classifier
 from .config import ExportConfig
-from .export import FORMATS, Exported
-from .layouts import LAYOUTS, ModelFacts
+from .deployment import Deployment, ModelFacts
+from .export import Exported
+from .formats import FORMATS
+from .layouts import LAYOUTS
 
 __all__ = ['deploy', 'load_trained']
 
@@ -131,9 +133,9 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
     train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
-    layout = LAYOUTS[config.layout]
+    layout, suffix = LAYOUTS[config.layout], FORMATS[config.format].suffix
     model_path, labels_path = (
-        Path(path.format(name=facts.name, suffix=f'.{config.format}')) for path in (layout.model, layout.labels))
+        Path(path.format(name=facts.name, suffix=suffix)) for path in (layout.model, layout.labels))
     manifest_path = labels_path.with_name('manifest.json')
     with atomic_folder(config.out, last=manifest_path) as folder:
         file = folder / model_path
@@ -146,12 +148,11 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             **_describe_file(config, exported, folder),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
             versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
-        texts = {str(labels_path): ''.join(f'{label}\n' for label in preprocessing.class_names),
-                 str(labels_path.with_name('genotype.json')): model.genotype.dumps(),
-                 **layout.files(facts, exported.shapes),
-                 str(manifest_path): json.dumps(manifest, indent=2) + '\n'}
-        for name, text in texts.items():
-            write_utf8(folder / name, text)
+        write_utf8(folder / labels_path, ''.join(f'{label}\n' for label in preprocessing.class_names))
+        model.genotype.save(folder / labels_path.with_name('genotype.json'))
+        layout.write(Deployment(
+            folder, facts, exported, model, (manifest['weights'] or {}).get('accuracy'), config.ort_web))
+        write_json(folder / manifest_path, manifest)
     return manifest
 
 
@@ -219,10 +220,12 @@ def _export(
         config: ExportConfig, model: NASNet, file: Path, facts: ModelFacts, images: Dict[str, Optional[np.ndarray]],
 ) -> Exported:
     """Write the model file."""
-    metadata = dict(license=facts.license, **LAYOUTS[config.layout].metadata(facts))
+    layout = LAYOUTS[config.layout]
+    metadata = dict(license=facts.license, **layout.metadata(facts))
+    passes = layout.passes if config.passes is None and config.precision != 'int8' else config.passes
     settings = dict(
         opset=config.opset, batch_size=config.fixed_batch_size, dynamic_size=config.dynamic_size,
-        half=config.precision == 'float16', passes=config.passes, metadata=metadata, **images)
+        half=config.precision == 'float16', passes=passes, metadata=metadata, **images)
     file_format = FORMATS[config.format]
     return file_format.write(model, file, facts.preprocessing, **{
         name: value for name, value in settings.items() if name in file_format.arguments})

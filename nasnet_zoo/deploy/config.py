@@ -10,7 +10,7 @@ from ..checked import Checked, CliOption, OneOf
 from ..graph.passes import PASSES
 from ..hub.folder import WEIGHTS
 from .compare import PRECISIONS
-from .export import FORMATS
+from .formats import FORMATS
 from .layouts import LAYOUTS
 
 __all__ = ['ExportConfig', 'parse_count', 'parse_numbers', 'parse_size']
@@ -67,6 +67,9 @@ class ExportConfig(Checked):
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
         'Name of the model on the server. The default is the last part of MODEL.'))] = None
+    ort_web: Annotated[Optional[_Path], CliOption(metavar='DIR'), Field(description=(
+        'Folder of the npm package onnxruntime-web, or its dist, whose files are copied for --layout web. By default '
+        'the page loads them from a CDN.'))] = None
     class_names: Annotated[Optional[Annotated[Tuple[str, ...], Field(strict=False)]], CliOption(hidden=True), Field(
         description=(
             "Names of the classes, in the order of the output. The default is those in the model's "
@@ -115,7 +118,7 @@ class ExportConfig(Checked):
     @property
     def fixed_batch_size(self) -> Optional[int]:
         """The number of images that the file takes at a time, None for any number."""
-        return None if self.dynamic_batch or LAYOUTS[self.layout].forms_batches else self.batch_size or 1
+        return None if self.dynamic_batch or LAYOUTS[self.layout].any_batch_size else self.batch_size or 1
 
     @property
     def model_name(self) -> str:
@@ -138,9 +141,16 @@ class ExportConfig(Checked):
         for name, values in layout.requires.items():
             if getattr(self, name) not in values:
                 return f'layout {self.layout}: needs {name} to be {values[-1]}, not {getattr(self, name)}'
+        for other, row in LAYOUTS.items():
+            for name in row.options:
+                if getattr(self, name) is not None and name not in layout.options:
+                    return f'--{name.replace("_", "-")}: needs --layout {other}'
         if self.batch_size and self.fixed_batch_size is None:
-            layouts = ', '.join(name for name, row in LAYOUTS.items() if row.forms_batches)
+            layouts = ', '.join(name for name, row in LAYOUTS.items() if row.any_batch_size)
             return f'--batch-size: cannot be combined with --dynamic-batch or --layout {layouts}'
+        if (self.dynamic_batch or self.dynamic_size) and not file_format.is_dynamic:
+            return (f'format {self.format}: takes a fixed number of images of a fixed size; leave --dynamic-batch and '
+                    '--dynamic-size out')
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')

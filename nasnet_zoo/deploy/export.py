@@ -15,10 +15,10 @@ from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
 from ..network.measure import check_counts
 from ..network.nasnet import NASNet
-from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
+from .compare import ExportError, check_differences, compare_with_model
 from .session import ProviderError, Session, full_batches
 
-__all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2']
+__all__ = ['ExportError', 'Exported', 'check_fit', 'export_onnx', 'export_pt2']
 
 
 class Exported(NamedTuple):
@@ -86,7 +86,7 @@ def export_onnx(
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: cannot be combined with half or dynamic_size')
     graph = lower(model)
-    _check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
+    check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
     target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
     graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
     proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
@@ -197,7 +197,7 @@ def export_pt2(
         raise ValueError('pt2: a program takes normalised images and returns logits; do the rest in PyTorch')
     height, width = preprocessing.input_size[1:]
     module = optimize_for_inference(model, None if dynamic_size else (height, width), passes, check=False)
-    _check_fit(model, preprocessing, batch_size, pictures=pictures)
+    check_fit(model, preprocessing, batch_size, pictures=pictures)
     content, run = _build_program(module, next(model.parameters()).device, preprocessing, batch_size, dynamic_size)
     sizes = [[height, width], *([[height + 1, width + 3]] if dynamic_size else [])]
     differences = compare_with_model(model, preprocessing, run, sizes, batch_size, pictures)
@@ -227,7 +227,7 @@ def _build_program(
     return file.getvalue(), lambda batch: loaded(torch.from_numpy(batch).to(device)).detach().cpu().numpy()
 
 
-def _check_fit(
+def check_fit(
         model: NASNet, preprocessing: Preprocessing, batch_size: Optional[int], **images: Optional[np.ndarray],
 ) -> None:
     """Check that a file can be written of the network with this preprocessing, and can take these images.
@@ -259,32 +259,3 @@ def _check_fit(
             preprocessing.check_images(name, array)
             if not len(array):
                 raise ValueError(f'{name}: contains no images')
-
-
-class Format(NamedTuple):
-    """A file format that networks can be written in.
-
-    Attributes:
-        description: For help texts.
-        write: Writes a file: of model, path and preprocessing, and of the keyword arguments in `arguments`.
-        arguments: Keyword arguments that `write` takes.
-        precisions: What its files can compute with, names in ``PRECISIONS``.
-        measurable: Whether :class:`~nasnet_zoo.deploy.classifier.Classifier` runs it, so that the accuracy can be
-            measured.
-    """
-    description: str
-    write: Callable[..., Exported]
-    arguments: Tuple[str, ...]
-    precisions: Tuple[str, ...]
-    measurable: bool
-
-
-FORMATS: Dict[str, Format] = {
-    'onnx': Format(
-        'for ONNX Runtime and most servers', export_onnx,
-        ('opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
-        tuple(PRECISIONS), measurable=True),
-    'pt2': Format(
-        'a program of torch.export', export_pt2, ('batch_size', 'dynamic_size', 'pictures', 'passes'), ('float32',),
-        measurable=False),
-}

@@ -1,29 +1,13 @@
 """How the files of a deployment are arranged, for people and for servers: a row of :data:`LAYOUTS` for each layout."""
 import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from ..data.preprocessing import Preprocessing
+from ..files import write_utf8
+from .deployment import Deployment, ModelFacts
+from .openvino_ir import write_ir
+from .web import PASSES, write_page
 
-__all__ = ['LAYOUTS', 'Layout', 'ModelFacts']
-
-Shapes = Mapping[str, Sequence[Union[int, str]]]  # of the input and the output, by name
-
-
-class ModelFacts(NamedTuple):
-    """What a layout's own files and metadata can say about a model.
-
-    Attributes:
-        name: What the model is called on a server.
-        source: Where the model comes from.
-        license: Licence of the weights.
-        precision: What the file computes with; one of ``PRECISIONS``.
-        preprocessing: How the file's input is prepared, and the class names.
-    """
-    name: str
-    source: str
-    license: str
-    precision: str
-    preprocessing: Preprocessing
+__all__ = ['LAYOUTS', 'Layout']
 
 
 class Layout(NamedTuple):
@@ -33,37 +17,57 @@ class Layout(NamedTuple):
         description: For help texts.
         model: Path of the model file; ``{name}`` and ``{suffix}`` are replaced.
         labels: Path of the file of class names. ``genotype.json`` and ``manifest.json`` lie beside it.
-        files: Returns further files, their paths and texts.
+        write: Writes further files beside the model file.
         metadata: Returns further entries of the model file's own metadata.
         requires: For fields of ``ExportConfig``, the values that the layout can work with.
-        forms_batches: Whether the server puts batches together, so that the file must take any number of images.
+        passes: The default passes for models in float32 and float16, if they are not those of ONNX Runtime.
+        options: The fields of ``ExportConfig`` that only this layout uses.
+        any_batch_size: Whether the file must take any number of images, as servers expect it that form batches.
     """
     description: str
     model: str
     labels: str
-    files: Callable[[ModelFacts, Shapes], Dict[str, str]] = lambda facts, shapes: {}
+    write: Callable[[Deployment], None] = lambda deployment: None
     metadata: Callable[[ModelFacts], Dict[str, str]] = lambda facts: {}
     requires: Mapping[str, Tuple[Any, ...]] = {}
-    forms_batches: bool = False
+    passes: Optional[Tuple[str, ...]] = None
+    options: Tuple[str, ...] = ()
+    any_batch_size: bool = False
 
 
-def _triton_config(facts: ModelFacts, shapes: Shapes) -> Dict[str, str]:
-    """Return Triton's description of a model, in the text format of protocol buffers."""
-    (image, shape), (output, _) = shapes.items()
+def _write_triton_config(deployment: Deployment, backend: str, max_batch_size: int) -> None:
+    """Write Triton's description of a model, in the text format of protocol buffers. Triton puts images together to
+    batches of up to `max_batch_size`; with 0 it passes on the batches of the clients."""
+    facts = deployment.facts
+    (image, shape), (output, _) = deployment.exported.shapes.items()
     dtype = 'TYPE_UINT8' if facts.preprocessing.dtype == 'uint8' else 'TYPE_FP32'
-    dims = ', '.join('-1' if isinstance(side, str) else str(side) for side in shape[1:])
-    return {f'{facts.name}/config.pbtxt': f'''name: {json.dumps(facts.name)}
-backend: "onnxruntime"
-max_batch_size: 64
+    axes, classes = shape[1:] if max_batch_size else shape, [len(facts.preprocessing.class_names)]
+    dims, output_dims = (', '.join('-1' if isinstance(side, str) else str(side) for side in sides)
+                         for sides in (axes, classes if max_batch_size else [shape[0], *classes]))
+    text = f'''name: {json.dumps(facts.name)}
+backend: "{backend}"
+max_batch_size: {max_batch_size}
 input [
   {{ name: "{image}" data_type: {dtype} dims: [ {dims} ] }}
 ]
 output [
-  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(facts.preprocessing.class_names)} ] \
-label_filename: "labels.txt" }}
+  {{ name: "{output}" data_type: TYPE_FP32 dims: [ {output_dims} ] label_filename: "labels.txt" }}
 ]
-dynamic_batching {{ max_queue_delay_microseconds: 200 }}
-'''}
+'''
+    if max_batch_size:
+        text += 'dynamic_batching { max_queue_delay_microseconds: 200 }\n'
+    write_utf8(deployment.folder / facts.name / 'config.pbtxt', text)
+
+
+def _write_triton_onnxruntime(deployment: Deployment) -> None:
+    _write_triton_config(deployment, 'onnxruntime', max_batch_size=64)
+
+
+def _write_triton_openvino(deployment: Deployment) -> None:
+    """Write IR files, which this backend reads, and a configuration without dynamic batching: the backend would fix the
+    batch size of the network, and fill every smaller batch up."""
+    write_ir(deployment)
+    _write_triton_config(deployment, 'openvino', max_batch_size=0)
 
 
 def _photoprism_metadata(facts: ModelFacts) -> Dict[str, str]:
@@ -85,9 +89,18 @@ def _photoprism_metadata(facts: ModelFacts) -> Dict[str, str]:
 
 LAYOUTS: Dict[str, Layout] = {
     'plain': Layout('the files side by side', 'model{suffix}', 'labels.txt'),
+    'web': Layout(
+        'a page that classifies pictures in the browser', 'model{suffix}', 'labels.txt', write=write_page,
+        requires=dict(format=('onnx',), batch_size=(None, 1)), passes=PASSES, options=('ort_web',)),
+    'openvino': Layout(
+        'IR files of OpenVINO beside the ONNX file', 'model{suffix}', 'labels.txt', write=write_ir,
+        requires=dict(format=('onnx',))),
     'triton': Layout(
         'a model repository of the Triton Inference Server', '{name}/1/model{suffix}', '{name}/labels.txt',
-        files=_triton_config, requires=dict(format=('onnx',)), forms_batches=True),
+        write=_write_triton_onnxruntime, requires=dict(format=('onnx',)), any_batch_size=True),
+    'triton-openvino': Layout(
+        'the same for its OpenVINO backend', '{name}/1/model{suffix}', '{name}/labels.txt',
+        write=_write_triton_openvino, requires=dict(format=('onnx',)), any_batch_size=True),
     'photoprism': Layout(
         'a model folder of PhotoPrism', '{name}/{name}{suffix}', '{name}/labels.txt', metadata=_photoprism_metadata,
         requires=dict(format=('onnx',), batch_size=(None, 1), dynamic_batch=(False,), dynamic_size=(False,),

@@ -20,7 +20,7 @@ from ..network.skeleton import depth_label
 from ..zoo import build, label_names
 from .folder import CONFIG, WEIGHTS, HubError, read_accuracy, read_config, record_accuracy, write_folder
 
-__all__ = ['PUBLISHED', 'prepare', 'push', 'write_card']
+__all__ = ['PUBLISHED', 'check_repo_id', 'prepare', 'push', 'upload', 'write_card']
 
 PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',
              'curve.png')  # the files of a model folder that are uploaded
@@ -187,27 +187,41 @@ def push(
     """
     folder = Path(folder)
     read_config(folder)
+    check_repo_id(repo_id)
+    if not read_accuracy(folder / WEIGHTS):
+        raise HubError(f'{folder}: its accuracy is unknown; measure it first: '
+                       f'nasnet-zoo validate {folder} --data … --record')
+    names = [name for name in PUBLISHED if (folder / name).exists()]
+    return upload(folder, names, repo_id, private, revision, message, token, dry_run)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise a HubError unless `repo_id` has the form OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise HubError(f'{repo_id}: is not of the form OWNER/NAME: {error}') from None
-    if not read_accuracy(folder / WEIGHTS):
-        raise HubError(f'{folder}: its accuracy is unknown; measure it first: '
-                       f'nasnet-zoo validate {folder} --data … --record')
-    files = {name: (folder / name).stat().st_size for name in PUBLISHED if (folder / name).exists()}
+
+
+def upload(
+        folder: Path, names: Sequence[str], repo_id: str, private: bool, revision: Optional[str], message: str,
+        token: Optional[str], dry_run: bool, space_sdk: Optional[str] = None,
+) -> Dict[str, Any]:
+    """Upload files of a folder as one commit, see :func:`push`, to a model repository, or to a Space of this SDK."""
+    files = {name: (folder / name).stat().st_size for name in names}
     report = dict(repo_id=repo_id, revision=revision or 'main', files=files, url=None, commit=None)
     if dry_run:
         return report
-    api = HfApi(token=token)
+    api, repo = HfApi(token=token), dict(repo_id=repo_id, repo_type='space' if space_sdk else 'model')
     # HfApi.upload_folder may make several commits, and may repeat a commit whose response was lost.
     operations = [CommitOperationAdd(name, str(folder / name)) for name in files]
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        is_private = not private or api.repo_info(repo_id).private
+        api.create_repo(**repo, private=private, exist_ok=True, space_sdk=space_sdk)
+        is_private = not private or api.repo_info(**repo).private
         if revision:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(**repo, branch=revision, exist_ok=True)
         if is_private:
-            commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+            commit = api.create_commit(**repo, operations=operations, commit_message=message, revision=revision)
             return dict(report, url=str(commit.commit_url), commit=commit.oid)
     except (HTTPError, RuntimeError, ValueError, OSError) as error:
         raise HubError(f'{repo_id}: {_explain(error)}') from None

@@ -82,28 +82,6 @@ def test_same_inputs_same_bytes(options, tmp_path, pictures):
     assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
 
 
-def test_triton(tmp_path):
-    text_format = pytest.importorskip('google.protobuf.text_format', reason='protobuf is not here')
-    model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2', reason='tritonclient[grpc] is not here')
-    manifest = export_to(tmp_path, layout='triton', name='cells', with_preprocessing=True)
-    assert manifest['compared_with_pytorch']['pictures']['count'] == 2  # not those that fill a batch up
-    assert set(tree(tmp_path)) == {f'cells/{name}' for name in (
-        '1/model.onnx', 'labels.txt', 'config.pbtxt', 'genotype.json', 'manifest.json')}
-    text = (tmp_path / 'cells' / 'config.pbtxt').read_text(encoding='utf-8')
-    config = text_format.Parse(text, model_config.ModelConfig())
-    assert (config.name, config.backend) == ('cells', 'onnxruntime') and config.max_batch_size > 1
-    assert config.HasField('dynamic_batching')
-    graph = onnx.load(tmp_path / 'cells' / '1' / 'model.onnx').graph
-    for described, value in ((config.input[0], graph.input[0]), (config.output[0], graph.output[0])):
-        kind = value.type.tensor_type
-        assert described.name == value.name
-        assert model_config.DataType.Name(described.data_type) == {
-            onnx.TensorProto.UINT8: 'TYPE_UINT8', onnx.TensorProto.FLOAT: 'TYPE_FP32'}[kind.elem_type]
-        assert list(described.dims) == [d.dim_value for d in kind.shape.dim][1:]
-        assert kind.shape.dim[0].dim_param  # Triton adds the batch
-    assert config.output[0].label_filename == 'labels.txt'
-
-
 def test_photoprism(tmp_path):
     export_to(tmp_path, layout='photoprism', name='cells')
     assert {'cells/cells.onnx', 'cells/labels.txt'} <= set(tree(tmp_path))
@@ -161,8 +139,8 @@ def test_weights_from_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(layout='tf'), "unknown layout 'tf'; known: plain, triton, photoprism"),
-    (dict(format='tflite'), "unknown format 'tflite'; known: onnx, pt2"),
+    (dict(layout='tf'), "unknown layout 'tf'; known: plain, web, openvino, triton, triton-openvino, photoprism"),
+    (dict(format='tflite'), "unknown format 'tflite'; did you mean 'litert'"),
     (dict(precision='float8'), "unknown precision 'float8'; did you mean 'float"),
     (dict(passes=['fold_norm']), "unknown pass 'fold_norm'; did you mean 'fold_norms'"),
     (dict(layout='triton', batch_size=1), 'cannot be combined with --dynamic-batch or --layout triton'),
@@ -242,7 +220,7 @@ def test_the_commands_and_the_code_of_the_guide(tmp_path, pictures, monkeypatch)
     onnx.save(proto, 'other.onnx')
     commands = [line.split(' > ')[0].split() for line in GUIDE.replace('\\\n', ' ').splitlines()
                 if line.startswith('    nasnet-zoo ') and 'nasnetalarge' not in line]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for _, *arguments in commands:
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, (arguments, done.output)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.compare import PRECISIONS
 from nasnet_zoo.deploy.config import ExportConfig
-from nasnet_zoo.deploy.export import FORMATS
+from nasnet_zoo.deploy.formats import FORMATS
 from nasnet_zoo.deploy.layouts import LAYOUTS
 from nasnet_zoo.graph.passes import PASSES
 
@@ -32,14 +32,15 @@ def test_images_at_a_time(settings, batch_size):
 
 
 def test_an_error_is_one_line():
-    with pytest.raises(ValueError, match=r'^--batch-size: cannot be combined with --dynamic-batch or --layout triton$'):
+    match = '^--batch-size: cannot be combined with --dynamic-batch or --layout triton, triton-openvino$'
+    with pytest.raises(ValueError, match=match):
         ExportConfig(source=MODEL, out='x', batch_size=2, dynamic_batch=True)
     with pytest.raises(TypeError, match="unexpected argument 'optset'"):
         ExportConfig(source=MODEL, out='x', optset=17)
 
 
 def test_the_help_lists_the_tables():
-    text = CliRunner(env=dict(COLUMNS='400')).invoke(app, ['export', '--help']).stdout
+    text = CliRunner(env=dict(COLUMNS='800')).invoke(app, ['export', '--help']).stdout
     for table in (FORMATS, LAYOUTS, PRECISIONS):
         for name, row in table.items():
             assert f'{name} ({row.description})' in text
@@ -54,7 +55,7 @@ def test_the_help_lists_the_tables():
     (['--batch-size', '0'], 2, "Invalid value for '--batch-size'"),
     (['--calibrate', 'many'], 2, "Invalid value for '--calibrate'"),
     (['--opset', 'new'], 2, "Invalid value for '--opset'"),
-    (['--layout', 'tf'], 1, "layout: unknown layout 'tf'; known: plain, triton, photoprism"),
+    (['--layout', 'tf'], 1, "layout: unknown layout 'tf'; known: plain, web, openvino, triton"),
     (['--passes', 'fold_norms,share'], 1, "passes: unknown pass 'share'"),
     (['--precision', 'int8', '--half'], 1, '--precision, --half: choose one'),
     (['--half', '--format', 'pt2'], 1, 'format pt2: can be written in float32, not in float16'),

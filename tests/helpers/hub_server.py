@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import unquote
 
-REPO = r'(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)'
-API, REVISION = f'/api/models/{REPO}', '(?P<revision>[^/]+)'
+REPO = r'(?P<repo>(?:spaces/)?[\w-][\w.-]*/[\w-][\w.-]*)'  # the name of a Space begins with spaces/
+API, REVISION = f'/api/(?:models/)?{REPO}', '(?P<revision>[^/]+)'
 # Method, path, required access to the repository, method of HubServer. HEAD is handled like GET.
 ROUTES = [(method, re.compile(path), access, handler) for method, path, access, handler in [
     ('POST', '/api/repos/create', None, 'create_repo'),
@@ -160,8 +160,13 @@ class HubServer:
         repo_id = f'{payload.get("organization") or user}/{payload["name"]}'
         if repo_id.split('/')[0] != user:
             raise Refusal(403, f"You don't have the rights to create {repo_id}")
-        if payload.get('type', 'model') != 'model' or not re.fullmatch(REPO, repo_id):
-            raise Refusal(400, f'Not a model: {repo_id}')
+        kind = payload.get('type', 'model')
+        if kind not in ('model', 'space') or not re.fullmatch(REPO, repo_id):
+            raise Refusal(400, f'Not a model or a Space: {repo_id}')
+        if kind == 'space':
+            if payload.get('sdk') != 'static':
+                raise Refusal(400, f'Not an SDK of this hub: {payload.get("sdk")}')
+            repo_id = f'spaces/{repo_id}'
         url = f'{self.endpoint}/{repo_id}'
         if repo_id in self.repos:
             return Answer({'error': 'You already created this model repo', 'url': url}, status=409)
@@ -264,7 +269,7 @@ class HubServer:
         return Answer(data, {'X-Repo-Commit': commit.oid, 'ETag': etag, **linked})
 
     def _allowed(self, repo_id: str, user: Optional[str], access: str) -> Repo:
-        repo, owner = self.repos.get(repo_id), repo_id.split('/')[0]
+        repo, owner = self.repos.get(repo_id), repo_id.split('/')[-2]
         # Without a token, a private repository looks like one that does not exist. The client takes a bare 401 for
         # "not found" at https:// addresses only; the code makes it the same exception here.
         if user is None and (access == 'write' or repo is None or repo.private):

@@ -5,7 +5,6 @@ The client's other way of uploading, Xet, is switched off here and untested: it 
 import hashlib
 import json
 import time
-import types
 
 import huggingface_hub
 import pytest
@@ -15,7 +14,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from typer.testing import CliRunner
 
 import nasnet_zoo
-from helpers.hub_server import HubServer
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
@@ -51,23 +49,6 @@ def folder(tmp_path):
     hub.record_accuracy(tmp_path / 'model' / hub.WEIGHTS, RECORD)
     publish.write_card(tmp_path / 'model', MINE)
     return tmp_path / 'model'
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A hub with a user, whose token the client has; no waiting between the client's tries."""
-    with HubServer(tokens={'secret': 'someone', 'other': 'other'}) as server:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, 'ENDPOINT', server.endpoint)
-        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
-                            server.endpoint + '/{repo_id}/resolve/{revision}/{filename}')
-        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
-        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'no-token'))
-        monkeypatch.setenv('HF_TOKEN', 'secret')
-        monkeypatch.setattr(huggingface_hub.utils._http, 'time', types.SimpleNamespace(
-            **{**vars(time), 'sleep': lambda seconds: None}))
-        yield server
 
 
 def commits(server, repo_id=MINE, branch='main'):

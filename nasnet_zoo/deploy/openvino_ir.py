@@ -1,0 +1,40 @@
+"""A model in OpenVINO's own format (IR) beside the ONNX file: ``model.xml`` is the graph, ``model.bin`` the weights."""
+import numpy as np
+
+from ..graph.compare import relative_difference
+from .classifier import Classifier
+from .compare import PRECISIONS, ExportError
+from .deployment import Deployment, reference_image
+
+__all__ = ['write_ir']
+
+
+def write_ir(deployment: Deployment) -> None:
+    """Write the IR files of an ONNX file beside it, after comparing their results with those of the file.
+
+    The entries of the ONNX file's metadata are kept as runtime information, under ``framework``. Weights have the
+    precision of the file.
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+        ExportError: If OpenVINO cannot convert the file, or if its results are not those of the file.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError('IR files need OpenVINO: pip install nasnet-zoo[openvino]') from error
+    path, facts = deployment.exported.path, deployment.facts
+    core, target = openvino.Core(), path.with_suffix('.xml')
+    (images, *_), _ = deployment.exported.shapes.values()
+    image = reference_image(facts.preprocessing.input_size)
+    expected = Classifier(path, provider='cpu').logits(image)
+    try:
+        openvino.save_model(core.read_model(path), target, compress_to_fp16=False)
+        network = core.compile_model(target, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+        batch = np.repeat(facts.preprocessing.feed(image), images if isinstance(images, int) else 1, 0)
+        results = network(batch)[0][:1]
+    except RuntimeError as error:
+        raise ExportError(f'{target.name}: OpenVINO cannot convert or run the file: {error}') from None
+    difference, tolerance = relative_difference(results, expected), PRECISIONS[facts.precision].tolerance
+    if tolerance is not None and not difference <= tolerance:
+        raise ExportError(f'{target.name}: its results differ from those of {path.name} by {difference:.1e} (relative)')

@@ -1,0 +1,157 @@
+"""A folder for any static web server: a page that classifies pictures in the browser, with ONNX Runtime Web.
+
+    index.html    draws the cells, takes pictures, and shows the results
+    model.json    what the page needs of the model: its preprocessing, the hashes of the files that it loads, and the
+                  output for a reference image, with which the page compares what the browser computes
+    page.js, worker.js, prepare.js, page.css, icon.svg    the same for every model, from ``web_page/``
+    _headers      lets ONNX Runtime use several threads, on servers that read such a file
+    ort/          the files of ONNX Runtime Web, unless they come from the CDN
+"""
+import base64
+import hashlib
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+from .. import html
+from ..description import count_macs
+from ..files import write_json, write_utf8
+from ..graph.targets import TARGETS
+from .classifier import Classifier
+from .deployment import Deployment, reference_image
+
+__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'PASSES', 'RUNTIMES', 'write_page']
+
+ORT_WEB_VERSION = '1.30.0'
+_CDN = 'https://cdn.jsdelivr.net/npm/'  # serves the files of npm's packages
+
+
+class RuntimeFile(NamedTuple):
+    """A file of the npm package onnxruntime-web.
+
+    Attributes:
+        path: Where the page finds it.
+        integrity: Its hash, as browsers expect it.
+        bytes: Its size.
+    """
+    path: str
+    integrity: str
+    bytes: int
+
+
+def _on_cdn(name: str, integrity: str, size: int) -> RuntimeFile:
+    return RuntimeFile(f'{_CDN}onnxruntime-web@{ORT_WEB_VERSION}/dist/{name}', integrity, size)
+
+
+# By execution provider: the script and the WebAssembly program that run a model, as they are on the CDN
+RUNTIMES: Dict[str, Dict[str, RuntimeFile]] = {
+    'wasm': dict(
+        script=_on_cdn('ort.wasm.bundle.min.mjs', (
+            'sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG'), 73_054),
+        wasm=_on_cdn('ort-wasm-simd-threaded.wasm', (
+            'sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM'), 14_239_897)),
+    'webgpu': dict(
+        script=_on_cdn('ort.webgpu.bundle.min.mjs', (
+            'sha384-1ntMeyj+z5diX6vBR5h+zlJBPc4iNvhCxE6nlammh8daBYcLBZkzrwDkuJjhwI+f'), 117_732),
+        wasm=_on_cdn('ort-wasm-simd-threaded.asyncify.wasm', (
+            'sha384-EPVDLTxuO663dkZO/pcKJF6vOyyfq/5z9FY1oksN0UWFX2ABH4wDDZQHeNoUleWR'), 26_781_914)),
+}
+
+# A page that is isolated from others by these headers may use threads that share memory.
+ISOLATION = {'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp'}
+
+# ONNX Runtime's kernels for WebAssembly do not work on blocks of channels, so padding channels to whole blocks does not
+# pay there, and neither does replacing sums by convolutions (docs/performance.md).
+PASSES = tuple(name for name in TARGETS['onnxruntime'].passes if name not in ('pad_channels', 'add_as_identity_conv'))
+
+_POLICY = (f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
+           f"connect-src 'self' blob: {_CDN}; style-src 'self' 'unsafe-inline'; img-src 'self' blob:; "
+           "media-src 'self' blob:; base-uri 'none'; form-action 'none'")
+_PAGE = files(__package__) / 'web_page'
+_COPIED = ('page.js', 'worker.js', 'prepare.js', 'page.css', 'icon.svg')
+
+# How much the browser's output for the reference image may differ (norm of the difference over norm). WebGPU computes
+# float16 in another way than CPUs, and int8 kernels round and saturate in ways of their own (0.009 was measured).
+_TOLERANCES = {'float32': 1e-3, 'float16': 5e-2, 'int8': 0.2}
+
+
+def write_page(deployment: Deployment) -> None:
+    """Write the page beside the model file.
+
+    Raises:
+        ImportError: If matplotlib, which draws the cells, is not installed.
+        ValueError: If a file is missing in ``deployment.ort_web``.
+    """
+    folder = deployment.folder
+    for name in _COPIED:
+        write_utf8(folder / name, (_PAGE / name).read_text(encoding='utf-8'))
+    write_utf8(folder / '_headers', '/*\n' + ''.join(f'  {name}: {value}\n' for name, value in ISOLATION.items()))
+    write_json(folder / 'model.json', _describe(deployment))
+    write_utf8(folder / 'index.html', _index(deployment))
+
+
+def _describe(deployment: Deployment) -> Dict[str, Any]:
+    """Return the content of model.json."""
+    path, preprocessing = deployment.exported.path, deployment.facts.preprocessing
+    output = Classifier(path, provider='cpu').logits(reference_image(preprocessing.input_size))[0]
+    runtime = RUNTIMES if deployment.ort_web is None else _copy_runtime(deployment.ort_web, deployment.folder / 'ort')
+    return dict(
+        name=deployment.facts.name, file=_measure(path, path.name)._asdict(),
+        preprocessing=preprocessing.model_dump(),
+        reference=dict(output=[float(value) for value in output],
+                       tolerance=_TOLERANCES[deployment.facts.precision]),
+        runtime={name: {role: file._asdict() for role, file in row.items()} for name, row in runtime.items()})
+
+
+def _copy_runtime(source: Path, target: Path) -> Dict[str, Dict[str, RuntimeFile]]:
+    """Copy the files of an npm package, or of its ``dist``, to a folder beside the page."""
+    dist = source / 'dist' if (source / 'dist').is_dir() else source
+    target.mkdir()
+    copied: Dict[str, Dict[str, RuntimeFile]] = {}
+    for provider, row in RUNTIMES.items():
+        for role, file in row.items():
+            name = file.path.rpartition('/')[2]
+            if not (dist / name).is_file():
+                raise ValueError(f'--ort-web: {dist} has no {name}; pass the folder of the npm package '
+                                 f'onnxruntime-web, for example of version {ORT_WEB_VERSION}')
+            shutil.copyfile(dist / name, target / name)
+            copied.setdefault(provider, {})[role] = _measure(target / name, f'{target.name}/{name}')
+    return copied
+
+
+def _measure(file: Path, path: str) -> RuntimeFile:
+    content = file.read_bytes()
+    digest = base64.b64encode(hashlib.sha384(content).digest()).decode('ascii')
+    return RuntimeFile(path, f'sha384-{digest}', len(content))
+
+
+def _index(deployment: Deployment) -> str:
+    """Return the page."""
+    name, genotype = deployment.facts.name, deployment.model.genotype
+    names = deployment.facts.preprocessing.class_names
+    return html.page(name, [
+        html.paragraph(f'An image classifier that is built from {genotype.name} cells and runs in your browser.'),
+        (_PAGE / 'classify.html').read_text(encoding='utf-8'),
+        html.section('Model', html.facts(_facts(deployment))),
+        html.section('Cells', html.pictures([html.show_cells('Normal and reduction cell', genotype)])),
+        html.details(f'{len(names)} classes', html.paragraph(', '.join(names))),
+    ], styles=['page.css'], scripts=['page.js'], icon='icon.svg', policy=_POLICY)
+
+
+def _facts(deployment: Deployment) -> Dict[str, Optional[str]]:
+    """Return the model's facts, for the page."""
+    model, (_, height, width) = deployment.model, deployment.facts.preprocessing.input_size
+    return {
+        'Cells': model.genotype.name,
+        'Parameters': f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.3f} M',
+        'Mult-adds': f'{count_macs(model, (height, width)) / 1e6:,.1f} M',
+        'Input': f'{width} x {height} pixels',
+        'Classes': f'{len(deployment.facts.preprocessing.class_names):,}',
+        **_accuracy(deployment.accuracy),
+        'File': f'{deployment.exported.path.stat().st_size / 1e6:,.1f} MB, {deployment.facts.precision}',
+        'Licence': deployment.facts.license}
+
+
+def _accuracy(record: Optional[Mapping[str, Any]]) -> Dict[str, Optional[str]]:
+    return {f'Top-1 accuracy, {record["dataset"]} {record["split"]}': f'{record["top1"]:.2%}'} if record else {}

@@ -23,7 +23,7 @@ from rich.progress import track
 from ..checkpoints.entries import Entry
 from ..checkpoints.folder import find_file
 from ..checkpoints.load import find_weights, load_tensors
-from ..data.datasets import ImageSet, data_name, load_data
+from ..data.datasets import ImageSet, data_name
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
@@ -35,6 +35,7 @@ from ..training.run import versions
 from ..zoo import build
 from .classifier import Classifier
 from .config import ExportConfig
+from .cost import load_images
 from .export import FORMATS, Exported
 from .layouts import LAYOUTS, ModelFacts
 
@@ -129,7 +130,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             raise ValueError(f'class_names: {label!r} is not a single line of text, as labels.txt needs')
     license = config.license or model.pretrained_cfg.get('license') or 'unknown'
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
-    train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
+    train, test = (None, None) if config.data is None else load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
     layout = LAYOUTS[config.layout]
     model_path, labels_path = (
@@ -183,17 +184,6 @@ def _images_for(
             f'to compare on, not {0 if images is None else len(images)} (--pictures or --data, --calibrate)')
     indices = np.linspace(0, len(images) - 1, config.calibrate).astype(int)
     return dict(calibration=images[indices], pictures=np.delete(images, indices, 0))
-
-
-def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, ImageSet]:
-    """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
-    train, test = load_data(data, preprocessing=preprocessing)
-    if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
-        raise ValueError(f'{data}: contains large images, which --data does not support; pass them with --pictures')
-    for images in (train, test):
-        if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
-            raise ValueError(f'{data}: its images or classes differ from those of the model')
-    return train, test
 
 
 def _sample_photos() -> List[Path]:

@@ -16,7 +16,8 @@ from ..graph.passes import apply_passes, optimize_for_inference
 from ..network.measure import check_counts
 from ..network.nasnet import NASNet
 from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
-from .session import ProviderError, Session, full_batches
+from .session import SessionError, full_batches
+from .session_onnxruntime import OnnxRuntimeSession
 
 __all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2']
 
@@ -92,9 +93,9 @@ def export_onnx(
     proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
     sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
     try:
-        session = Session(proto.SerializeToString())
+        session = OnnxRuntimeSession(proto.SerializeToString())
         differences = compare_with_model(model, preprocessing, session.run, sizes, batch_size, pictures)
-    except ProviderError as error:
+    except SessionError as error:
         raise ExportError(f'{path}: ONNX Runtime cannot run the file: {error}') from None
     check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
     import onnx

@@ -141,7 +141,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         for path in (model_path, labels_path):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         exported = _export(config, model, file, facts, images)
-        accuracy = None if test is None else _measure(str(config.data), model, file, test)
+        accuracy = None if test is None else _measure(str(config.data), model, exported, test)
         manifest = dict(
             _describe_origin(config, facts, model, weights, found, command),
             **_describe_file(config, exported, folder),
@@ -211,18 +211,18 @@ def _export(
     """Write the model file."""
     metadata = dict(license=facts.license, **LAYOUTS[config.layout].metadata(facts))
     settings = dict(
-        opset=config.opset, batch_size=config.fixed_batch_size, dynamic_size=config.dynamic_size,
+        target=config.target, opset=config.opset, batch_size=config.fixed_batch_size, dynamic_size=config.dynamic_size,
         half=config.precision == 'float16', passes=config.passes, metadata=metadata, **images)
     file_format = FORMATS[config.format]
     return file_format.write(model, file, facts.preprocessing, **{
         name: value for name, value in settings.items() if name in file_format.arguments})
 
 
-def _measure(data: str, model: NASNet, file: Path, test: ImageSet) -> Dict[str, Any]:
+def _measure(data: str, model: NASNet, exported: Exported, test: ImageSet) -> Dict[str, Any]:
     """Return the accuracy of the network and of the file on test images."""
-    correct = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
-    return dict(dataset=data_name(data), count=len(correct), model=evaluate(model, test).top1,
-                file=float(correct.mean()))
+    logits = Classifier(exported.path, runtime=exported.runtime).logits(test.images.numpy())
+    return dict(dataset=data_name(data), count=len(logits), model=evaluate(model, test).top1,
+                file=float((logits.argmax(1) == test.labels.numpy()).mean()))
 
 
 def _describe_origin(
@@ -246,9 +246,10 @@ def _describe_file(config: ExportConfig, exported: Exported, folder: Path) -> Di
     path = exported.path
     return dict(
         file=dict(path=path.relative_to(folder).as_posix(), sha256=_sha256(path), bytes=path.stat().st_size),
-        format=config.format, opset=config.opset if 'opset' in FORMATS[config.format].arguments else None,
+        format=config.format, **{name: getattr(config, name) if name in FORMATS[config.format].arguments else None
+                                 for name in ('target', 'opset')},
         precision=config.precision, shapes=exported.shapes, preprocessing=json.loads(exported.preprocessing.to_json()),
-        compared_with_pytorch=exported.differences)
+        compared_with_pytorch=exported.differences, compared_in=exported.runtime)
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from ..checked import Checked, CliOption, OneOf
 from ..graph.passes import PASSES
+from ..graph.targets import ONNX_TARGETS
 from ..hub.folder import WEIGHTS
 from .compare import PRECISIONS
 from .export import FORMATS
@@ -64,6 +65,8 @@ class ExportConfig(Checked):
         'Which weights of the file to load, such as "state_dict". The default is the averaged weights if there are '
         'any.'))] = None
     format: Annotated[str, OneOf('format', FORMATS), Field(description='File format.')] = 'onnx'
+    target: Annotated[str, OneOf('target', ONNX_TARGETS), Field(description=(
+        'Where the file is to run fast. Every runtime can run it nevertheless.'))] = 'onnxruntime'
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
         'Name of the model on the server. The default is the last part of MODEL.'))] = None
@@ -104,7 +107,7 @@ class ExportConfig(Checked):
         CliOption(parse=_parse_passes, metavar='NAMES|none'),
         Field(description=(
             'Graph rewrites (passes) to apply, separated by commas, or "none". The default is all that make '
-            f'this kind of file faster. One or more of: {", ".join(PASSES)}.')),
+            f'this kind of file faster on the target. One or more of: {", ".join(PASSES)}.')),
     ] = None
     license: Annotated[Optional[str], Field(description=(
         'Licence of the weights. The default is the licence of the model, or "unknown" with --checkpoint.'))] = None
@@ -144,6 +147,8 @@ class ExportConfig(Checked):
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')
+        if 'target' in self.model_fields_set and 'target' not in file_format.arguments:
+            return f'format {self.format}: has no targets; leave --target out'
         if self.data is not None and not file_format.measurable:
             return f'format {self.format}: its accuracy cannot be measured; leave --data out'
         if '{name}' in layout.model and not re.fullmatch(r'[\w-][\w.-]*', self.model_name):

@@ -13,13 +13,16 @@ from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
+from ..graph.targets import ONNX_TARGETS, Quantization
 from ..network.measure import check_counts
 from ..network.nasnet import NASNet
 from .compare import PRECISIONS, ExportError, check_differences, compare_with_model
+from .runtimes import RUNTIMES, check_choice, open_session
 from .session import SessionError, full_batches
-from .session_onnxruntime import OnnxRuntimeSession
 
-__all__ = ['FORMATS', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2']
+__all__ = ['FORMATS', 'TARGET_KEY', 'ExportError', 'Exported', 'Format', 'export_onnx', 'export_pt2']
+
+TARGET_KEY = 'nasnet_zoo.target'  # the entry of an ONNX file's metadata that names its target
 
 
 class Exported(NamedTuple):
@@ -30,11 +33,13 @@ class Exported(NamedTuple):
         preprocessing: How the file's input is prepared, and what its output is.
         shapes: Shapes of the input and the output, by name. A name in the place of a size stands for any size.
         differences: What :func:`~nasnet_zoo.deploy.compare.compare_with_model` returned.
+        runtime: What ran the file to compare it.
     """
     path: Path
     preprocessing: Preprocessing
     shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
+    runtime: str
 
 
 def export_onnx(
@@ -42,6 +47,7 @@ def export_onnx(
         path: Union[str, os.PathLike],
         preprocessing: Optional[Preprocessing] = None,
         *,
+        target: str = 'onnxruntime',
         opset: int = 17,
         batch_size: Optional[int] = 1,
         dynamic_size: bool = False,
@@ -61,6 +67,8 @@ def export_onnx(
         path: The file to write. It appears only when it is complete.
         preprocessing: How the input is prepared and what the output is, from :func:`make_preprocessing`. It is stored
             in the file's metadata. By default the input is normalised float32 [B, C, H, W] of the model's size.
+        target: Where the file is to run fast, a name in ``nasnet_zoo.graph.targets.ONNX_TARGETS``. Every runtime can
+            run it, whatever the target.
         opset: Version of the ONNX operator set.
         batch_size: The number of images that the file takes at a time, None for any number.
         dynamic_size: Take images of any height and width, not only of the preprocessing's.
@@ -68,7 +76,7 @@ def export_onnx(
         calibration: Quantise to int8, with ranges measured on these images: uint8 [N, C, H, W], of the preprocessing's
             size.
         images: Images to compare on, like `calibration`. The file is compared on random images in any case.
-        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster in ONNX Runtime.
+        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster on the target.
         metadata: Further entries of the file's metadata.
 
     Returns:
@@ -78,36 +86,45 @@ def export_onnx(
         TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
         ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode or
             returns NaN.
-        ExportError: If ONNX Runtime refuses the file, or if its results are not the network's.
+        ExportError: If the runtime refuses the file, or if its results are not the network's. The runtime is the
+            target's if it is installed, and otherwise ONNX Runtime.
     """
-    from ..graph.to_onnx import OPSETS
+    from ..graph.to_onnx import OLDEST_OPSET, newest_opset
     preprocessing = preprocessing or make_preprocessing(model)
-    if opset not in OPSETS:
-        raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
+    check_choice('target', target, ONNX_TARGETS)
+    row = ONNX_TARGETS[target]
+    if not OLDEST_OPSET <= opset <= newest_opset():
+        raise ValueError(f'opset: must be from {OLDEST_OPSET} to {newest_opset()}, the newest that the installed '
+                         f'versions of onnx and ONNX Runtime accept, not {opset}')
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: cannot be combined with half or dynamic_size')
     graph = lower(model)
     _check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
-    target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
+    quantization = None if calibration is None else row.int8
+    if passes is None:
+        passes = (quantization or row).passes
     graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
-    proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
+    metadata = {TARGET_KEY: target, **metadata}
+    proto = _build_onnx(
+        graph, preprocessing, opset, batch_size, dynamic_size, half, quantization, calibration, metadata)
     sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
+    runtime = row.runtime if RUNTIMES[row.runtime].is_installed else 'onnxruntime'
     try:
-        session = OnnxRuntimeSession(proto.SerializeToString())
+        session = open_session(runtime, proto.SerializeToString())
         differences = compare_with_model(model, preprocessing, session.run, sizes, batch_size, pictures)
     except SessionError as error:
-        raise ExportError(f'{path}: ONNX Runtime cannot run the file: {error}') from None
+        raise ExportError(f'{path}: {RUNTIMES[runtime].title} cannot run the file: {error}') from None
     check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
     import onnx
     with atomic_write(path) as part:
         onnx.save(proto, part)
     shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
               for value in (*proto.graph.input, *proto.graph.output)}
-    return Exported(Path(path), preprocessing, shapes, differences)
+    return Exported(Path(path), preprocessing, shapes, differences, runtime)
 
 
 def _prepare_graph(
-        graph: Node, preprocessing: Preprocessing, dynamic_size: bool, target: str, passes: Optional[Collection[str]],
+        graph: Node, preprocessing: Preprocessing, dynamic_size: bool, target: str, passes: Collection[str],
 ) -> Node:
     """Return the graph with its normalisation, if the file is to normalise, after the passes."""
     if preprocessing.dtype == 'uint8':
@@ -120,7 +137,8 @@ def _prepare_graph(
 
 def _build_onnx(
         graph: Node, preprocessing: Preprocessing, opset: int, batch_size: Optional[int], dynamic_size: bool,
-        half: bool, calibration: Optional[np.ndarray], metadata: Mapping[str, str],
+        half: bool, quantization: Optional[Quantization], calibration: Optional[np.ndarray],
+        metadata: Mapping[str, str],
 ) -> Any:
     """Return the ``onnx.ModelProto`` of a graph, quantised if there are images to calibrate on."""
     import onnx
@@ -128,9 +146,10 @@ def _build_onnx(
     from ..graph.to_onnx import to_onnx
     shape = _input_shape(preprocessing, batch_size, dynamic_size)
     proto = to_onnx(graph, shape, opset, half, preprocessing.dtype == 'uint8', preprocessing.output == 'probabilities')
-    if calibration is not None:
+    if quantization is not None and calibration is not None:
         from ..graph.quantize import quantize
-        proto = quantize(proto, [preprocessing.feed(images) for images in full_batches(calibration, batch_size or 1)])
+        feeds = [preprocessing.feed(images) for images in full_batches(calibration, batch_size or 1)]
+        proto = quantize(proto, feeds, quantization)
     written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
     if written != opset:
         raise ExportError(f'opset: {written} was written, not {opset}')
@@ -207,7 +226,7 @@ def export_pt2(
         part.write_bytes(content)
     shape = _input_shape(preprocessing, batch_size, dynamic_size)
     shapes = dict(image=shape, logits=[shape[0], len(preprocessing.class_names)])
-    return Exported(Path(path), preprocessing, shapes, differences)
+    return Exported(Path(path), preprocessing, shapes, differences, 'torch')
 
 
 def _build_program(
@@ -282,8 +301,8 @@ class Format(NamedTuple):
 
 FORMATS: Dict[str, Format] = {
     'onnx': Format(
-        'for ONNX Runtime and most servers', export_onnx,
-        ('opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
+        'for ONNX Runtime, OpenVINO and most servers', export_onnx,
+        ('target', 'opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
         tuple(PRECISIONS), measurable=True),
     'pt2': Format(
         'a program of torch.export', export_pt2, ('batch_size', 'dynamic_size', 'pictures', 'passes'), ('float32',),

@@ -74,41 +74,45 @@ def _override(field: str, help: str, *flags: str) -> Any:
     return typer.Option(None, *flags, help=help + (f' One of: {", ".join(choices)}.' if choices else ''))
 
 
-def _list_providers() -> str:
-    return '; '.join(f'{", ".join(row.providers)} ({row.title})' for row in RUNTIMES.values())
+_PATHS = typer.Argument(
+    None, metavar='[PATH…]', help='Image files and folders of images. They may be left out with --data.')
+_BATCH_SIZE = typer.Option(16, min=1, help='Number of images in a batch, if the batch size of the file is dynamic.')
+_DATA = typer.Option(None, help='Data set of small images, on whose test images the accuracy is measured.')
+_MEAN = typer.Option(
+    None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, for pixel values from 0 to 1.')
+_STD = typer.Option(None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.')
+_IMG_SIZE = typer.Option(None, parser=parse_size, metavar='SIZE|H,W', help='Size of the input in pixels.')
+_RUNTIME = typer.Option('auto', help=(
+    'What runs the file; auto uses the installed runtime that is fastest for this file on this machine. '
+    f'One of: auto, {", ".join(RUNTIMES)}.'))
+_PROVIDER = typer.Option('auto', help=(
+    f'Execution provider of ONNX Runtime, or device of OpenVINO; auto uses the first of {", ".join(AUTO_PROVIDERS)} '
+    'that works. One of: auto, '
+    + '; '.join(f'{", ".join(row.providers)} ({row.title})' for row in RUNTIMES.values()) + '.'))
+_PRECISION = typer.Option(None, help=(
+    "Precision of the computation, where the runtime can choose it; the default is the file's own. The results are "
+    'compared with those in the own precision, on at most 200 of the images. '
+    f'One of: {", ".join(RUNTIME_PRECISIONS)}.'))
+_TRIAL = typer.Option(True, help=(
+    'With --runtime auto, run a new file in each installed runtime, for up to two seconds, to find the fastest. The '
+    'result is stored.'))
 
 
 def classify(
         model: Path = typer.Argument(metavar='MODEL.onnx', help='An ONNX file, written by "export" or by others.'),
-        paths: Optional[List[Path]] = typer.Argument(
-            None, metavar='[PATH…]', help='Image files and folders of images. They may be left out with --data.'),
+        paths: Optional[List[Path]] = _PATHS,
         top: int = typer.Option(5, min=1, help='Number of most likely classes to print for each image.'),
-        batch_size: int = typer.Option(16, min=1, help=(
-            'Number of images in a batch, if the batch size of the file is dynamic.')),
-        runtime: str = typer.Option('auto', help=(
-            'What runs the file; auto uses the installed runtime that is fastest for this file on this machine. '
-            f'One of: auto, {", ".join(RUNTIMES)}.')),
-        provider: str = typer.Option('auto', help=(
-            'Execution provider of ONNX Runtime, or device of OpenVINO; auto uses the first of '
-            f'{", ".join(AUTO_PROVIDERS)} that works. One of: auto, '
-            f'{_list_providers()}.')),
-        precision: Optional[str] = typer.Option(None, help=(
-            "Precision of the computation, where the runtime can choose it; the default is the file's own. The results "
-            'are compared with those in the own precision, on at most 200 of the images. '
-            f'One of: {", ".join(RUNTIME_PRECISIONS)}.')),
-        trial: bool = typer.Option(True, help=(
-            'With --runtime auto, run a new file in each installed runtime for up to two seconds to find the fastest. '
-            'The result is stored.')),
-        data: Optional[str] = typer.Option(None, help=(
-            'Data set of small images, on whose test images the accuracy is measured.')),
+        batch_size: int = _BATCH_SIZE,
+        runtime: str = _RUNTIME,
+        provider: str = _PROVIDER,
+        precision: Optional[str] = _PRECISION,
+        trial: bool = _TRIAL,
+        data: Optional[str] = _DATA,
         threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
         labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
-        mean: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, for pixel values from 0 to 1.'),
-        std: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.'),
-        img_size: Optional[Any] = typer.Option(
-            None, parser=parse_size, metavar='SIZE|H,W', help='Size of the input in pixels.'),
+        mean: Optional[Any] = _MEAN,
+        std: Optional[Any] = _STD,
+        img_size: Optional[Any] = _IMG_SIZE,
         interpolation: Optional[str] = _override('interpolation', 'Interpolation for resizing images.'),
         crop_pct: Optional[float] = _override('crop_pct', (
             'Size of the centre crop, as a fraction of the shorter side of the resized image.')),
@@ -131,14 +135,11 @@ def classify(
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
         if not paths and data is None:
             raise ValueError('nothing to classify: pass image files or folders, or a data set with --data')
-        classifier = Classifier(
-            model, provider, threads, changes, runtime=runtime, precision=precision, trial=trial)
+        classifier = Classifier(model, provider, threads, changes, runtime=runtime, precision=precision, trial=trial)
         predictions, left_out, speed = _predict(classifier, paths or [], top, batch_size)
         report = dict(_report(classifier, predictions, left_out, speed), **_measure(classifier, predictions, data))
     print_report(report, as_json, _print_results)
-    for p in predictions:
-        if p.top is None:
-            print(printable(f'refused: {p.path}: {p.reason}'), file=sys.stderr)
+    _print_refused(predictions)
     if paths and not any(p.top for p in predictions):
         raise typer.Exit(1)
 
@@ -166,6 +167,12 @@ def _predict(
             predictions.append(prediction)
             progress.update(task, completed=count, speed=count / (time.perf_counter() - begun))
     return predictions, left_out, len(files) / (time.perf_counter() - begun)
+
+
+def _print_refused(predictions: Sequence[Prediction]) -> None:
+    for p in predictions:
+        if p.top is None:
+            print(printable(f'refused: {p.path}: {p.reason}'), file=sys.stderr)
 
 
 def _measure(classifier: Classifier, predictions: Sequence[Prediction], data: Optional[str]) -> Dict[str, Any]:

@@ -89,38 +89,48 @@ def export_onnx(
         ExportError: If the runtime refuses the file, or if its results are not the network's. The runtime is the
             target's if it is installed, and otherwise ONNX Runtime.
     """
-    from ..graph.to_onnx import OLDEST_OPSET, newest_opset
     preprocessing = preprocessing or make_preprocessing(model)
     check_choice('target', target, ONNX_TARGETS)
-    row = ONNX_TARGETS[target]
-    if not OLDEST_OPSET <= opset <= newest_opset():
-        raise ValueError(f'opset: must be from {OLDEST_OPSET} to {newest_opset()}, the newest that the installed '
-                         f'versions of onnx and ONNX Runtime accept, not {opset}')
+    _check_opset(opset)
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: cannot be combined with half or dynamic_size')
+    row = ONNX_TARGETS[target]
+    quantization = None if calibration is None else row.int8
     graph = lower(model)
     _check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
-    quantization = None if calibration is None else row.int8
-    if passes is None:
-        passes = (quantization or row).passes
-    graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
-    metadata = {TARGET_KEY: target, **metadata}
-    proto = _build_onnx(
-        graph, preprocessing, opset, batch_size, dynamic_size, half, quantization, calibration, metadata)
-    sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
+    graph = _prepare_graph(
+        graph, preprocessing, dynamic_size, target, (quantization or row).passes if passes is None else passes)
+    proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, quantization, calibration,
+                        {TARGET_KEY: target, **metadata})
     runtime = row.runtime if RUNTIMES[row.runtime].is_installed else 'onnxruntime'
+    sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
     try:
         session = open_session(runtime, proto.SerializeToString())
         differences = compare_with_model(model, preprocessing, session.run, sizes, batch_size, pictures)
     except SessionError as error:
         raise ExportError(f'{path}: {RUNTIMES[runtime].title} cannot run the file: {error}') from None
-    check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
+    check_differences(path, differences, 'int8' if quantization else 'float16' if half else 'float32')
+    _save(proto, path)
+    return Exported(Path(path), preprocessing, _shapes(proto), differences, runtime)
+
+
+def _check_opset(opset: int) -> None:
+    from ..graph.to_onnx import OLDEST_OPSET, newest_opset
+    if not OLDEST_OPSET <= opset <= newest_opset():
+        raise ValueError(f'opset: must be from {OLDEST_OPSET} to {newest_opset()}, the newest that the installed '
+                         f'versions of onnx and ONNX Runtime accept, not {opset}')
+
+
+def _save(proto: Any, path: Union[str, os.PathLike]) -> None:
     import onnx
     with atomic_write(path) as part:
         onnx.save(proto, part)
-    shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-              for value in (*proto.graph.input, *proto.graph.output)}
-    return Exported(Path(path), preprocessing, shapes, differences, runtime)
+
+
+def _shapes(proto: Any) -> Dict[str, List[Union[int, str]]]:
+    """Return the shapes of a model's inputs and outputs, by name, with names for lengths that are not fixed."""
+    return {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*proto.graph.input, *proto.graph.output)}
 
 
 def _prepare_graph(

@@ -70,12 +70,12 @@ def test_any_size_is_any_size(tmp_path):
             assert difference(run(tmp_path / 'any.onnx', x), model(x)) < 1e-5
 
 
-@pytest.mark.parametrize('opset', [15, 17, 20, *range(22, newest_opset() + 1)])
+@pytest.mark.parametrize('opset', [15, 17, 18, 20, 23, newest_opset()])
 def test_opsets(opset, tmp_path):
     model = small('nasnet_c')
     preprocessing = make_preprocessing(model, img_size=16)
-    calibration = np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), np.uint8)
-    for kwargs in (dict(dynamic_size=True), dict(calibration=calibration)):
+    calibration = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), np.uint8)
+    for kwargs in (dict(dynamic_size=True), dict(calibration=calibration))[:1 if 15 < opset < newest_opset() else 2]:
         export_onnx(model, tmp_path / 'm.onnx', preprocessing, opset=opset, **kwargs)
         proto, _ = facts(tmp_path / 'm.onnx')
         assert [(entry.domain, entry.version) for entry in proto.opset_import if not entry.domain] == [('', opset)]
@@ -91,7 +91,7 @@ def test_an_opset_that_is_too_new(tmp_path):
 def test_targets(target, tmp_path):
     model = small('nasnet_a')
     preprocessing = make_preprocessing(model, img_size=16)
-    calibration = np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), np.uint8)
+    calibration = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
     x = torch.randn(1, 3, 16, 16)
     for images in (None, calibration):
         exported = export_onnx(model, tmp_path / 'm.onnx', preprocessing, target=target, calibration=images)

@@ -20,8 +20,11 @@ def measure(folder, monkeypatch, *options):
 
 
 def test_all_kinds_of_files(tmp_path, monkeypatch, capsys):
-    row = measure(tmp_path, monkeypatch, '--exports', 'TorchScript exporter, opset 17', '--exports',
-                  'ours for onnxruntime')
+    exports = import_tool('benchmark_exports').EXPORTS
+    few = ('TorchScript exporter, opset 17', 'TorchScript exporter, opset 17, onnxslim', 'ours for onnxruntime',
+           'ours for openvino, int8')
+    monkeypatch.setattr(import_tool('benchmark_exports'), 'EXPORTS', {name: exports[name] for name in few})
+    row = measure(tmp_path, monkeypatch)
     variants = row['variants'].values()
     assert {v['runtime'] for v in variants} == set(RUNTIMES) and {v['kind'] for v in variants} == {
         'plain', 'ours', 'int8'}

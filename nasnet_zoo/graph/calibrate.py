@@ -18,7 +18,7 @@ class Features(NamedTuple):
     Attributes:
         low, high: The least and the largest value of each channel [C].
         mean: The mean of each channel [C].
-        counts: A histogram of all values, with equal bins from the least to the largest.
+        counts: A histogram of all values, with equal bins from the least to the largest; zeros if none was made.
     """
     low: np.ndarray
     high: np.ndarray
@@ -31,12 +31,13 @@ class Features(NamedTuple):
         return np.linspace(self.low.min(), self.high.max(), len(self.counts) + 1)
 
 
-def measure(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> Dict[str, Features]:
+def measure(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], histograms: bool = False) -> Dict[str, Features]:
     """Return what values all float tensors take that a model computes, and its input.
 
     Args:
         proto: A model with one input.
-        feeds: Batches of its input. The model is run on them twice, because a histogram needs its limits first.
+        feeds: Batches of its input, all of one size.
+        histograms: Count the values. The model then runs twice, because a histogram needs its limits first.
     """
     parts: Dict[str, List[Tuple[np.ndarray, ...]]] = {}
     for name, values in _run(proto, feeds):
@@ -45,7 +46,7 @@ def measure(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> Dict[str, Fe
     for name, of_batches in parts.items():
         lows, highs, means = zip(*of_batches)
         found[name] = Features(np.min(lows, 0), np.max(highs, 0), np.mean(means, 0), np.zeros(_BINS, np.int64))
-    for name, values in _run(proto, feeds):
+    for name, values in _run(proto, feeds) if histograms else ():
         counts, low, high = found[name].counts, found[name].low.min(), found[name].high.max()
         counts += np.histogram(values, _BINS, (low, high))[0]
     return found
@@ -87,9 +88,13 @@ def _percentile(share: float) -> Callable[[Features], Range]:
     return choose
 
 
-# how the range that int8 covers follows from the values of a tensor
+def _extremes(features: Features) -> Range:
+    return float(features.low.min()), float(features.high.max())
+
+
+# how the range that int8 covers follows from the values of a tensor; all but minmax need the histogram
 CALIBRATIONS: Dict[str, Callable[[Features], Range]] = {
-    'minmax': lambda features: (float(features.low.min()), float(features.high.max())),
+    'minmax': _extremes,
     'percentile_99.99': _percentile(0.9999),
     'percentile_99.9': _percentile(0.999),
     'mse': _least_error,

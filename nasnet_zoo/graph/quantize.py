@@ -31,10 +31,9 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], settings: Quan
         settings: How the target is to compute.
     """
     model = _with_own_weights(proto)
-    features = measure(model, feeds)
     if settings.equalize:
-        equalize_channels(model, features)
-        features = measure(model, feeds)
+        equalize_channels(model, measure(model, feeds))
+    features = measure(model, feeds, histograms=settings.calibration != 'minmax')
     if settings.correct_bias:
         correct_bias(model, features)
     choose = CALIBRATIONS[settings.calibration]

@@ -115,7 +115,7 @@ QUANTIZATIONS: Dict[str, Dict[str, Any]] = {
     'float pools': dict(float_operators=('AveragePool', 'MaxPool', 'GlobalAveragePool')),
     'float sums, pools and concatenations': dict(
         float_operators=('Add', 'Concat', 'AveragePool', 'MaxPool', 'GlobalAveragePool')),
-    'float ends': dict(float_first=True, float_last=True),
+    'float ends': dict(float_ends=True),
 }
 
 

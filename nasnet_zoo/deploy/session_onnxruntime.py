@@ -1,7 +1,7 @@
 """Sessions of ONNX Runtime."""
 import functools
 import importlib
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -17,10 +17,12 @@ class Provider(NamedTuple):
         name: ONNX Runtime's name for it.
         plugin: The Python module of the plug-in that contains it, None if it is part of ONNX Runtime.
         memory: The kind of memory in which its inputs and outputs lie.
+        options: The provider's own options.
     """
     name: str
     plugin: Optional[str] = None
     memory: str = 'cpu'
+    options: Mapping[str, str] = {}
 
 
 PROVIDERS: Dict[str, Provider] = {
@@ -28,7 +30,9 @@ PROVIDERS: Dict[str, Provider] = {
     'cuda': Provider('CUDAExecutionProvider', memory='cuda'),
     'cpu': Provider('CPUExecutionProvider'),
     'tensorrt-rtx': Provider('NvTensorRTRTXExecutionProvider', 'onnxruntime_ep_nv_tensorrt_rtx'),
-    'openvino': Provider('OpenVINOExecutionProvider', 'onnxruntime_ep_openvino'),
+    # On some processors its default is bfloat16, also where its option "precision" is FP32.
+    'openvino': Provider('OpenVINOExecutionProvider', 'onnxruntime_ep_openvino', options=dict(
+        load_config='{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}')),
     'webgpu': Provider('WebGpuExecutionProvider', 'onnxruntime_ep_webgpu'),
 }
 
@@ -83,38 +87,42 @@ def _open(model: Union[str, bytes], provider: Provider, threads: Optional[int]) 
     if threads:
         options.intra_op_num_threads = threads
     if provider.plugin:
-        options.add_provider_for_devices(_plugin_devices(provider)[:1], {})
+        options.add_provider_for_devices(
+            _plugin_devices(provider.plugin, provider.name)[:1], dict(provider.options))
         return onnxruntime.InferenceSession(model, options)
     if provider.name not in onnxruntime.get_available_providers():
         raise SessionError('the installed ONNX Runtime was built without this provider')
     return onnxruntime.InferenceSession(model, options, providers=[provider.name], enable_fallback=False)
 
 
-def _plugin_devices(provider: Provider) -> List[Any]:
+def _plugin_devices(module: str, name: str) -> List[Any]:
     """Return the devices that a plug-in can use.
+
+    Args:
+        module: Its Python module.
+        name: ONNX Runtime's name for its provider.
 
     Raises:
         SessionError: If it is not installed, cannot be loaded, or finds no device.
     """
     import onnxruntime
-    _load_plugin(provider)
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
+    _load_plugin(module, name)
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
     if not devices:
         raise SessionError('its plug-in finds no device on this machine that it can use')
     return devices
 
 
 @functools.lru_cache(None)  # ONNX Runtime refuses to load a library again
-def _load_plugin(provider: Provider) -> None:
+def _load_plugin(module: str, name: str) -> None:
     import onnxruntime
     try:
-        plugin = importlib.import_module(str(provider.plugin))
+        plugin = importlib.import_module(module)
     except ImportError:
-        raise SessionError(
-            f'its plug-in is not installed: pip install {str(provider.plugin).replace("_", "-")}') from None
+        raise SessionError(f'its plug-in is not installed: pip install {module.replace("_", "-")}') from None
     if not hasattr(onnxruntime, 'register_execution_provider_library'):
         raise SessionError(f'ONNX Runtime {onnxruntime.__version__} does not load plug-ins; version 1.23 does')
-    onnxruntime.register_execution_provider_library(provider.name, plugin.get_library_path())
+    onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
 
 
 def _numpy_type(text: str) -> np.dtype:

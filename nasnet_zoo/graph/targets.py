@@ -12,21 +12,14 @@ class Quantization(NamedTuple):
         passes: The passes that run by default instead of the target's own.
         activations: Type of the features, 'uint8' or 'int8'.
         symmetric: Whether zero is the middle of the type.
-        calibration: How the range of features is chosen, a name in ``nasnet_zoo.graph.calibrate.CALIBRATIONS``.
-        equalize: Whether channels between two convolutions are scaled to similar ranges.
-        correct_bias: Whether biases make up for the mean error of rounded weights.
         float_operators: ONNX operators that stay in float32.
-        float_first, float_last: Whether the first convolution and the classifier stay in float32.
+        float_ends: Whether the first convolution and the classifier stay in float32.
     """
     passes: Tuple[str, ...]
     activations: str = 'uint8'
     symmetric: bool = False
-    calibration: str = 'minmax'
-    equalize: bool = False
-    correct_bias: bool = False
     float_operators: Tuple[str, ...] = ()
-    float_first: bool = False
-    float_last: bool = False
+    float_ends: bool = False
 
 
 class Target(NamedTuple):

@@ -2,6 +2,8 @@
 import importlib.util
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from helpers.networks import small
 from nasnet_zoo import Classifier, export_onnx
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data.preprocessing import make_preprocessing
-from nasnet_zoo.deploy import runtimes, session_openvino
+from nasnet_zoo.deploy import runtimes, session_onnxruntime, session_openvino
 from nasnet_zoo.deploy.runtimes import RUNTIMES, open_session
 from nasnet_zoo.deploy.session import InputError, SessionError, read_precision
 from nasnet_zoo.deploy.session_openvino import HINTS
@@ -171,3 +173,22 @@ def test_accuracy_of_a_precision(tmp_path):
     found = json.loads(done.stdout)['accuracy']
     assert done.exit_code == 0 and found['dataset'] == 'digits' and found['count'] == 450
     assert 0 < found['relative_difference'] < 0.1 and abs(found['file'] - found['own_precision']) < 0.05
+
+
+def test_a_plug_in(file, monkeypatch):
+    """ONNX Runtime's own provider for the CPU, in the place of a plug-in's."""
+    import onnxruntime
+    loaded = []
+    monkeypatch.setitem(sys.modules, 'onnxruntime_ep_webgpu', SimpleNamespace(get_library_path=lambda: 'x.so'))
+    monkeypatch.setattr(onnxruntime, 'register_execution_provider_library', lambda *args: loaded.append(args))
+    session_onnxruntime._load_plugin.cache_clear()
+    for _ in range(2):  # the library must be loaded once only
+        with pytest.raises(ValueError, match='webgpu: its plug-in finds no device on this machine that it can use'):
+            Classifier(file, 'webgpu')
+    assert loaded == [('WebGpuExecutionProvider', 'x.so')]
+    monkeypatch.setitem(session_onnxruntime.PROVIDERS, 'webgpu', session_onnxruntime.Provider(
+        'CPUExecutionProvider', 'onnxruntime_ep_webgpu'))
+    found = Classifier(file, 'webgpu')
+    assert (found.runtime, found.provider) == ('onnxruntime', 'webgpu')
+    assert np.array_equal(found.logits(images(2)), Classifier(file, 'cpu', runtime='onnxruntime').logits(images(2)))
+    session_onnxruntime._load_plugin.cache_clear()

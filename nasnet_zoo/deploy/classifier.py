@@ -112,14 +112,15 @@ class Classifier:
 
     def _open_fastest(
             self, provider: str, runtimes: Sequence[str], trial: bool, reasons: List[str],
-    ) -> Optional['_Opened']:
+    ) -> Optional[_Opened]:
         """Open the file on a provider, in the fastest runtime. Return None if none can run it, and append the reasons.
         """
         case: Dict[str, Any] = {}
         if len(runtimes) > 1:
             case = describe_case(
                 self.path, {name: RUNTIMES[name].version for name in runtimes}, self._threads,
-                provider=provider, precision=self.precision, img_size=self._changes.get('img_size'))
+                provider=provider, precision=self.precision,
+                size=[self._changes.get(name) for name in ('img_size', 'input_size')])
             known = read_trial(case) or {}
             runtimes = sorted(runtimes, key=lambda name: known.get(name, math.inf))
             trial = trial and not known
@@ -138,7 +139,7 @@ class Classifier:
         write_trial(case, seconds)
         return min(opened, key=lambda found: seconds[found.runtime])
 
-    def _open(self, runtime: str, provider: str) -> '_Opened':
+    def _open(self, runtime: str, provider: str) -> _Opened:
         """Open the file in a runtime and run it once.
 
         Raises:

@@ -33,8 +33,9 @@ def describe_case(
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return dict(file=digest.hexdigest(), versions=dict(versions), cpu=_cpu_name(), cpus=os.cpu_count(),
+    case = dict(file=digest.hexdigest(), versions=dict(versions), cpu=_cpu_name(), cpus=os.cpu_count(),
                 threads=threads, **others)
+    return json.loads(json.dumps(case))  # so that it equals what is read again, where tuples are lists
 
 
 def _cpu_name() -> str:
@@ -51,7 +52,7 @@ def _cpu_name() -> str:
 def run_trial(calls: Mapping[str, Callable[[], Any]]) -> Dict[str, float]:
     """Call each candidate in turn, for at most 1.5 seconds in all, and return its median seconds per call.
 
-    Each candidate must have been called before. Candidates that one call each shows to be slow are called once only.
+    Each candidate must have been called before. Slow candidates are called once only, which may take longer.
     """
     seconds: Dict[str, List[float]] = {name: [] for name in calls}
     begun = time.perf_counter()

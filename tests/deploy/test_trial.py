@@ -35,7 +35,7 @@ def test_a_trial_ends_in_time():
 
 def test_what_is_stored(store, tmp_path, monkeypatch):
     (tmp_path / 'm.onnx').write_bytes(b'1')
-    case = trial.describe_case(tmp_path / 'm.onnx', dict(a='1.0', b=''), None, provider='cpu')
+    case = trial.describe_case(tmp_path / 'm.onnx', dict(a='1.0', b=''), None, size=(16, 17))
     assert trial.read_trial(case) is None
     monkeypatch.setattr(trial, '_KEPT', 2)
     for i in range(3):
@@ -44,7 +44,7 @@ def test_what_is_stored(store, tmp_path, monkeypatch):
     assert trial.read_trial(dict(case, threads=0)) is None
     assert trial.read_trial(dict(case, threads=2)) == dict(a=1., b=2.)
     (tmp_path / 'm.onnx').write_bytes(b'2')
-    assert trial.describe_case(tmp_path / 'm.onnx', dict(a='1.0', b=''), None, provider='cpu') != case
+    assert trial.describe_case(tmp_path / 'm.onnx', dict(a='1.0', b=''), None, size=(16, 17)) != case
     for text in ('', '{', '[1]', '{"a": 1}', '[{"case": 1, "seconds": 2}]', '[' * 100_000):
         store.write_text(text, encoding='utf-8')
         assert trial.read_trial(case) is None

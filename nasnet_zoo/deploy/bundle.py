@@ -15,7 +15,6 @@ from urllib.error import URLError
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -38,6 +37,7 @@ from .config import ExportConfig
 from .cost import load_images
 from .export import FORMATS, Exported
 from .layouts import LAYOUTS, ModelFacts
+from .runtimes import RUNTIMES
 
 __all__ = ['deploy', 'load_trained']
 
@@ -146,7 +146,8 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             _describe_origin(config, facts, model, weights, found, command),
             **_describe_file(config, exported, folder),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
-            versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
+            versions=dict(versions(), onnx=onnx.__version__, **{
+                name: row.version for name, row in RUNTIMES.items() if row.is_installed}))
         texts = {str(labels_path): ''.join(f'{label}\n' for label in preprocessing.class_names),
                  str(labels_path.with_name('genotype.json')): model.genotype.dumps(),
                  **layout.files(facts, exported.shapes),

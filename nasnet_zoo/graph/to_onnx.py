@@ -75,7 +75,29 @@ def to_onnx(
             writer.nodes, 'nasnet', [helper.make_tensor_value_info('image', input_type, input_shape)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, output_shape)], writer.tensors),
         producer_name='nasnet-zoo', opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
-    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    _fix_known_shapes(proto.graph)
+    return proto
+
+
+def _fix_known_shapes(graph: onnx.GraphProto) -> None:
+    """Replace each Shape that a Reshape reads by a constant where only the number of images is unknown; in place."""
+    lengths = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.value_info}
+    shapes = {node.output[0]: node for node in graph.node if node.op_type == 'Shape'}
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        source = shapes.get(node.input[1]) if node.op_type == 'Reshape' else None
+        target = [0, *lengths.get(source.input[0], [])[1:]] if source else []  # 0 keeps the number of images
+        if len(target) < 2 or not all(target[1:]):
+            continue
+        node.input[1] = 'shape_' + '_'.join(map(str, target))
+        if node.input[1] not in known:
+            known.add(node.input[1])
+            graph.initializer.append(numpy_helper.from_array(np.array(target), node.input[1]))
+    read = {name for node in graph.node for name in node.input}
+    for name, node in shapes.items():
+        if name not in read:
+            graph.node.remove(node)
 
 
 class _Writer:

@@ -102,7 +102,7 @@ def test_targets(target, tmp_path):
 
 
 @pytest.mark.parametrize('genotype, kwargs', [
-    ('nasnet_a', {}), ('nasnet_c', dict(stem='imagenet')), ('pnasnet_5', {}), ('amoebanet_a', dict(num_classes=3))])
+    ('nasnet_a', {}), ('nasnet_c', dict(stem='imagenet')), ('pnasnet5', {}), ('amoebanet_a', dict(num_classes=3))])
 def test_onnxslim_finds_nothing_to_remove(genotype, kwargs, tmp_path):
     onnxslim = pytest.importorskip('onnxslim', reason='onnxslim is not installed')
     model = small(genotype, **kwargs)

@@ -23,3 +23,11 @@ def cadene():
         module_spec.loader.exec_module(module)
         return module
     return load
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    """The cache folder, an empty one, which processes that a test starts use too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('NASNET_ZOO_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield

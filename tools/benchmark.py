@@ -15,8 +15,8 @@ files and crops, flips and normalises them one by one. The plain loop runs twice
 those of nasnet_zoo.network.cpu_autograd. By default, the cells are those of NASNet-A and cells of the DARTS space with
 many dilated convolutions.
 
-infer: inference on a CPU. Our exported file is compared with all plain exports of the peer in ONNX Runtime, and with
-the peer in PyTorch, with the same weights. See benchmark_infer.py.
+infer: inference on a CPU. Our exported files are compared with all plain exports of the peer, in each installed runtime
+and precision, and our network with the peer in PyTorch, with the same weights. See benchmark_infer.py.
 
 gpu: correctness, inference and training on one CUDA GPU, within a time budget. See benchmark_gpu.py.
 """
@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Callable, Dict, List
 from unittest import mock
 
+import benchmark_exports
 import benchmark_gpu
 import benchmark_infer
-import onnxruntime
 import timm
 import torch
-from benchmark_infer import cadene_mobile
+from benchmark_exports import cadene_mobile
 from rich.console import Console
 from rich.table import Table
 from timm.optim import create_optimizer_v2
@@ -51,6 +51,8 @@ import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import load_genotype
 from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
+from nasnet_zoo.deploy.runtimes import RUNTIMES
+from nasnet_zoo.graph.targets import ONNX_TARGETS
 from nasnet_zoo.search.config import ChildSettings
 from nasnet_zoo.search.evaluator import Evaluator
 from nasnet_zoo.training.recipe import Recipe
@@ -241,12 +243,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--cell-filters', type=int, default=8)
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
-    sub.add_argument('--peer', choices=list(benchmark_infer.PEERS), action='append', help='default: nasnetamobile')
+    sub.add_argument('--peer', choices=list(benchmark_exports.PEERS), action='append', help='default: nasnetamobile')
+    sub.add_argument('--pictures', type=Path, help=(
+        'folder of pictures, on at most 200 of which the results are compared with the network'))
+    sub.add_argument('--exports', action='append', default=[], metavar='TEXT', help=(
+        'measure only exports whose name contains this text; may be repeated'))
+    sub.add_argument('--finalists', type=int, default=2, help=(
+        'number of variants of each kind of file, runtime and precision that take turns'))
+    sub.add_argument('--screen-calls', type=int, default=10, help='number of calls of each variant alone')
     sub.add_argument('--compiled', action='store_true', help=(
         'also measure the peer with torch.compile, which takes minutes'))
-    sub.add_argument('--int8', action='store_true', help='also measure our network quantised to int8')
+    sub.add_argument('--quantizations', action='store_true', help='also measure other settings for int8')
     sub.add_argument('--footprint', action='store_true', help='also measure memory, load time and file size')
-    sub.add_argument('--passes', action='store_true', help='instead, measure our network without each single pass')
+    sub.add_argument('--passes', action='store_true', help=(
+        'instead, measure our network without each single pass, and with each that is not applied by default'))
+    sub.add_argument('--target', choices=list(ONNX_TARGETS), default='onnxruntime', help='target for --passes')
+    sub.add_argument('--int8', action='store_true', help='with --passes: quantise our network to int8')
+    sub.add_argument('--product-side', type=int, default=2048, help=(
+        "height and width of the matrices whose product measures the machine's peak"))
     benchmark_gpu.add_options(kinds.add_parser('gpu', help='measure everything on one GPU'))
     return parser
 
@@ -254,9 +268,10 @@ def make_parser() -> argparse.ArgumentParser:
 def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
     """Write all figures and what they depend on, if ``--json`` names a file."""
     if args.json:
-        settings = {name: value for name, value in vars(args).items() if name not in ('json', 'data')}
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+                    if name not in ('json', 'data')}
         device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
-        known = dict(versions(), onnxruntime=onnxruntime.__version__)
+        known = dict(versions(), **{name: row.version for name, row in RUNTIMES.items() if row.is_installed})
         args.json.write_text(json.dumps(
             dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n', encoding='utf-8')
 
@@ -298,8 +313,10 @@ def main() -> None:
         benchmark_gpu.run(args)
         return
     torch.set_num_threads(args.threads)
-    if args.what == 'infer' and args.passes and (args.compiled or args.int8 or args.footprint):
-        parser.error('--passes: compares ours with ours, and excludes --compiled, --int8 and --footprint')
+    if args.what == 'infer' and args.passes and (args.compiled or args.quantizations or args.footprint):
+        parser.error('--passes: compares ours with ours, and excludes --compiled, --quantizations and --footprint')
+    if args.what == 'infer' and args.int8 and not args.passes:
+        parser.error('--int8: belongs to --passes; without it, int8 is measured in any case')
     rows = run_infer(args) if args.what == 'infer' else run_training(args)
     write_json(args, rows)
     wrong = [row['peer'] for row in rows if not row.get(APART, 0.) < 1e-6]

@@ -44,7 +44,8 @@ from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.data.datasets import ImageSet
 from nasnet_zoo.data.preprocessing import make_preprocessing
 from nasnet_zoo.deploy.export import export_onnx
-from nasnet_zoo.deploy.session import ProviderError, Session
+from nasnet_zoo.deploy.session import SessionError
+from nasnet_zoo.deploy.session_onnxruntime import OnnxRuntimeSession
 from nasnet_zoo.files import atomic_write
 from nasnet_zoo.training.run import versions
 
@@ -175,8 +176,8 @@ def check_onnxruntime(results: Results) -> None:
         expected = model(images)
     try:
         export_onnx(model, path, make_preprocessing(model, img_size=64), batch_size=None)
-        logits = Session(os.fspath(path), provider).run(images.numpy())
-    except ProviderError as error:
+        logits = OnnxRuntimeSession(os.fspath(path), provider).run(images.numpy())
+    except SessionError as error:
         results.note(f'ONNX Runtime cannot use {provider}, so no exported file was run there: {error}')
         return
     finally:

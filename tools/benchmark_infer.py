@@ -1,116 +1,109 @@
-"""The comparison of ``tools/benchmark.py infer``: networks with the same weights in ONNX Runtime and in PyTorch.
+"""The comparison of ``tools/benchmark.py infer``: networks with the same weights, in each installed runtime.
 
-"Ours" is a network of this package, and "theirs" is the same architecture in another package (the peer).
+"Ours" is a network of this package, and "theirs" is the same architecture in another package (the peer). A variant is
+a file that runs in a runtime in a precision. There are too many variants to keep all of them in memory. Therefore each
+is first run alone, and then those that were fastest take turns: of each kind of file, runtime and precision.
 """
 import argparse
-import importlib.util
-import io
 import json
-import math
+import statistics
 import subprocess
 import sys
 import tempfile
-import timeit
-import warnings
+import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
-import onnx
-import onnxruntime
-import timm
 import torch
+from benchmark_ceilings import least_seconds, measure_machine
+from benchmark_exports import PEERS, build_networks, find_exports, find_pass_changes, write_export
 from torch import nn
 
 from nasnet_zoo import optimize_for_inference
-from nasnet_zoo.checkpoints.load import load_foreign_weights
-from nasnet_zoo.deploy.export import export_onnx, make_preprocessing
-from nasnet_zoo.graph.targets import TARGETS
+from nasnet_zoo.data.pictures import find_pictures
+from nasnet_zoo.data.preprocessing import Preprocessing, make_preprocessing
+from nasnet_zoo.deploy.compare import compare_results
+from nasnet_zoo.deploy.runtimes import RUNTIMES, open_session
+from nasnet_zoo.deploy.session import Session, SessionError
+from nasnet_zoo.graph.passes import PASSES
+from nasnet_zoo.graph.targets import ONNX_TARGETS, TARGETS
+
+_PRECISIONS = ('float32', 'bfloat16', 'float16')  # of files that are not in int8
+_MAX_PICTURES = 200
 
 
-class Peer(NamedTuple):
-    """A network of another package, and ours of the same architecture.
+class Variant(NamedTuple):
+    """A file that runs in a runtime.
 
     Attributes:
-        build: Builds the peer's network.
-        ours: The name of our model.
-        side: Height and width of the images, in pixels.
-        args: Arguments for our model.
+        export: The name of the export that wrote the file.
+        kind: 'plain', 'ours' or 'int8'.
+        runtime: A name in ``RUNTIMES``.
+        precision: What the runtime computes in.
     """
-    build: Callable[[], nn.Module]
-    ours: str
-    side: int
-    args: Dict[str, Any] = {}
+    export: str
+    kind: str
+    runtime: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the report."""
+        return f'{RUNTIMES[self.runtime].title}, {self.precision}: {self.export}'
+
+    def open(self, file: Path, threads: int) -> Session:
+        """Open the file.
+
+        Raises:
+            SessionError: If the runtime or the processor does not have the precision.
+        """
+        return open_session(self.runtime, str(file), threads=threads, precision=self.precision)
 
 
-def cadene_mobile() -> nn.Module:
-    """Return NASNet-A mobile of pretrainedmodels (by Remi Cadene).
+def find_variants(kinds: Dict[str, str]) -> List[Variant]:
+    """Return all variants of files, whose names and kinds are given."""
+    return [Variant(export, kind, runtime, precision) for export, kind in kinds.items()
+            for runtime, row in RUNTIMES.items() if row.is_installed
+            for precision in (('int8', 'bfloat16') if kind == 'int8' else _PRECISIONS)
+            if precision in ('int8' if kind == 'int8' else 'float32', *row.precisions)]
 
-    Its file is loaded on its own, because importing the package needs dependencies that it does not declare.
+
+def screen(
+        variants: List[Variant], files: Dict[str, Path], batch: np.ndarray, check: Callable[[Session], Dict],
+        args: argparse.Namespace,
+) -> Dict[Variant, Dict[str, Any]]:
+    """Run each variant alone.
+
+    Args:
+        check: Returns how far a session's results are from those of the network.
+
+    Returns:
+        For each variant that can run, its ``seconds`` for a call, the median, and what `check` returned.
     """
-    origin = importlib.util.find_spec('pretrainedmodels').origin
-    spec = importlib.util.spec_from_file_location('cadene', Path(origin).parent / 'models' / 'nasnet_mobile.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.NASNetAMobile(num_classes=1000)
+    found = {}
+    for variant in variants:
+        try:
+            session = variant.open(files[variant.export], args.threads)
+        except SessionError as error:
+            print(f'{variant.name}: left out: {error}', file=sys.stderr)
+            continue
+        times = []
+        for _ in range(args.warm_up + args.screen_calls):
+            begun = time.perf_counter()
+            session.run(batch)
+            times.append(time.perf_counter() - begun)
+        found[variant] = dict(check(session), seconds=statistics.median(times[args.warm_up:]))
+    return found
 
 
-PEERS = {
-    'nasnetamobile': Peer(cadene_mobile, 'nasnet_a_mobile', 224),
-    'nasnetalarge': Peer(lambda: timm.create_model('nasnetalarge'), 'nasnet_a_large', 331, dict(pool_padding='timm')),
-    'pnasnet5large': Peer(
-        lambda: timm.create_model('pnasnet5large'), 'pnasnet5_large', 331, dict(pool_padding='timm')),
-}
-
-
-def both(peer: Peer) -> Tuple[nn.Module, nn.Module]:
-    """Return the peer's network and ours with the same random weights, and batch statistics as after training."""
-    torch.manual_seed(0)
-    theirs = peer.build().eval()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.1)
-    ours = timm.create_model(peer.ours, **peer.args).eval()
-    load_foreign_weights(ours, theirs.state_dict())
-    return theirs, ours
-
-
-def plain_export(model: nn.Module, images: torch.Tensor, file: Path, dynamo: bool, **options: Any) -> None:
-    """Write a network with an exporter of ``torch.onnx``, as a single file."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        if dynamo:
-            torch.onnx.export(model, (images,), dynamo=True, verbose=False, **options).save(buffer)
-        else:
-            torch.onnx.export(model, (images,), buffer, dynamo=False, **options)
-    onnx.save(onnx.load_from_string(buffer.getvalue()), file)
-
-
-EXPORTS = {
-    **{f'TorchScript exporter, opset {opset}': dict(dynamo=False, opset_version=opset) for opset in range(17, 21)},
-    **{f'default exporter, opset {opset}': dict(dynamo=True, opset_version=opset) for opset in (18, 19, 20)},
-    'default exporter as it comes': dict(dynamo=True),
-}
-
-
-def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open a file in ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
-
-
-def in_onnx_runtime(files: Dict[str, Path], images: np.ndarray, threads: int) -> Dict[str, Callable[[], np.ndarray]]:
-    """Return for each file a function that runs it on the images."""
-    def call(file: Path) -> Callable[[], np.ndarray]:
-        opened = session(file, threads)
-        feeds = {opened.get_inputs()[0].name: images}
-        return lambda: opened.run(None, feeds)[0]
-    return {name: call(file) for name, file in files.items()}
+def pick(screened: Dict[Variant, Dict[str, Any]], count: int) -> List[Variant]:
+    """Return the fastest variants of each kind of file, runtime and precision, and our file for the runtime."""
+    groups: Dict[Any, List[Variant]] = {}
+    for variant in sorted(screened, key=lambda variant: screened[variant]['seconds']):
+        groups.setdefault(variant[1:], []).append(variant)
+    return [variant for group in groups.values() for i, variant in enumerate(group)
+            if i < count or variant.export in (f'ours for {variant.runtime}', f'ours for {variant.runtime}, int8')]
 
 
 def in_pytorch(theirs: nn.Module, ours: nn.Module, images: torch.Tensor, compiled: bool) -> Dict[str, Callable]:
@@ -121,7 +114,9 @@ def in_pytorch(theirs: nn.Module, ours: nn.Module, images: torch.Tensor, compile
              'ours, as it is, channels-last': lambda: ours(last)}
     if compiled:
         quick = torch.compile(theirs)
+        frozen = torch.compile(theirs, options=dict(freezing=True))
         calls['theirs, torch.compile'] = lambda: quick(images)
+        calls['theirs, torch.compile with freezing'] = lambda: frozen(images)
     ours.to(memory_format=torch.channels_last)
     return calls
 
@@ -167,15 +162,16 @@ def export_footprint(name: str, exporter: str) -> Dict[str, float]:
     code = MEMORY + f'''
 import json, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import benchmark_infer as b, torch
-peer = b.PEERS[{name!r}]
-theirs, ours = b.both(peer)
+import benchmark_exports as e, torch
+from pathlib import Path
+peer = e.PEERS[{name!r}]
+theirs, ours = e.build_networks(peer)
 images = torch.zeros(1, 3, peer.side, peer.side)
 with torch.no_grad():
     theirs(images), ours(images)
 before = memory('VmRSS')
 begun = time.perf_counter()
-b.write({exporter!r}, theirs, ours, images, b.Path(sys.argv[1]))
+e.write_export({exporter!r}, e.EXPORTS, theirs, ours, images, {{{exporter!r}: Path(sys.argv[1])}})
 seconds = time.perf_counter() - begun
 print('RESULT', json.dumps(dict(export_seconds=seconds, export_peak_mib=memory('VmHWM') - before)))
 '''
@@ -185,152 +181,158 @@ print('RESULT', json.dumps(dict(export_seconds=seconds, export_peak_mib=memory('
     return json.loads(done.stdout.split('RESULT', 1)[1])
 
 
-def write(exporter: str, theirs: nn.Module, ours: nn.Module, images: torch.Tensor, file: Path) -> None:
-    """Write a file with an exporter: one of :data:`EXPORTS`, 'ours', 'ours, int8', or 'ours without PASS'."""
-    if exporter in EXPORTS:
-        plain_export(theirs, images, file, **EXPORTS[exporter])
-        return
-    calibration = None
-    if exporter == 'ours, int8':
-        calibration = np.random.default_rng(0).integers(0, 256, (4, *images.shape[1:]), np.uint8)
-    passes = None
-    if ' without ' in exporter:
-        left_out = exporter.split(' without ')[1]
-        passes = [name for name in TARGETS['onnxruntime'].passes if name != left_out]
-    export_onnx(ours, file, make_preprocessing(ours, img_size=tuple(images.shape[2:])), batch_size=len(images),
-                passes=passes, calibration=calibration)
+def make_check(
+        ours: nn.Module, preprocessing: Preprocessing, batch_size: int, folder: Optional[Path],
+) -> Callable[[Session], Dict]:
+    """Return a function that compares a session with the network: ``random`` images, and ``pictures`` if a folder with
+    such is given."""
+    shape = (batch_size, *preprocessing.input_size)
+    batches = {'random': np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)}
+    if folder is not None:
+        paths = find_pictures([folder])[0][:_MAX_PICTURES // batch_size * batch_size]
+        batches['pictures'] = np.stack([preprocessing.read(path) for path in paths]).reshape(-1, *shape)
+    feeds = {kind: [preprocessing.feed(images) for images in groups] for kind, groups in batches.items()}
+    with torch.inference_mode():
+        expected = {kind: np.concatenate([ours(torch.from_numpy(feed)).numpy() for feed in groups])
+                    for kind, groups in feeds.items()}
+
+    def check(session: Session) -> Dict:
+        return {kind: compare_results(np.concatenate([session.run(feed) for feed in groups]), expected[kind])
+                for kind, groups in feeds.items()}
+    return check
 
 
-def machine_ceilings() -> Dict[str, float]:
-    """Measure how fast the machine can be.
-
-    Returns:
-        ``gmacs_per_second``, billions of mult-adds of a matrix product in float32, and ``gb_per_second``, GB read and
-        written by a copy in memory.
-    """
-    a, b, c = (torch.randn(2048, 2048) for _ in range(3))
-    x, y = torch.zeros(2, 1 << 26)
-
-    def best(call: Callable) -> float:
-        call()
-        return min(timeit.repeat(call, number=1, repeat=10))
-    return dict(gmacs_per_second=2048 ** 3 / best(lambda: torch.mm(a, b, out=c)) / 1e9,
-                gb_per_second=2 * 4 * x.numel() / best(lambda: y.copy_(x)) / 1e9)
-
-
-def least_seconds(file: Path, machine: Dict[str, float]) -> Dict[str, float]:
-    """Return how long a float32 file must take at least on a machine.
-
-    Each node reads its inputs and writes its output once. ReLUs and additions cost nothing, because ONNX Runtime fuses
-    them with the node before.
+def compare_files(
+        exports: Dict[str, Any], name: str, theirs: nn.Module, ours: nn.Module, args: argparse.Namespace,
+        take_turns: Callable, folder: Path,
+) -> Dict[str, Any]:
+    """Write all files and measure them: each alone, and then the fastest in turns.
 
     Returns:
-        ``gmacs``, billions of mult-adds, and ``gb`` of memory traffic; ``sgemm_seconds`` and ``bandwidth_seconds``,
-        what they take at the machine's peaks; and ``roofline_seconds``, the sum over all nodes of the larger of both.
+        ``screened`` and ``seconds``, by the variants' names, and ``variants``, which describes them.
     """
-    graph = onnx.shape_inference.infer_shapes(onnx.load(file), strict_mode=True).graph
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-              for value in (*graph.input, *graph.value_info, *graph.output)}
-    shapes.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
-    macs = moved = roofline = 0.
-    for node in graph.node:
-        if node.op_type in ('Relu', 'Add'):
-            continue
-        out = shapes[node.output[0]]
-        weight = shapes[node.input[1]] if node.op_type in ('Conv', 'Gemm') else []
-        gmacs = math.prod(out) * math.prod(weight[1:]) / 1e9 if weight else 0.
-        gb = 4 * sum(math.prod(shapes[name]) for name in (*node.input, node.output[0]) if name) / 1e9
-        macs, moved = macs + gmacs, moved + gb
-        roofline += max(gmacs / machine['gmacs_per_second'], gb / machine['gb_per_second'])
-    return dict(gmacs=macs, gb=moved, sgemm_seconds=macs / machine['gmacs_per_second'],
-                bandwidth_seconds=moved / machine['gb_per_second'], roofline_seconds=roofline)
+    peer = PEERS[name]
+    images = torch.randn(args.batch_size, 3, peer.side, peer.side)
+    calibration = np.random.default_rng(0).integers(0, 256, (4 * args.batch_size, *images.shape[1:]), np.uint8)
+    files = {export: folder / f'{i}.onnx' for i, export in enumerate(exports)}
+    for export in exports:
+        write_export(export, exports, theirs, ours, images, files, calibration)
+    check = make_check(ours, make_preprocessing(ours, img_size=peer.side), args.batch_size, args.pictures)
+    variants = find_variants({export: row.kind for export, row in exports.items()})
+    if args.passes:
+        variants = [v for v in variants if v.runtime == ONNX_TARGETS[args.target].runtime
+                    and v.precision in ('float32', 'int8')]
+    screened = screen(variants, files, images.numpy(), check, args)
+    sessions = {variant: variant.open(files[variant.export], args.threads)
+                for variant in (screened if args.passes else pick(screened, args.finalists))}
+    seconds = take_turns({variant: (lambda session=session: session.run(images.numpy()))
+                          for variant, session in sessions.items()}, args)
+    return dict(
+        variants={variant.name: variant._asdict() for variant in screened},
+        screened={variant.name: found for variant, found in screened.items()},
+        seconds={variant.name: found for variant, found in seconds.items()},
+        machine=measure_machine(args.threads, args.product_side),
+        footprint={export: footprint(files[export], args.threads) for export in files
+                   if args.footprint and not exports[export].slim_of})
 
 
 def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
-    """Compare a peer with ours, in ONNX Runtime and then in PyTorch.
+    """Compare a peer with ours, as files and then in PyTorch.
 
     Args:
-        name: A name in :data:`PEERS`.
+        name: A name in ``PEERS``.
         args: The command's options.
         take_turns: Measures the median seconds of each of several functions.
 
     Returns:
-        Median seconds of all candidates, ratios between them, differences between their results, and the limits of the
+        Median seconds of all variants, ratios between them, differences between their results, and the limits of the
         machine.
     """
     peer = PEERS[name]
-    theirs, ours = both(peer)
-    images = torch.randn(args.batch_size, 3, peer.side, peer.side)
-    exporters = [*EXPORTS, 'ours'] + (['ours, int8'] if args.int8 else [])
+    theirs, ours = build_networks(peer)
+    exports = find_exports(args.quantizations, args.exports)
     if args.passes:
-        exporters = ['ours', *(f'ours without {p}' for p in TARGETS['onnxruntime'].passes)]
-    row: Dict[str, Any] = dict(peer=name, batch_size=args.batch_size, side=peer.side)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        files = {exporter: Path(folder) / f'{i}.onnx' for i, exporter in enumerate(exporters)}
-        for exporter, file in files.items():
-            with torch.inference_mode(False):
-                write(exporter, theirs, ours, images, file)
-        calls = in_onnx_runtime(files, images.numpy(), args.threads)
-        expected = ours(images).numpy()
-        row['differences'] = {
-            who: float(np.linalg.norm(call() - expected) / np.linalg.norm(expected)) for who, call in calls.items()}
-        row['onnx_runtime'] = take_turns(calls, args)
-        calls.clear()
-        machine = machine_ceilings()
-        row['ceilings'] = dict(machine, **least_seconds(files['ours'], machine))
-        if args.footprint:
-            row['footprint'] = {who: footprint(file, args.threads) for who, file in files.items()}
+        writable = [p for p, row in PASSES.items() if set(row.makes) <= ONNX_TARGETS[args.target].kinds]
+        exports = find_pass_changes(args.target, args.int8, writable)
+    with tempfile.TemporaryDirectory() as folder:
+        row = dict(peer=name, batch_size=args.batch_size, side=peer.side, **compare_files(
+            exports, name, theirs, ours, args, take_turns, Path(folder)))
+        floats = [i for i, export in enumerate(exports.values()) if export.kind == 'ours']
+        row['ceilings'] = least_seconds(Path(folder) / f'{floats[0]}.onnx', row['machine']) if floats else None
     if args.footprint:
-        for who in ('ours', 'TorchScript exporter, opset 17', 'default exporter as it comes'):
+        for who in ('ours for onnxruntime', 'TorchScript exporter, opset 17', 'default exporter as it comes'):
             row['footprint'][who].update(export_footprint(name, who))
+    images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     with torch.inference_mode():
         if args.passes:
             usual = TARGETS['torch_cpu'].passes
             modules = {f'ours without {p}': optimize_for_inference(
-                ours, tuple(images.shape[2:]), [q for q in usual if q != p]) for p in usual}
-            modules['ours'] = optimize_for_inference(ours, tuple(images.shape[2:]))
+                ours, peer.side, [q for q in usual if q != p]) for p in usual}
+            modules['ours'] = optimize_for_inference(ours, peer.side)
             calls = {who: (lambda module=module: module(images)) for who, module in modules.items()}
         else:
             calls = in_pytorch(theirs, ours, images, args.compiled)
         row['pytorch'] = take_turns(calls, args)
-    return dict(row, ratios=ratios(row))
+    return dict(row, ratios=pass_ratios(row) if args.passes else ratios(row))
 
 
 def ratios(row: Dict[str, Any]) -> Dict[str, float]:
-    """Return how many times as fast ours is as each form of the peer, and int8 as float32."""
-    ort, torch_ = row['onnx_runtime'], row['pytorch']
-    plain = [seconds for who, seconds in ort.items() if who in EXPORTS]
-    pairs = {}
-    if plain:
-        pairs = {'ONNX Runtime, the fastest plain export': (min(plain), ort['ours']),
-                 'ONNX Runtime, the default export': (ort['default exporter as it comes'], ort['ours']),
-                 'ours in ONNX Runtime, the peer eager': (torch_['theirs, eager'], ort['ours'])}
-        for rival in ('theirs, eager', 'theirs, torch.compile'):
-            if rival in torch_:
-                pairs[f'PyTorch, {rival}'] = (torch_[rival], torch_['ours, optimize_for_inference'])
-        if 'ours, int8' in ort:
-            pairs['int8, our float32'] = (ort['ours'], ort['ours, int8'])
-    else:
-        pairs = {f'{where}: {who}': (seconds, found['ours']) for where, found in (
-            ('ONNX Runtime', ort), ('PyTorch', torch_)) for who, seconds in found.items() if who != 'ours'}
-    return {what: theirs / ours for what, (theirs, ours) in pairs.items()}
+    """Return how many times as fast ours is as the peer. The first ratios compare with the fastest plain float32
+    export in the fastest runtime."""
+    seconds, variants, torch_ = row['seconds'], row['variants'], row['pytorch']
+
+    def fastest(**wanted: Any) -> Optional[float]:
+        found = [seconds[name] for name in seconds if all(
+            variants[name][key] in values for key, values in wanted.items())]
+        return min(found, default=None)
+    plain = fastest(kind=['plain'], precision=['float32'])
+    pairs = {
+        'the fastest plain float32 export; ours, float32': (plain, fastest(kind=['ours'], precision=['float32'])),
+        'the fastest plain float32 export; ours, bfloat16': (plain, fastest(kind=['ours'], precision=['bfloat16'])),
+        'the fastest plain float32 export; ours, int8': (plain, fastest(kind=['int8'])),
+        'the peer eager; ours, optimize_for_inference': (
+            torch_['theirs, eager'], torch_['ours, optimize_for_inference'])}
+    for runtime, found in RUNTIMES.items():
+        inside = dict(runtime=[runtime], precision=['float32'])
+        pairs[f'in {found.title}, float32: the fastest plain export; ours'] = (
+            fastest(kind=['plain'], **inside), fastest(kind=['ours'], **inside))
+    for rival in ('theirs, torch.compile', 'theirs, torch.compile with freezing'):
+        if rival in torch_:
+            pairs[f'{rival}; ours, optimize_for_inference'] = torch_[rival], torch_['ours, optimize_for_inference']
+    return {what: theirs / ours for what, (theirs, ours) in pairs.items() if theirs and ours}
+
+
+def pass_ratios(row: Dict[str, Any]) -> Dict[str, float]:
+    """Return how many times as long each change of the passes takes as the default passes."""
+    files = {row['variants'][name]['export']: seconds for name, seconds in row['seconds'].items()}
+    return {f'{where}: {who}': seconds / found['ours'] for where, found in (
+        ('file', files), ('PyTorch', row['pytorch'])) for who, seconds in found.items() if who != 'ours'}
 
 
 def lines(row: Dict[str, Any]) -> List[str]:
     """Return the lines of the printed report, with times in milliseconds."""
     text = [f'{row["peer"]}, batch {row["batch_size"]}, {row["side"]} pixels']
-    for where in ('onnx_runtime', 'pytorch'):
-        text += [f'  {1e3 * seconds:9.2f} ms  {who}' for who, seconds in sorted(
-            row[where].items(), key=lambda pair: pair[1])]
+
+    def times(found: Dict[str, float]) -> List[str]:
+        return [f'  {1e3 * seconds:9.2f} ms  {who}' for who, seconds in sorted(found.items(), key=lambda pair: pair[1])]
+    text += ['each alone:', *times({who: found['seconds'] for who, found in row['screened'].items()})]
+    text += ['in turns:', *times(row['seconds']), 'PyTorch:', *times(row['pytorch']), 'how many times as fast:']
     text += [f'  {ratio:9.2f} x   {what}' for what, ratio in row['ratios'].items()]
+    text += ['relative difference of the results, and images with the same class:']
+    for who, found in row['screened'].items():
+        text.append(f'  {who}: ' + '; '.join(
+            f'{kind} {found[kind]["relative_difference"]:.1e}, {found[kind]["same_top1"]} of {found[kind]["count"]}'
+            for kind in ('random', 'pictures') if kind in found))
+    text += [f'  {speed:9.1f} billion mult-adds per second in products of matrices: {where}'
+             for where, speed in row['machine']['gmacs_per_second'].items()]
     found = row['ceilings']
-    limits = {
-        'sgemm_seconds': f'our {found["gmacs"]:.2f} billion mult-adds, if each ran like a matrix product, '
-                         f'{found["gmacs_per_second"]:.0f} billion per second',
-        'bandwidth_seconds': f'the {found["gb"]:.3f} GB that our nodes read and write, at {found["gb_per_second"]:.1f} '
-                             'GB per second',
-        'roofline_seconds': 'the slower of the two for each node, summed'}
-    text += [f'  {1e3 * found[key]:9.2f} ms  {what}' for key, what in limits.items()]
-    for who, found in row.get('footprint', {}).items():
+    if found:
+        limits = {
+            'sgemm_seconds': f'our {found["gmacs"]:.2f} billion mult-adds, if each ran like a product of matrices',
+            'bandwidth_seconds': f'the {found["gb"]:.3f} GB that our nodes read and write, at '
+                                 f'{row["machine"]["gb_per_second"]:.1f} GB per second',
+            'roofline_seconds': 'the slower of the two for each node, summed'}
+        text += [f'  {1e3 * found[key]:9.2f} ms  {what}' for key, what in limits.items()]
+    for who, found in row['footprint'].items():
         text.append(f'  {who}: ' + ', '.join(f'{key} {value:.2f}' for key, value in found.items()))
     return text

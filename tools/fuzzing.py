@@ -498,7 +498,7 @@ def prepare_onnx(folder: Path) -> Subject:
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
-        Classifier(path, provider='cpu', threads=1)
+        Classifier(path, provider='cpu', threads=1, runtime='onnxruntime')
     return Subject(make, read, (ValueError,), str(path))
 
 

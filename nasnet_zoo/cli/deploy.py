@@ -16,7 +16,7 @@ from ..data.preprocessing import Preprocessing
 from ..data.tree import LeftOut, describe_left_out
 from ..deploy.classifier import Classifier, Prediction
 from ..deploy.config import ExportConfig, parse_numbers, parse_size
-from ..deploy.session import PROVIDERS
+from ..deploy.runtimes import AUTO_PROVIDERS, RUNTIME_PRECISIONS, RUNTIMES
 from .common import AsJson, drop_none, exit_on_error, make_progress, print_report
 from .options import with_settings
 
@@ -74,23 +74,45 @@ def _override(field: str, help: str, *flags: str) -> Any:
     return typer.Option(None, *flags, help=help + (f' One of: {", ".join(choices)}.' if choices else ''))
 
 
+_PATHS = typer.Argument(
+    None, metavar='[PATH…]', help='Image files and folders of images. They may be left out with --data.')
+_BATCH_SIZE = typer.Option(16, min=1, help='Number of images in a batch, if the batch size of the file is dynamic.')
+_DATA = typer.Option(None, help='Data set of small images, on whose test images the accuracy is measured.')
+_MEAN = typer.Option(
+    None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, for pixel values from 0 to 1.')
+_STD = typer.Option(None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.')
+_IMG_SIZE = typer.Option(None, parser=parse_size, metavar='SIZE|H,W', help='Size of the input in pixels.')
+_RUNTIME = typer.Option('auto', help=(
+    'What runs the file; auto uses the installed runtime that is fastest for this file on this machine. '
+    f'One of: auto, {", ".join(RUNTIMES)}.'))
+_PROVIDER = typer.Option('auto', help=(
+    f'Execution provider of ONNX Runtime, or device of OpenVINO; auto uses the first of {", ".join(AUTO_PROVIDERS)} '
+    'that works. One of: auto, '
+    + '; '.join(f'{", ".join(row.providers)} ({row.title})' for row in RUNTIMES.values()) + '.'))
+_PRECISION = typer.Option(None, help=(
+    "Precision of the computation, where the runtime can choose it; the default is the file's own. The results are "
+    'compared with those in the own precision, on at most 200 of the images. '
+    f'One of: {", ".join(RUNTIME_PRECISIONS)}.'))
+_TRIAL = typer.Option(True, help=(
+    'With --runtime auto, run a new file in each installed runtime, for up to two seconds, to find the fastest. The '
+    'result is stored.'))
+
+
 def classify(
         model: Path = typer.Argument(metavar='MODEL.onnx', help='An ONNX file, written by "export" or by others.'),
-        paths: List[Path] = typer.Argument(metavar='PATH…', help='Image files and folders of images.'),
+        paths: Optional[List[Path]] = _PATHS,
         top: int = typer.Option(5, min=1, help='Number of most likely classes to print for each image.'),
-        batch_size: int = typer.Option(16, min=1, help=(
-            'Number of images in a batch, if the batch size of the file is dynamic.')),
-        provider: str = typer.Option('auto', help=(
-            'Execution provider of ONNX Runtime; auto uses the first that works. One of: auto, '
-            f'{", ".join(PROVIDERS)}.')),
+        batch_size: int = _BATCH_SIZE,
+        runtime: str = _RUNTIME,
+        provider: str = _PROVIDER,
+        precision: Optional[str] = _PRECISION,
+        trial: bool = _TRIAL,
+        data: Optional[str] = _DATA,
         threads: Optional[int] = typer.Option(None, min=1, help='Number of CPU threads.'),
         labels: Optional[Path] = typer.Option(None, help='File with the names of the classes, one per line.'),
-        mean: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Mean of each channel, for pixel values from 0 to 1.'),
-        std: Optional[Any] = typer.Option(
-            None, parser=parse_numbers, metavar='R,G,B', help='Standard deviation of each channel.'),
-        img_size: Optional[Any] = typer.Option(
-            None, parser=parse_size, metavar='SIZE|H,W', help='Size of the input in pixels.'),
+        mean: Optional[Any] = _MEAN,
+        std: Optional[Any] = _STD,
+        img_size: Optional[Any] = _IMG_SIZE,
         interpolation: Optional[str] = _override('interpolation', 'Interpolation for resizing images.'),
         crop_pct: Optional[float] = _override('crop_pct', (
             'Size of the centre crop, as a fraction of the shorter side of the resized image.')),
@@ -111,13 +133,14 @@ def classify(
         changes = drop_none(
             class_names=_read_lines(labels), img_size=img_size, mean=mean, std=std, interpolation=interpolation,
             crop_pct=crop_pct, color_order=color_order, layout=data_layout, dtype=dtype, output=output)
-        classifier = Classifier(model, provider, threads, changes)
-        predictions, left_out, speed = _predict(classifier, paths, top, batch_size)
-    print_report(_report(classifier, predictions, left_out, speed), as_json, _print_results)
-    for p in predictions:
-        if p.top is None:
-            print(printable(f'refused: {p.path}: {p.reason}'), file=sys.stderr)
-    if not any(p.top for p in predictions):
+        if not paths and data is None:
+            raise ValueError('nothing to classify: pass image files or folders, or a data set with --data')
+        classifier = Classifier(model, provider, threads, changes, runtime=runtime, precision=precision, trial=trial)
+        predictions, left_out, speed = _predict(classifier, paths or [], top, batch_size)
+        report = dict(_report(classifier, predictions, left_out, speed), **_measure(classifier, predictions, data))
+    print_report(report, as_json, _print_results)
+    _print_refused(predictions)
+    if paths and not any(p.top for p in predictions):
         raise typer.Exit(1)
 
 
@@ -146,13 +169,32 @@ def _predict(
     return predictions, left_out, len(files) / (time.perf_counter() - begun)
 
 
+def _print_refused(predictions: Sequence[Prediction]) -> None:
+    for p in predictions:
+        if p.top is None:
+            print(printable(f'refused: {p.path}: {p.reason}'), file=sys.stderr)
+
+
+def _measure(classifier: Classifier, predictions: Sequence[Prediction], data: Optional[str]) -> Dict[str, Any]:
+    """Return ``cost``, how the results differ from those in the file's own precision, and ``accuracy``, each None if
+    it is not to be measured."""
+    from ..deploy.cost import compare_accuracy, compare_precisions
+    classified = [p.path for p in predictions if p.top]
+    is_other = classifier.precision is not None
+    reference = classifier.in_own_precision() if is_other else classifier
+    return dict(
+        cost=compare_precisions(classifier, reference, classified) if is_other and classified else None,
+        accuracy=None if data is None else compare_accuracy(classifier, reference, data))
+
+
 def _report(
         classifier: Classifier, predictions: Sequence[Prediction], left_out: LeftOut, speed: float,
 ) -> Dict[str, Any]:
     """Return what ``classify --json`` prints."""
     names = classifier.class_names
     return dict(
-        model=str(classifier.path), provider=classifier.provider, images_per_second=speed,
+        model=str(classifier.path), runtime=classifier.runtime, provider=classifier.provider,
+        precision=classifier.precision, images_per_second=speed,
         results=[dict(path=str(p.path), top=[dict(label=names[k], index=k, probability=share) for k, share in p.top])
                  for p in predictions if p.top],
         refused=[dict(path=str(p.path), reason=p.reason) for p in predictions if p.top is None], left_out=left_out)
@@ -164,7 +206,17 @@ def _print_results(report: Dict[str, Any]) -> None:
         for i, entry in enumerate(result['top']):
             path = '' if i else escape(printable(result['path']))
             table.add_row(path, escape(entry['label']), f'{entry["probability"]:.2%}')
-    Console().print(table)
-    print(f'{len(report["results"])} images, {report["images_per_second"]:.1f} per second, on {report["provider"]}')
+    if report['results']:
+        Console().print(table)
+        print(f'{len(report["results"])} images, {report["images_per_second"]:.1f} per second, in '
+              f'{RUNTIMES[report["runtime"]].title} on {report["provider"]}')
+    precision, cost, accuracy = report['precision'], report['cost'], report['accuracy']
+    for found in (cost, accuracy):
+        if precision and found:
+            print(f"{precision}: relative difference from the file's own precision "
+                  f'{found["relative_difference"]:.1e}, same class for {found["same_top1"]} of {found["count"]}')
+    if accuracy:
+        own = f", {accuracy['own_precision']:.2%} in the file's own precision" if precision else ''
+        print(f'accuracy on {accuracy["count"]:,} test images of {accuracy["dataset"]}: {accuracy["file"]:.2%}{own}')
     if report['left_out']:
         print(describe_left_out(report['left_out']))

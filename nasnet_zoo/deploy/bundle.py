@@ -15,7 +15,6 @@ from urllib.error import URLError
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -23,7 +22,7 @@ from rich.progress import track
 from ..checkpoints.entries import Entry
 from ..checkpoints.folder import find_file
 from ..checkpoints.load import find_weights, load_tensors
-from ..data.datasets import ImageSet, data_name, load_data
+from ..data.datasets import ImageSet, data_name
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
@@ -35,10 +34,12 @@ from ..training.run import versions
 from ..zoo import build
 from .classifier import Classifier
 from .config import ExportConfig
+from .cost import load_images
 from .deployment import Deployment, ModelFacts
 from .export import Exported
 from .formats import FORMATS
 from .layouts import LAYOUTS
+from .runtimes import RUNTIMES
 
 __all__ = ['deploy', 'load_trained']
 
@@ -131,7 +132,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             raise ValueError(f'class_names: {label!r} is not a single line of text, as labels.txt needs')
     license = config.license or model.pretrained_cfg.get('license') or 'unknown'
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
-    train, test = (None, None) if config.data is None else _load_images(config.data, preprocessing)
+    train, test = (None, None) if config.data is None else load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
     layout, suffix = LAYOUTS[config.layout], FORMATS[config.format].suffix
     model_path, labels_path = (
@@ -142,12 +143,13 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         for path in (model_path, labels_path):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         exported = _export(config, model, file, facts, images)
-        accuracy = None if test is None else _measure(str(config.data), model, file, test)
+        accuracy = None if test is None else _measure(str(config.data), model, exported, test)
         manifest = dict(
             _describe_origin(config, facts, model, weights, found, command),
             **_describe_file(config, exported, folder),
             accuracy=accuracy, passes=None if config.passes is None else list(config.passes),
-            versions=dict(versions(), onnx=onnx.__version__, onnxruntime=onnxruntime.__version__))
+            versions=dict(versions(), onnx=onnx.__version__, **{
+                name: row.version for name, row in RUNTIMES.items() if row.is_installed}))
         write_utf8(folder / labels_path, ''.join(f'{label}\n' for label in preprocessing.class_names))
         model.genotype.save(folder / labels_path.with_name('genotype.json'))
         layout.write(Deployment(
@@ -186,17 +188,6 @@ def _images_for(
     return dict(calibration=images[indices], pictures=np.delete(images, indices, 0))
 
 
-def _load_images(data: str, preprocessing: Preprocessing) -> Tuple[ImageSet, ImageSet]:
-    """Return training and test images of a data set, prepared and normalised as the preprocessing says."""
-    train, test = load_data(data, preprocessing=preprocessing)
-    if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
-        raise ValueError(f'{data}: contains large images, which --data does not support; pass them with --pictures')
-    for images in (train, test):
-        if [*images.input_size, *images.class_names] != [*preprocessing.input_size, *preprocessing.class_names]:
-            raise ValueError(f'{data}: its images or classes differ from those of the model')
-    return train, test
-
-
 def _sample_photos() -> List[Path]:
     """List the photographs that come with scikit-learn, none without it."""
     found = find_spec('sklearn')
@@ -222,20 +213,20 @@ def _export(
     """Write the model file."""
     layout = LAYOUTS[config.layout]
     metadata = dict(license=facts.license, **layout.metadata(facts))
-    passes = layout.passes if config.passes is None and config.precision != 'int8' else config.passes
     settings = dict(
-        opset=config.opset, batch_size=config.fixed_batch_size, dynamic_size=config.dynamic_size,
-        half=config.precision == 'float16', passes=passes, metadata=metadata, **images)
+        target=config.export_target, opset=config.opset, batch_size=config.fixed_batch_size,
+        dynamic_size=config.dynamic_size, half=config.precision == 'float16', passes=config.passes, metadata=metadata,
+        **images)
     file_format = FORMATS[config.format]
     return file_format.write(model, file, facts.preprocessing, **{
         name: value for name, value in settings.items() if name in file_format.arguments})
 
 
-def _measure(data: str, model: NASNet, file: Path, test: ImageSet) -> Dict[str, Any]:
+def _measure(data: str, model: NASNet, exported: Exported, test: ImageSet) -> Dict[str, Any]:
     """Return the accuracy of the network and of the file on test images."""
-    correct = Classifier(file).logits(test.images.numpy()).argmax(1) == test.labels.numpy()
-    return dict(dataset=data_name(data), count=len(correct), model=evaluate(model, test).top1,
-                file=float(correct.mean()))
+    logits = Classifier(exported.path, runtime=exported.runtime).logits(test.images.numpy())
+    return dict(dataset=data_name(data), count=len(logits), model=evaluate(model, test).top1,
+                file=float((logits.argmax(1) == test.labels.numpy()).mean()))
 
 
 def _describe_origin(
@@ -259,9 +250,10 @@ def _describe_file(config: ExportConfig, exported: Exported, folder: Path) -> Di
     path = exported.path
     return dict(
         file=dict(path=path.relative_to(folder).as_posix(), sha256=_sha256(path), bytes=path.stat().st_size),
-        format=config.format, opset=config.opset if 'opset' in FORMATS[config.format].arguments else None,
+        format=config.format, **{name: value if name in FORMATS[config.format].arguments else None
+                                 for name, value in dict(target=config.export_target, opset=config.opset).items()},
         precision=config.precision, shapes=exported.shapes, preprocessing=json.loads(exported.preprocessing.to_json()),
-        compared_with_pytorch=exported.differences)
+        compared_with_pytorch=exported.differences, compared_in=exported.runtime)
 
 
 def _sha256(path: Path) -> str:

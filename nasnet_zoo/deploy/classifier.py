@@ -1,17 +1,20 @@
 """From a model file and images to class names."""
 import contextlib
 import json
+import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from timm.layers import to_2tuple
 
 from ..data.preprocessing import METADATA_KEY, Preprocessing
-from .session import PROVIDERS, ProviderError, Session, full_batches, one_line, silence_stderr
+from .runtimes import AUTO_PROVIDERS, RUNTIME_PRECISIONS, RUNTIMES, check_choice, open_session, runtimes_with
+from .session import InputError, Session, SessionError, full_batches, one_line, silence_stderr
+from .trial import describe_case, read_trial, run_trial, write_trial
 
 __all__ = ['OPTIONS', 'Classifier', 'Prediction']
 
@@ -20,6 +23,18 @@ OPTIONS = dict(class_names='--labels', input_size='--img-size', mean='--mean', s
                interpolation='--interpolation', crop_pct='--crop-pct', color_order='--color-order', layout='--layout',
                dtype='--dtype', output='--output')
 _MAX_BATCH_SIZE = 64  # for files that take any number of images; larger batches only take more memory
+
+
+class _Opened(NamedTuple):
+    """A file that is opened in a runtime."""
+    runtime: str
+    session: Session
+    preprocessing: Preprocessing
+
+    def call(self) -> np.ndarray:
+        """Run the file on black images, as few as it takes."""
+        images = np.zeros((self.session.batch_size or 1, *self.preprocessing.input_size), np.uint8)
+        return self.session.run(self.preprocessing.feed(images))
 
 
 class Prediction(NamedTuple):
@@ -36,19 +51,28 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """A network in an ONNX file, run by ONNX Runtime.
+    """A network in an ONNX file, run by ONNX Runtime or OpenVINO.
 
     Args:
         path: A file that ``export_onnx`` wrote, or another ONNX file with one input and one output.
-        provider: 'tensorrt', 'cuda' or 'cpu'; 'auto' uses the first of them that can run the file.
-        threads: Number of CPU threads; ONNX Runtime's default if None.
+        provider: What runs the file: an execution provider of ONNX Runtime, or a device of OpenVINO. 'auto' uses the
+            first of TensorRT, CUDA and the CPU that can run it.
+        threads: Number of CPU threads; the runtime's default if None.
         preprocessing: How images are prepared: a whole :class:`~nasnet_zoo.data.preprocessing.Preprocessing`, or
             single fields of it, which override those in the file's metadata. The key ``img_size`` (a side, or height
             and width) overrides the size but not the number of channels.
+        runtime: 'onnxruntime', 'openvino' or 'auto': of the installed runtimes that have the provider, the one that is
+            faster for this file on this machine.
+        precision: What the runtime computes in: 'float32', 'bfloat16', 'float16' or 'int8', where it can. The default
+            is the file's own precision.
+        trial: Whether 'auto' may run the file in all installed runtimes, for up to two seconds, to find the fastest.
+            The result is stored in the cache folder, so that each file is tried once. Without a trial, and without
+            an earlier result, 'auto' uses the first runtime that works.
 
     Attributes:
         preprocessing: How images are prepared.
-        provider: The provider that runs the file.
+        runtime, provider: What runs the file.
+        precision: The precision that was asked for, None for the file's own.
         batch_size: The number of images that the file takes at a time, None for any number.
 
     Raises:
@@ -62,42 +86,89 @@ class Classifier:
             provider: str = 'auto',
             threads: Optional[int] = None,
             preprocessing: Union[Preprocessing, Mapping[str, Any]] = {},  # noqa: B006
+            *,
+            runtime: str = 'auto',
+            precision: Optional[str] = None,
+            trial: bool = True,
     ) -> None:
-        if provider not in ('auto', *PROVIDERS):
-            raise ValueError(f'provider: unknown provider {provider!r}; known: auto, {", ".join(PROVIDERS)}')
+        check_choice('runtime', runtime, ('auto', *RUNTIMES))
+        check_choice('provider', provider, ('auto', *dict.fromkeys(
+            name for row_name, row in RUNTIMES.items() if runtime in ('auto', row_name) for name in row.providers)))
+        if precision is not None:
+            check_choice('precision', precision, RUNTIME_PRECISIONS)
         if not Path(path).is_file():
             raise ValueError(f'{path}: there is no such file')
-        self.path = path
-        for name in list(PROVIDERS) if provider == 'auto' else [provider]:
-            try:
-                with silence_stderr() if name != 'cpu' else contextlib.nullcontext():
-                    self._open(name, threads, dict(preprocessing))
+        self.path, self.precision = path, precision
+        self._threads, self._changes = threads, dict(preprocessing)
+        for name in AUTO_PROVIDERS if provider == 'auto' else [provider]:
+            reasons: List[str] = []
+            opened = self._open_fastest(name, runtimes_with(runtime, name), trial, reasons)
+            if opened is not None:
+                self.runtime, self._session, self.preprocessing = opened
+                self.provider, self.batch_size = self._session.provider, self._session.batch_size
                 return
-            except ProviderError as error:
-                reason = f'{name}: {error}'
-        # With 'auto' this is the reason of the last provider, the CPU, which should run every file.
-        raise ValueError(f'{path}: cannot be run: {reason}')
+        # With 'auto' these are the reasons of the CPU, which should run every file.
+        raise ValueError(f'{path}: cannot be run: {"; ".join(reasons)}')
 
-    def _open(self, provider: str, threads: Optional[int], changes: Mapping[str, Any]) -> None:
-        """Open the file and run it once.
+    def _open_fastest(
+            self, provider: str, runtimes: Sequence[str], trial: bool, reasons: List[str],
+    ) -> Optional[_Opened]:
+        """Open the file on a provider, in the fastest runtime. Return None if none can run it, and append the reasons.
+        """
+        case: Dict[str, Any] = {}
+        if len(runtimes) > 1:
+            case = describe_case(
+                self.path, {name: RUNTIMES[name].version for name in runtimes}, self._threads,
+                provider=provider, precision=self.precision,
+                size=[self._changes.get(name) for name in ('img_size', 'input_size')])
+            known = read_trial(case) or {}
+            runtimes = sorted(runtimes, key=lambda name: known.get(name, math.inf))
+            trial = trial and not known
+        opened = []
+        for runtime in runtimes:
+            try:
+                opened.append(self._open(runtime, provider))
+            except SessionError as error:
+                reasons.append(f'{provider if runtime == "onnxruntime" else f"{runtime}, {provider}"}: {error}')
+                continue
+            if not trial:
+                break
+        if len(opened) < 2:
+            return opened[0] if opened else None
+        seconds = run_trial({found.runtime: found.call for found in opened})
+        write_trial(case, seconds)
+        return min(opened, key=lambda found: seconds[found.runtime])
+
+    def _open(self, runtime: str, provider: str) -> _Opened:
+        """Open the file in a runtime and run it once.
 
         Raises:
-            ProviderError: If the provider cannot run the file.
+            SessionError: If the runtime or the provider cannot run the file.
+            ValueError: If the file does not fit its preprocessing.
         """
-        try:
-            self._session = Session(os.fspath(self.path), provider, threads)
-        except ValueError as error:
-            raise ValueError(f'{self.path}: {error}') from None
-        self.provider, self.batch_size = provider, self._session.batch_size
-        self.preprocessing = _read_preprocessing(self.path, self._session.metadata, changes)
-        try:
-            width = self.logits(np.zeros((1, *self.preprocessing.input_size), np.uint8)).shape[1:]
-        except ProviderError as error:  # ONNX Runtime says INVALID_ARGUMENT for a wrong shape or type of the input
-            hint = _hint('input_size', 'layout', 'color_order', 'dtype') if 'INVALID_ARGUMENT' in str(error) else ''
-            raise ProviderError(f'{error}{hint}') from None
-        if width != (len(self.class_names),):
+        with contextlib.nullcontext() if (runtime, provider) == ('onnxruntime', 'cpu') else silence_stderr():
+            try:
+                session = open_session(
+                    runtime, os.fspath(self.path), provider, self._threads, self.precision)
+            except ValueError as error:
+                raise ValueError(f'{self.path}: {error}') from None
+            preprocessing = _read_preprocessing(self.path, session.metadata, self._changes)
+            opened = _Opened(runtime, session, preprocessing)
+            try:
+                width = opened.call().shape[1:]
+            except InputError as error:
+                hint = _hint('input_size', 'layout', 'color_order', 'dtype')
+                raise ValueError(f'{self.path}: does not take images that are prepared like this: {error}{hint}'
+                                 ) from None
+        names = preprocessing.class_names
+        if width != (len(names),):
             raise ValueError(f'{self.path}: the output has {" x ".join(map(str, width))} numbers for an image, but '
-                             f'there are {len(self.class_names)} class names{_hint("class_names")}')
+                             f'there are {len(names)} class names{_hint("class_names")}')
+        return opened
+
+    def in_own_precision(self) -> 'Classifier':
+        """Return a classifier with the same file, runtime and provider that computes in the file's own precision."""
+        return Classifier(self.path, self.provider, self._threads, self._changes, runtime=self.runtime)
 
     @property
     def class_names(self) -> List[str]:

@@ -10,7 +10,7 @@ from ..graph.compare import TOLERANCE, check_finite, relative_difference
 from ..network.nasnet import NASNet
 from .session import full_batches
 
-__all__ = ['PRECISIONS', 'ExportError', 'Precision', 'check_differences', 'compare_with_model']
+__all__ = ['PRECISIONS', 'ExportError', 'Precision', 'check_differences', 'compare_results', 'compare_with_model']
 
 
 class ExportError(RuntimeError):
@@ -56,8 +56,7 @@ def compare_with_model(
         images: uint8 [N, C, H, W], of the preprocessing's size.
 
     Returns:
-        For ``random`` and ``pictures`` (if given): ``relative_difference``, the norm of the difference over the norm of
-        the network's results, and ``same_top1``, for how many of ``count`` images the most likely class is the same.
+        For ``random`` and ``pictures`` (if given), what :func:`compare_results` returns.
 
     Raises:
         ValueError: If the network returns NaN or infinite values.
@@ -74,10 +73,19 @@ def compare_with_model(
         got = np.concatenate([run(preprocessing.feed(images)) for images in groups])[:counts[kind]]
         expected = _run_model(model, preprocessing, groups)[:counts[kind]]
         check_finite(model, expected, _KINDS[kind])
-        report[kind] = dict(
-            relative_difference=relative_difference(got, expected),
-            same_top1=int((got.argmax(1) == expected.argmax(1)).sum()), count=len(got))
+        report[kind] = compare_results(got, expected)
     return report
+
+
+def compare_results(got: np.ndarray, expected: np.ndarray) -> Dict[str, float]:
+    """Return how far results [N, classes] are from those that are expected.
+
+    Returns:
+        ``relative_difference``, the norm of the difference over the norm of what is expected, and ``same_top1``, for
+        how many of ``count`` images the most likely class is the same.
+    """
+    return dict(relative_difference=relative_difference(got, expected),
+                same_top1=int((got.argmax(1) == expected.argmax(1)).sum()), count=len(got))
 
 
 def _run_model(model: NASNet, preprocessing: Preprocessing, batches: List[np.ndarray]) -> np.ndarray:

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from ..checked import Checked, CliOption, OneOf
 from ..graph.passes import PASSES
+from ..graph.targets import ONNX_TARGETS
 from ..hub.folder import WEIGHTS
 from .compare import PRECISIONS
 from .formats import FORMATS
@@ -64,6 +65,9 @@ class ExportConfig(Checked):
         'Which weights of the file to load, such as "state_dict". The default is the averaged weights if there are '
         'any.'))] = None
     format: Annotated[str, OneOf('format', FORMATS), Field(description='File format.')] = 'onnx'
+    target: Annotated[Optional[Annotated[str, OneOf('target', ONNX_TARGETS)]], Field(description=(
+        'Where the file is to run fast. Every runtime can run it nevertheless. The default depends on the '
+        'layout; for most it is onnxruntime.'))] = None
     layout: Annotated[str, OneOf('layout', LAYOUTS), Field(description='Arrangement of the files.')] = 'plain'
     name: Annotated[Optional[str], Field(description=(
         'Name of the model on the server. The default is the last part of MODEL.'))] = None
@@ -107,7 +111,7 @@ class ExportConfig(Checked):
         CliOption(parse=_parse_passes, metavar='NAMES|none'),
         Field(description=(
             'Graph rewrites (passes) to apply, separated by commas, or "none". The default is all that make '
-            f'this kind of file faster. One or more of: {", ".join(PASSES)}.')),
+            f'this kind of file faster on the target. One or more of: {", ".join(PASSES)}.')),
     ] = None
     license: Annotated[Optional[str], Field(description=(
         'Licence of the weights. The default is the licence of the model, or "unknown" with --checkpoint.'))] = None
@@ -119,6 +123,11 @@ class ExportConfig(Checked):
     def fixed_batch_size(self) -> Optional[int]:
         """The number of images that the file takes at a time, None for any number."""
         return None if self.dynamic_batch or LAYOUTS[self.layout].any_batch_size else self.batch_size or 1
+
+    @property
+    def export_target(self) -> str:
+        """`target`, or by default that of the layout."""
+        return self.target or LAYOUTS[self.layout].target
 
     @property
     def model_name(self) -> str:
@@ -154,6 +163,8 @@ class ExportConfig(Checked):
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')
+        if self.target is not None and 'target' not in file_format.arguments:
+            return f'format {self.format}: has no targets; leave --target out'
         if self.data is not None and not file_format.measurable:
             return f'format {self.format}: its accuracy cannot be measured; leave --data out'
         if '{name}' in layout.model and not re.fullmatch(r'[\w-][\w.-]*', self.model_name):

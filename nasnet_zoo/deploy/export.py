@@ -13,12 +13,16 @@ from ..files import atomic_write
 from ..graph.ir import Node, rewrite
 from ..graph.lower import lower
 from ..graph.passes import apply_passes, optimize_for_inference
+from ..graph.targets import ONNX_TARGETS, Quantization
 from ..network.measure import check_counts
 from ..network.nasnet import NASNet
 from .compare import ExportError, check_differences, compare_with_model
-from .session import ProviderError, Session, full_batches
+from .runtimes import RUNTIMES, check_choice, open_session
+from .session import SessionError, full_batches
 
-__all__ = ['ExportError', 'Exported', 'check_fit', 'export_onnx', 'export_pt2']
+__all__ = ['TARGET_KEY', 'ExportError', 'Exported', 'check_fit', 'export_onnx', 'export_pt2']
+
+TARGET_KEY = 'nasnet_zoo.target'  # the entry of an ONNX file's metadata that names its target
 
 
 class Exported(NamedTuple):
@@ -29,11 +33,13 @@ class Exported(NamedTuple):
         preprocessing: How the file's input is prepared, and what its output is.
         shapes: Shapes of the input and the output, by name. A name in the place of a size stands for any size.
         differences: What :func:`~nasnet_zoo.deploy.compare.compare_with_model` returned.
+        runtime: What ran the file to compare it.
     """
     path: Path
     preprocessing: Preprocessing
     shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
+    runtime: str = 'onnxruntime'
 
 
 def export_onnx(
@@ -41,6 +47,7 @@ def export_onnx(
         path: Union[str, os.PathLike],
         preprocessing: Optional[Preprocessing] = None,
         *,
+        target: str = 'onnxruntime',
         opset: int = 17,
         batch_size: Optional[int] = 1,
         dynamic_size: bool = False,
@@ -60,6 +67,8 @@ def export_onnx(
         path: The file to write. It appears only when it is complete.
         preprocessing: How the input is prepared and what the output is, from :func:`make_preprocessing`. It is stored
             in the file's metadata. By default the input is normalised float32 [B, C, H, W] of the model's size.
+        target: Where the file is to run fast, a name in ``nasnet_zoo.graph.targets.ONNX_TARGETS``. Every runtime can
+            run it, whatever the target.
         opset: Version of the ONNX operator set.
         batch_size: The number of images that the file takes at a time, None for any number.
         dynamic_size: Take images of any height and width, not only of the preprocessing's.
@@ -67,7 +76,7 @@ def export_onnx(
         calibration: Quantise to int8, with ranges measured on these images: uint8 [N, C, H, W], of the preprocessing's
             size.
         images: Images to compare on, like `calibration`. The file is compared on random images in any case.
-        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster in ONNX Runtime.
+        passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster on the target.
         metadata: Further entries of the file's metadata.
 
     Returns:
@@ -77,36 +86,55 @@ def export_onnx(
         TypeError: For a network that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
         ValueError: If arguments exclude each other or do not fit the network, or if the network is in training mode or
             returns NaN.
-        ExportError: If ONNX Runtime refuses the file, or if its results are not the network's.
+        ExportError: If the runtime refuses the file, or if its results are not the network's. The runtime is the
+            target's if it is installed, and otherwise ONNX Runtime.
     """
-    from ..graph.to_onnx import OPSETS
     preprocessing = preprocessing or make_preprocessing(model)
-    if opset not in OPSETS:
-        raise ValueError(f'opset: must be from {OPSETS[0]} to {OPSETS[-1]}, not {opset}')
+    check_choice('target', target, ONNX_TARGETS)
+    _check_opset(opset)
     if calibration is not None and (half or dynamic_size):
         raise ValueError('int8: cannot be combined with half or dynamic_size')
+    row = ONNX_TARGETS[target]
+    quantization = None if calibration is None else row.int8
     graph = lower(model)
     check_fit(model, preprocessing, batch_size, calibration=calibration, pictures=pictures)
-    target = 'onnxruntime' if calibration is None else 'onnxruntime_int8'
-    graph = _prepare_graph(graph, preprocessing, dynamic_size, target, passes)
-    proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, calibration, metadata)
+    graph = _prepare_graph(
+        graph, preprocessing, dynamic_size, target, (quantization or row).passes if passes is None else passes)
+    proto = _build_onnx(graph, preprocessing, opset, batch_size, dynamic_size, half, quantization, calibration,
+                        {TARGET_KEY: target, **metadata})
+    runtime = row.runtime if RUNTIMES[row.runtime].is_installed else 'onnxruntime'
     sizes = _sizes_to_compare(model, preprocessing, dynamic_size)
     try:
-        session = Session(proto.SerializeToString())
+        session = open_session(runtime, proto.SerializeToString())
         differences = compare_with_model(model, preprocessing, session.run, sizes, batch_size, pictures)
-    except ProviderError as error:
-        raise ExportError(f'{path}: ONNX Runtime cannot run the file: {error}') from None
-    check_differences(path, differences, 'int8' if calibration is not None else 'float16' if half else 'float32')
+    except SessionError as error:
+        raise ExportError(f'{path}: {RUNTIMES[runtime].title} cannot run the file: {error}') from None
+    check_differences(path, differences, 'int8' if quantization else 'float16' if half else 'float32')
+    _save(proto, path)
+    return Exported(Path(path), preprocessing, _shapes(proto), differences, runtime)
+
+
+def _check_opset(opset: int) -> None:
+    from ..graph.to_onnx import OLDEST_OPSET, newest_opset
+    if not OLDEST_OPSET <= opset <= newest_opset():
+        raise ValueError(f'opset: must be from {OLDEST_OPSET} to {newest_opset()}, the newest that the installed '
+                         f'versions of onnx and ONNX Runtime accept, not {opset}')
+
+
+def _save(proto: Any, path: Union[str, os.PathLike]) -> None:
     import onnx
     with atomic_write(path) as part:
         onnx.save(proto, part)
-    shapes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-              for value in (*proto.graph.input, *proto.graph.output)}
-    return Exported(Path(path), preprocessing, shapes, differences)
+
+
+def _shapes(proto: Any) -> Dict[str, List[Union[int, str]]]:
+    """Return the shapes of a model's inputs and outputs, by name, with names for lengths that are not fixed."""
+    return {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*proto.graph.input, *proto.graph.output)}
 
 
 def _prepare_graph(
-        graph: Node, preprocessing: Preprocessing, dynamic_size: bool, target: str, passes: Optional[Collection[str]],
+        graph: Node, preprocessing: Preprocessing, dynamic_size: bool, target: str, passes: Collection[str],
 ) -> Node:
     """Return the graph with its normalisation, if the file is to normalise, after the passes."""
     if preprocessing.dtype == 'uint8':
@@ -119,7 +147,8 @@ def _prepare_graph(
 
 def _build_onnx(
         graph: Node, preprocessing: Preprocessing, opset: int, batch_size: Optional[int], dynamic_size: bool,
-        half: bool, calibration: Optional[np.ndarray], metadata: Mapping[str, str],
+        half: bool, quantization: Optional[Quantization], calibration: Optional[np.ndarray],
+        metadata: Mapping[str, str],
 ) -> Any:
     """Return the ``onnx.ModelProto`` of a graph, quantised if there are images to calibrate on."""
     import onnx
@@ -127,9 +156,10 @@ def _build_onnx(
     from ..graph.to_onnx import to_onnx
     shape = _input_shape(preprocessing, batch_size, dynamic_size)
     proto = to_onnx(graph, shape, opset, half, preprocessing.dtype == 'uint8', preprocessing.output == 'probabilities')
-    if calibration is not None:
+    if quantization is not None and calibration is not None:
         from ..graph.quantize import quantize
-        proto = quantize(proto, [preprocessing.feed(images) for images in full_batches(calibration, batch_size or 1)])
+        feeds = [preprocessing.feed(images) for images in full_batches(calibration, batch_size or 1)]
+        proto = quantize(proto, feeds, quantization)
     written = {entry.domain: entry.version for entry in proto.opset_import}.get('')
     if written != opset:
         raise ExportError(f'opset: {written} was written, not {opset}')
@@ -206,7 +236,7 @@ def export_pt2(
         part.write_bytes(content)
     shape = _input_shape(preprocessing, batch_size, dynamic_size)
     shapes = dict(image=shape, logits=[shape[0], len(preprocessing.class_names)])
-    return Exported(Path(path), preprocessing, shapes, differences)
+    return Exported(Path(path), preprocessing, shapes, differences, 'torch')
 
 
 def _build_program(

@@ -32,8 +32,8 @@ class Format(NamedTuple):
 
 FORMATS: Dict[str, Format] = {
     'onnx': Format(
-        'for ONNX Runtime and most servers', export_onnx,
-        ('opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
+        'for ONNX Runtime, OpenVINO and most servers', export_onnx,
+        ('target', 'opset', 'batch_size', 'dynamic_size', 'half', 'calibration', 'pictures', 'passes', 'metadata'),
         tuple(PRECISIONS), measurable=True, suffix='.onnx'),
     'pt2': Format(
         'a program of torch.export', export_pt2, ('batch_size', 'dynamic_size', 'pictures', 'passes'), ('float32',),

@@ -1,11 +1,11 @@
 """How the files of a deployment are arranged, for people and for servers: a row of :data:`LAYOUTS` for each layout."""
 import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
 from ..files import write_utf8
 from .deployment import Deployment, ModelFacts
 from .openvino_ir import write_ir
-from .web import PASSES, write_page
+from .web import write_page
 
 __all__ = ['LAYOUTS', 'Layout']
 
@@ -20,7 +20,7 @@ class Layout(NamedTuple):
         write: Writes further files beside the model file.
         metadata: Returns further entries of the model file's own metadata.
         requires: For fields of ``ExportConfig``, the values that the layout can work with.
-        passes: The default passes for models in float32 and float16, if they are not those of ONNX Runtime.
+        target: The default target, a name in ``ONNX_TARGETS``.
         options: The fields of ``ExportConfig`` that only this layout uses.
         any_batch_size: Whether the file must take any number of images, as servers expect it that form batches.
     """
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     write: Callable[[Deployment], None] = lambda deployment: None
     metadata: Callable[[ModelFacts], Dict[str, str]] = lambda facts: {}
     requires: Mapping[str, Tuple[Any, ...]] = {}
-    passes: Optional[Tuple[str, ...]] = None
+    target: str = 'onnxruntime'
     options: Tuple[str, ...] = ()
     any_batch_size: bool = False
 
@@ -91,16 +91,16 @@ LAYOUTS: Dict[str, Layout] = {
     'plain': Layout('the files side by side', 'model{suffix}', 'labels.txt'),
     'web': Layout(
         'a page that classifies pictures in the browser', 'model{suffix}', 'labels.txt', write=write_page,
-        requires=dict(format=('onnx',), batch_size=(None, 1)), passes=PASSES, options=('ort_web',)),
+        requires=dict(format=('onnx',), batch_size=(None, 1)), target='web', options=('ort_web',)),
     'openvino': Layout(
         'IR files of OpenVINO beside the ONNX file', 'model{suffix}', 'labels.txt', write=write_ir,
-        requires=dict(format=('onnx',))),
+        requires=dict(format=('onnx',)), target='openvino'),
     'triton': Layout(
         'a model repository of the Triton Inference Server', '{name}/1/model{suffix}', '{name}/labels.txt',
         write=_write_triton_onnxruntime, requires=dict(format=('onnx',)), any_batch_size=True),
     'triton-openvino': Layout(
         'the same for its OpenVINO backend', '{name}/1/model{suffix}', '{name}/labels.txt',
-        write=_write_triton_openvino, requires=dict(format=('onnx',)), any_batch_size=True),
+        write=_write_triton_openvino, requires=dict(format=('onnx',)), target='openvino', any_batch_size=True),
     'photoprism': Layout(
         'a model folder of PhotoPrism', '{name}/{name}{suffix}', '{name}/labels.txt', metadata=_photoprism_metadata,
         requires=dict(format=('onnx',), batch_size=(None, 1), dynamic_batch=(False,), dynamic_size=(False,),

@@ -27,7 +27,7 @@ def write_ir(deployment: Deployment) -> None:
     core, target = openvino.Core(), path.with_suffix('.xml')
     (images, *_), _ = deployment.exported.shapes.values()
     image = reference_image(facts.preprocessing.input_size)
-    expected = Classifier(path, provider='cpu').logits(image)
+    expected = Classifier(path, provider='cpu', runtime='onnxruntime').logits(image)
     try:
         openvino.save_model(core.read_model(path), target, compress_to_fp16=False)
         network = core.compile_model(target, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})

@@ -1,87 +1,94 @@
-"""Model files opened in ONNX Runtime. Everything else runs files through :class:`Session`."""
+"""What all sessions have in common. A session is an ONNX file that is opened in a runtime; see :mod:`.runtimes`."""
+import abc
 import contextlib
 import os
 import threading
-from typing import Dict, Iterator, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 
-__all__ = ['PROVIDERS', 'ProviderError', 'Session', 'full_batches', 'one_line', 'silence_stderr']
-
-# ONNX Runtime's execution providers, the fastest first
-PROVIDERS: Dict[str, str] = {
-    'tensorrt': 'TensorrtExecutionProvider',
-    'cuda': 'CUDAExecutionProvider',
-    'cpu': 'CPUExecutionProvider',
-}
+__all__ = ['InputError', 'Session', 'SessionError', 'check_single', 'full_batches', 'one_line', 'read_precision',
+           'read_proto', 'silence_stderr']
 
 
-class ProviderError(RuntimeError):
-    """An execution provider cannot run a file. The message is one line that says why."""
+class SessionError(RuntimeError):
+    """A runtime cannot open or run a file. The message is one line that says why."""
 
 
-class Session:
-    """An ONNX file with one input and one output, opened on one execution provider.
+class InputError(SessionError):
+    """A batch does not have the shape or the type that a file takes."""
+
+
+class Session(abc.ABC):
+    """An ONNX file with one input and one output, opened in a runtime.
 
     Args:
-        model: Path of the file, or its content.
-        provider: A name in :data:`PROVIDERS`. ONNX Runtime does not fall back to another one.
-        threads: Number of CPU threads; ONNX Runtime's default if None.
+        provider: What runs the file, a name in the runtime's table of providers.
+        metadata: The file's own key-value pairs.
+        shape: Lengths of the input's axes, None for any length.
+        dtype: Type of the input.
 
     Attributes:
-        provider: The name of the provider.
-        metadata: The file's own key-value pairs.
         batch_size: The number of images that the file takes at a time, None for any number.
-
-    Raises:
-        ProviderError: If the provider is not available or refuses the file.
-        ValueError: If the file has more than one input or output.
     """
 
-    def __init__(self, model: Union[str, bytes], provider: str = 'cpu', threads: Optional[int] = None) -> None:
-        import onnxruntime
-        full_name = PROVIDERS[provider]
-        if full_name not in onnxruntime.get_available_providers():
-            raise ProviderError('the installed ONNX Runtime was built without this provider')
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        if threads:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=[full_name], enable_fallback=False)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise ProviderError(one_line(error)) from None
-        if self._session.get_providers()[0] != full_name:
-            raise ProviderError('the libraries of this provider cannot be loaded')
-        self.provider = provider
-        self.metadata: Dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f'the model has {len(inputs)} inputs and {len(outputs)} outputs; it must have one of each')
-        self._input, self._output = inputs[0].name, outputs[0].name
-        self.batch_size = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
+    def __init__(
+            self, provider: str, metadata: Dict[str, str], shape: Sequence[Optional[int]], dtype: np.dtype) -> None:
+        self.provider, self.metadata, self.shape, self.dtype = provider, metadata, tuple(shape), np.dtype(dtype)
+        self.batch_size = self.shape[0] if self.shape else None
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return the output for a batch that has the shape and type of the file's input.
 
         Raises:
-            ProviderError: If the provider cannot compute it.
+            InputError: If it has another shape or type. Not every runtime would refuse it.
+            SessionError: If the runtime cannot compute it.
         """
+        if batch.dtype != self.dtype or batch.ndim != len(self.shape) or any(
+                length not in (None, given) for length, given in zip(self.shape, batch.shape)):
+            axes = ', '.join('any' if length is None else str(length) for length in self.shape)
+            raise InputError(f'the file takes {self.dtype} [{axes}], not {batch.dtype} {list(batch.shape)}')
         try:
             return self._run(batch)
-        except Exception as error:
-            raise ProviderError(one_line(error)) from None
+        except Exception as error:  # the runtimes' exceptions have no common base class
+            raise SessionError(one_line(error)) from None
 
+    @abc.abstractmethod
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        if self.provider == 'cpu':
-            return self._session.run([self._output], {self._input: batch})[0]
-        import onnxruntime
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._input, onnxruntime.OrtValue.ortvalue_from_numpy(batch, 'cuda', 0))
-        binding.bind_output(self._output, 'cuda')
-        self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()[0]
+        """Return the output for a batch that fits."""
+
+
+def check_single(inputs: Sequence, outputs: Sequence) -> None:
+    """Raise ValueError unless a file has one input and one output."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f'the model has {len(inputs)} inputs and {len(outputs)} outputs; it must have one of each')
+
+
+def read_precision(model: Union[str, bytes]) -> str:
+    """Return what an ONNX file, or its content, computes with: 'int8', 'float16' or 'float32'.
+
+    Raises:
+        SessionError: If it is not an ONNX file.
+    """
+    graph = read_proto(model).graph
+    if any(node.op_type in ('QuantizeLinear', 'DynamicQuantizeLinear') for node in graph.node):
+        return 'int8'
+    import onnx
+    types = {tensor.data_type for tensor in graph.initializer}
+    return 'float16' if onnx.TensorProto.FLOAT16 in types else 'float32'
+
+
+def read_proto(model: Union[str, bytes]) -> Any:
+    """Return the ``onnx.ModelProto`` of a file or of its content, without weights that are in other files.
+
+    Raises:
+        SessionError: If it is not an ONNX file.
+    """
+    import onnx
+    try:
+        return onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    except Exception as error:  # protobuf's exceptions depend on its implementation
+        raise SessionError(f'it is not an ONNX file: {one_line(error)}') from None
 
 
 def full_batches(images: np.ndarray, batch_size: int) -> List[np.ndarray]:

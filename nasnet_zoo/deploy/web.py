@@ -17,11 +17,10 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional
 from .. import html
 from ..description import count_macs
 from ..files import write_json, write_utf8
-from ..graph.targets import TARGETS
 from .classifier import Classifier
 from .deployment import Deployment, reference_image
 
-__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'PASSES', 'RUNTIMES', 'write_page']
+__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'RUNTIMES', 'write_page']
 
 ORT_WEB_VERSION = '1.30.0'
 _CDN = 'https://cdn.jsdelivr.net/npm/'  # serves the files of npm's packages
@@ -61,10 +60,6 @@ RUNTIMES: Dict[str, Dict[str, RuntimeFile]] = {
 # A page that is isolated from others by these headers may use threads that share memory.
 ISOLATION = {'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp'}
 
-# ONNX Runtime's kernels for WebAssembly do not work on blocks of channels, so padding channels to whole blocks does not
-# pay there, and neither does replacing sums by convolutions (docs/performance.md).
-PASSES = tuple(name for name in TARGETS['onnxruntime'].passes if name not in ('pad_channels', 'add_as_identity_conv'))
-
 _POLICY = (f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
            f"connect-src 'self' blob: {_CDN}; style-src 'self' 'unsafe-inline'; img-src 'self' blob:; "
            "media-src 'self' blob:; base-uri 'none'; form-action 'none'")
@@ -94,7 +89,8 @@ def write_page(deployment: Deployment) -> None:
 def _describe(deployment: Deployment) -> Dict[str, Any]:
     """Return the content of model.json."""
     path, preprocessing = deployment.exported.path, deployment.facts.preprocessing
-    output = Classifier(path, provider='cpu').logits(reference_image(preprocessing.input_size))[0]
+    classifier = Classifier(path, provider='cpu', runtime='onnxruntime')
+    output = classifier.logits(reference_image(preprocessing.input_size))[0]
     runtime = RUNTIMES if deployment.ort_web is None else _copy_runtime(deployment.ort_web, deployment.folder / 'ort')
     return dict(
         name=deployment.facts.name, file=_measure(path, path.name)._asdict(),

@@ -1,18 +1,23 @@
 """Static quantisation of an ONNX model to int8 with ONNX Runtime's tool."""
+import copy
 import logging
 import tempfile
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Set
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from .targets import Quantization
+
 __all__ = ['quantize']
 
+_TYPES = {'uint8': QuantType.QUInt8, 'int8': QuantType.QInt8}
 
-def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """The model with weights in int8 and features in uint8, the types that CPUs with VNNI multiply fastest.
+
+def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], settings: Quantization) -> onnx.ModelProto:
+    """The model with weights and features in 8 bits.
 
     Weights have a scale for each output channel, features one scale for each feature map: it covers the range of values
     that occur for `feeds`.
@@ -20,6 +25,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelP
     Args:
         proto: A model in float32 with one input.
         feeds: Batches of its input, for calibration.
+        settings: How the target is to compute.
     """
     logger = logging.getLogger()
     level = logger.level
@@ -27,13 +33,41 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray]) -> onnx.ModelP
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'model.onnx'
-            quantize_static(proto, path, _Reader(proto.graph.input[0].name, feeds), quant_format=QuantFormat.QDQ,
-                            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+            quantize_static(
+                _with_own_biases(proto), path, _Reader(proto.graph.input[0].name, feeds), quant_format=QuantFormat.QDQ,
+                per_channel=True, activation_type=_TYPES[settings.activations], weight_type=QuantType.QInt8,
+                nodes_to_exclude=_float_nodes(proto, settings),
+                extra_options=dict(ActivationSymmetric=settings.symmetric))
             quantized = onnx.load(path)
     finally:
         logger.setLevel(level)
     quantized.producer_name = proto.producer_name  # the tool replaces it by its own
     return quantized
+
+
+def _float_nodes(proto: onnx.ModelProto, settings: Quantization) -> List[str]:
+    """Return the names of the nodes that stay in float32."""
+    weighted = [node.name for node in proto.graph.node if node.op_type in ('Conv', 'Gemm')]
+    ends = [weighted[0], weighted[-1]] if settings.float_ends else []
+    return [*ends, *(node.name for node in proto.graph.node if node.op_type in settings.float_operators)]
+
+
+def _with_own_biases(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model in which no two layers share a bias: its scale depends on the layer's input and weights, and
+    older versions of the tool quantise it for the first layer only."""
+    model = copy.deepcopy(proto)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    used: Set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in ('Conv', 'Gemm'):
+            continue
+        bias = node.input[2]
+        if bias in used:
+            own = copy.deepcopy(tensors[bias])
+            own.name = node.input[2] = f'{bias}_{node.name}'
+            model.graph.initializer.append(own)
+        used.add(bias)
+    return model
 
 
 class _Reader(CalibrationDataReader):

@@ -1,8 +1,25 @@
 """What a graph can be made for: which operations a target can write, and which passes pay there."""
 import importlib
-from typing import Dict, FrozenSet, NamedTuple, Tuple
+from typing import Dict, FrozenSet, NamedTuple, Optional, Tuple
 
-__all__ = ['TARGETS', 'Target']
+__all__ = ['ONNX_TARGETS', 'TARGETS', 'Quantization', 'Target']
+
+
+class Quantization(NamedTuple):
+    """How a network is quantised to int8 for a target.
+
+    Attributes:
+        passes: The passes that run by default instead of the target's own.
+        activations: Type of the features, 'uint8' or 'int8'.
+        symmetric: Whether zero is the middle of the type.
+        float_operators: ONNX operators that stay in float32.
+        float_ends: Whether the first convolution and the classifier stay in float32.
+    """
+    passes: Tuple[str, ...]
+    activations: str = 'uint8'
+    symmetric: bool = False
+    float_operators: Tuple[str, ...] = ()
+    float_ends: bool = False
 
 
 class Target(NamedTuple):
@@ -12,10 +29,14 @@ class Target(NamedTuple):
         description: The runtime and the kind of processor.
         module: The module of this package whose table ``WRITERS`` has a writer for each kind of operation.
         passes: The passes that run by default: those that make networks faster there (docs/performance.md).
+        int8: How a network is quantised for it, None if it cannot be.
+        runtime: The runtime in which an exported file is compared with its network, if it is installed.
     """
     description: str
     module: str
     passes: Tuple[str, ...]
+    int8: Optional[Quantization] = None
+    runtime: str = 'onnxruntime'
 
     @property
     def kinds(self) -> FrozenSet[str]:
@@ -27,6 +48,7 @@ class Target(NamedTuple):
 _EVERYWHERE = (
     'drop_zeros', 'fold_norms', 'push_relu_through_concat', 'eliminate_common_subexpressions', 'sink_scale',
     'fix_padding')
+_INT8 = Quantization((*_EVERYWHERE, 'fuse_reductions', 'pad_channels', 'avg_pool_as_depthwise_conv'))
 TARGETS: Dict[str, Target] = {
     'torch_cpu': Target(
         'eager PyTorch on a CPU', '.to_torch', (*_EVERYWHERE, 'fuse_reductions', 'pointwise_conv_as_matmul')),
@@ -34,8 +56,13 @@ TARGETS: Dict[str, Target] = {
         'eager PyTorch on a GPU', '.to_torch', (*_EVERYWHERE, 'fuse_reductions')),
     'onnxruntime': Target(
         'ONNX Runtime on a CPU', '.to_onnx',
-        (*_EVERYWHERE, 'split_reductions_at_blocks', 'pad_channels', 'add_as_identity_conv')),
-    'onnxruntime_int8': Target(
-        'ONNX Runtime on a CPU, after quantisation to int8', '.to_onnx',
-        (*_EVERYWHERE, 'fuse_reductions', 'pad_channels', 'avg_pool_as_depthwise_conv')),
+        (*_EVERYWHERE, 'split_reductions_at_blocks', 'pad_channels', 'add_as_identity_conv'), _INT8),
+    'openvino': Target(
+        'OpenVINO on a CPU', '.to_onnx', _EVERYWHERE, Quantization(_EVERYWHERE), runtime='openvino'),
+    'web': Target(  # kernels for WebAssembly do not work on blocks of channels
+        'ONNX Runtime Web, in WebAssembly', '.to_onnx', (*_EVERYWHERE, 'split_reductions_at_blocks'), _INT8),
+    'any': Target(
+        'both: what one of them gains much by and the other loses little by', '.to_onnx',
+        (*_EVERYWHERE, 'split_reductions_at_blocks', 'pad_channels'), _INT8),
 }
+ONNX_TARGETS: Dict[str, Target] = {name: row for name, row in TARGETS.items() if row.module == '.to_onnx'}

@@ -1,4 +1,6 @@
 """Writes a graph as an ONNX model."""
+import functools
+import hashlib
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple, Union
 
 import numpy as np
@@ -7,10 +9,28 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .ir import NO_PADDING, SAME, DilatedSame, Node, check_kinds, ordered, window
 
-__all__ = ['OPSETS', 'WRITERS', 'to_onnx']
+__all__ = ['OLDEST_OPSET', 'WRITERS', 'newest_opset', 'to_onnx']
 
-OPSETS = range(15, 24)  # in all of them, the operators written here are the same
+OLDEST_OPSET = 15  # from here on, the operators written here are the same
 _IR_VERSION = 8  # that of opsets 15 to 18, so that older runtimes read the file
+
+
+@functools.lru_cache(None)
+def newest_opset() -> int:
+    """The newest opset that the installed versions of ``onnx`` and ONNX Runtime accept, found by trying."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy')
+    relu = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'relu', [x], [y])
+    for opset in range(onnx.defs.onnx_opset_version(), OLDEST_OPSET, -1):
+        proto = helper.make_model(relu, opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
+        try:
+            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+            return opset
+        except Exception:  # ONNX Runtime's exceptions have no common base class
+            continue
+    return OLDEST_OPSET
 
 
 def to_onnx(
@@ -26,7 +46,7 @@ def to_onnx(
     Args:
         graph: A graph from images [B, C, H, W] to logits [B, classes].
         input_shape: The shape of ``image``; a name stands for a length that is not fixed.
-        opset: One of :data:`OPSETS`.
+        opset: From :data:`OLDEST_OPSET` to :func:`newest_opset`.
         half: Compute in float16. The output is float32 nevertheless, and so is the input unless it is uint8.
         uint8: ``image`` is uint8 [B, H, W, C] instead of float32 [B, C, H, W].
         softmax: Return probabilities.
@@ -55,7 +75,29 @@ def to_onnx(
             writer.nodes, 'nasnet', [helper.make_tensor_value_info('image', input_type, input_shape)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, output_shape)], writer.tensors),
         producer_name='nasnet-zoo', opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
-    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    _fix_known_shapes(proto.graph)
+    return proto
+
+
+def _fix_known_shapes(graph: onnx.GraphProto) -> None:
+    """Replace each Shape that a Reshape reads by a constant where only the number of images is unknown; in place."""
+    lengths = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.value_info}
+    shapes = {node.output[0]: node for node in graph.node if node.op_type == 'Shape'}
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        source = shapes.get(node.input[1]) if node.op_type == 'Reshape' else None
+        target = [0, *lengths.get(source.input[0], [])[1:]] if source else []  # 0 keeps the number of images
+        if len(target) < 2 or not all(target[1:]):
+            continue
+        node.input[1] = 'shape_' + '_'.join(map(str, target))
+        if node.input[1] not in known:
+            known.add(node.input[1])
+            graph.initializer.append(numpy_helper.from_array(np.array(target), node.input[1]))
+    read = {name for node in graph.node for name in node.input}
+    for name, node in shapes.items():
+        if name not in read:
+            graph.node.remove(node)
 
 
 class _Writer:
@@ -66,6 +108,7 @@ class _Writer:
         self.tensors: List[onnx.TensorProto] = []
         self.dtype, self.onnx_dtype = dtype, helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.uint8 = uint8
+        self._names: Dict[Tuple[Any, ...], str] = {}  # of the tensors, by what they contain
         self.max_pooled: Set[Node] = set()  # nodes that a max pool reads
 
     def add(self, operator: str, inputs: Sequence[str], **attrs: Any) -> str:
@@ -75,12 +118,15 @@ class _Writer:
         return name
 
     def tensor(self, values: Any) -> str:
-        """Add a constant; returns its name, for the inputs of the next operator. Integers become int64."""
+        """Add a constant, unless there is an equal one; returns its name, for the inputs of the next operator. Integers
+        become int64."""
         array = np.asarray(values)
         array = np.ascontiguousarray(array.astype(self.dtype if array.dtype.kind == 'f' else np.int64))
-        name = f'tensor_{len(self.tensors)}'
-        self.tensors.append(numpy_helper.from_array(array, name))
-        return name
+        key = array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest()
+        if key not in self._names:
+            self._names[key] = f'tensor_{len(self.tensors)}'
+            self.tensors.append(numpy_helper.from_array(array, self._names[key]))
+        return self._names[key]
 
 
 def _input(writer: _Writer, node: Node, inputs: List[str]) -> str:

@@ -153,7 +153,7 @@ def test_files_from_elsewhere(folder):
     ('{', 3, 'the preprocessing, from the metadata and the options, is not valid'),
     ('[' * 100_000, 3, 'the preprocessing, from the metadata and the options, is not valid: maximum recursion depth'),
     (f'{{"{"9" * 10_000}": 1}}', 3, f"unexpected argument '{'9' * 59}…; known: format"),
-    (preprocessing(input_size=[3, 8, 8]), 3, 'Got: 8 Expected: 16'),
+    (preprocessing(input_size=[3, 8, 8]), 3, '[any, 3, 16, 16], not float32 [1, 3, 8, 8]; pass --img-size'),
     (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
      'mean: must be 3 numbers, one for each channel, not [0.5]'),
     (preprocessing().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
@@ -170,8 +170,8 @@ def test_no_file_no_provider(folder):
     with pytest.raises(ValueError, match='broken.onnx: cannot be run: .*cpu: ') as caught:
         Classifier(folder / 'broken.onnx')
     assert str(caught.value).count('INVALID_PROTOBUF') == 1
-    with pytest.raises(ValueError, match="provider: unknown provider 'gpu'; known: auto, tensorrt, cuda, cpu"):
-        Classifier(color_file(folder / 'm.onnx', preprocessing()), 'gpu')
+    with pytest.raises(ValueError, match="provider: unknown provider 'gpus'; known: auto, tensorrt, cuda, cpu"):
+        Classifier(color_file(folder / 'm.onnx', preprocessing()), 'gpus', runtime='onnxruntime')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

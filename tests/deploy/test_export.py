@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
@@ -15,8 +16,10 @@ from nasnet_zoo import compile_genotype
 from nasnet_zoo.data import load_digits
 from nasnet_zoo.data.preprocessing import METADATA_KEY, make_preprocessing
 from nasnet_zoo.deploy import export
-from nasnet_zoo.deploy.export import ExportError, export_onnx, export_pt2
-from nasnet_zoo.deploy.session import Session
+from nasnet_zoo.deploy.export import TARGET_KEY, ExportError, export_onnx, export_pt2
+from nasnet_zoo.deploy.runtimes import open_session
+from nasnet_zoo.graph.targets import ONNX_TARGETS
+from nasnet_zoo.graph.to_onnx import newest_opset
 from nasnet_zoo.training.recipe import Recipe
 from nasnet_zoo.training.trainer import train as fit
 
@@ -67,12 +70,48 @@ def test_any_size_is_any_size(tmp_path):
             assert difference(run(tmp_path / 'any.onnx', x), model(x)) < 1e-5
 
 
-@pytest.mark.parametrize('opset', [15, 17, 18, 20, 23])
+@pytest.mark.parametrize('opset', [15, 17, 18, 20, 23, newest_opset()])
 def test_opsets(opset, tmp_path):
     model = small('nasnet_c')
-    export_onnx(model, tmp_path / 'm.onnx', make_preprocessing(model, img_size=16), opset=opset, dynamic_size=True)
-    proto, _ = facts(tmp_path / 'm.onnx')
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [('', opset)]
+    preprocessing = make_preprocessing(model, img_size=16)
+    calibration = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), np.uint8)
+    for kwargs in (dict(dynamic_size=True), dict(calibration=calibration))[:1 if 15 < opset < newest_opset() else 2]:
+        export_onnx(model, tmp_path / 'm.onnx', preprocessing, opset=opset, **kwargs)
+        proto, _ = facts(tmp_path / 'm.onnx')
+        assert [(entry.domain, entry.version) for entry in proto.opset_import if not entry.domain] == [('', opset)]
+
+
+def test_an_opset_that_is_too_new(tmp_path):
+    assert 21 <= newest_opset() <= onnx.defs.onnx_opset_version()
+    with pytest.raises(ValueError, match=f'opset: must be from 15 to {newest_opset()}, the newest that the installed'):
+        export_onnx(digit_network(), tmp_path / 'm.onnx', opset=newest_opset() + 1)
+
+
+@pytest.mark.parametrize('target', ONNX_TARGETS)
+def test_targets(target, tmp_path):
+    model = small('nasnet_a')
+    preprocessing = make_preprocessing(model, img_size=16)
+    calibration = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
+    x = torch.randn(1, 3, 16, 16)
+    for images in (None, calibration):
+        exported = export_onnx(model, tmp_path / 'm.onnx', preprocessing, target=target, calibration=images)
+        assert facts(exported.path)[1][TARGET_KEY] == target
+        assert exported.runtime == (ONNX_TARGETS[target].runtime if find_spec('openvino') else 'onnxruntime')
+        with torch.no_grad():  # every runtime runs it; here, that of the default target
+            assert difference(run(exported.path, x), model(x)) < (1e-5 if images is None else 0.2)
+
+
+@pytest.mark.parametrize('genotype, kwargs', [
+    ('nasnet_a', {}), ('nasnet_c', dict(stem='imagenet')), ('pnasnet5', {}), ('amoebanet_a', dict(num_classes=3))])
+def test_onnxslim_finds_nothing_to_remove(genotype, kwargs, tmp_path):
+    onnxslim = pytest.importorskip('onnxslim', reason='onnxslim is not installed')
+    model = small(genotype, **kwargs)
+    for settings in (dict(img_size=32), dict(img_size=32, with_preprocessing=True, softmax=True)):
+        export_onnx(model, tmp_path / 'm.onnx', make_preprocessing(model, **settings))
+        before, after = onnx.load(tmp_path / 'm.onnx').graph, onnxslim.slim(str(tmp_path / 'm.onnx')).graph
+        assert len(after.node) == len(before.node)
+        assert sorted(tuple(tensor.dims) for tensor in after.initializer) == sorted(
+            tuple(tensor.dims) for tensor in before.initializer)
 
 
 def test_the_file_says_what_it_takes(tmp_path):
@@ -183,14 +222,15 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
 
 def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, 'Session', lambda content: Session(content[:-9]))
+    monkeypatch.setattr(export, 'open_session', lambda name, content: open_session(name, content[:-9]))
     with pytest.raises(ExportError, match='m.onnx: ONNX Runtime cannot run the file: .*INVALID_PROTOBUF'):
         export_onnx(digit_network(), tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(opset=14), 'opset: must be from 15 to 23, not 14'),
+    (dict(opset=14), 'opset: must be from 15 to .*, not 14'),
+    (dict(target='onnx'), "target: unknown target 'onnx'; did you mean 'onnxruntime'"),
     (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)),
      'int8: cannot be combined with half or dynamic_size'),
     (dict(passes=['fold']), "passes: unknown pass 'fold'; known: drop_zeros"),

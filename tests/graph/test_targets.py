@@ -11,7 +11,7 @@ from nasnet_zoo.genotype.operations import COMBINE_NAMES, OP_NAMES
 from nasnet_zoo.graph.ir import NO_PADDING, SAME, Node, ordered
 from nasnet_zoo.graph.lower import lower
 from nasnet_zoo.graph.passes import PASSES, apply_passes
-from nasnet_zoo.graph.targets import TARGETS
+from nasnet_zoo.graph.targets import ONNX_TARGETS, TARGETS
 from nasnet_zoo.graph.to_onnx import to_onnx
 from nasnet_zoo.graph.to_torch import to_module
 
@@ -46,7 +46,8 @@ EXAMPLES = [(everything(['add', 'concat']), CIFAR, (9, 12), 0),
 
 
 def runs(targets, size, parity):
-    """(target, passes, size) for each pass alone, for all that the targets can write, and for each target's own.
+    """(target, passes, size) for each pass alone, for all that the targets can write, and for each target's own, also
+    for int8.
 
     All targets can write the same. A pass alone knows the size of the images in every other case.
     """
@@ -56,7 +57,8 @@ def runs(targets, size, parity):
     for known_size in (size, None):
         yield targets[0], names, known_size
         for target in targets:
-            yield target, None, known_size
+            for row in filter(None, (TARGETS[target], TARGETS[target].int8)):
+                yield target, row.passes, known_size
 
 
 def kinds(graph):
@@ -71,7 +73,7 @@ def check_pytorch(case):
         expected = model(x)
         for target, passes, known_size in runs(['torch_cpu', 'torch_gpu'], size, parity):
             rewritten = apply_passes(graph, target, known_size, passes)
-            makes = [kind for name in passes or TARGETS[target].passes for kind in PASSES[name].makes]
+            makes = [kind for name in passes for kind in PASSES[name].makes]
             assert kinds(rewritten) <= kinds(graph).union(makes), (target, passes)
             module = to_module(rewritten, torch.device('cpu'), torch.float64)
             assert difference(module(x), expected) < 1e-9, (target, passes, known_size)
@@ -87,7 +89,7 @@ def check_onnx_runtime(case):
     tolerance = 1e-3 if 'group_norm' in kinds(graph) else 1e-5
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    for target, passes, known_size in runs(['onnxruntime', 'onnxruntime_int8'], size, parity):
+    for target, passes, known_size in runs(list(ONNX_TARGETS), size, parity):
         rewritten = apply_passes(graph, target, known_size, passes)
         proto = to_onnx(rewritten, [2, 3, *(known_size or ['height', 'width'])])
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ['CPUExecutionProvider'])

@@ -56,8 +56,8 @@ def test_what_fails_is_noted_and_the_others_are_measured(tmp_path, monkeypatch):
 
 def test_onnxruntime_without_the_gpu_is_noted(tmp_path, monkeypatch):
     def refuse(*args):
-        raise benchmark_gpu.ProviderError('its libraries cannot be loaded')
-    monkeypatch.setattr(benchmark_gpu, 'Session', refuse)
+        raise benchmark_gpu.SessionError('its libraries cannot be loaded')
+    monkeypatch.setattr(benchmark_gpu, 'OnnxRuntimeSession', refuse)
     results, rows = measure(tmp_path, '--parts', 'correctness')
     assert results['notes'] == [
         'ONNX Runtime cannot use cpu, so no exported file was run there: its libraries cannot be loaded']

@@ -2,10 +2,12 @@
 import io
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from huggingface_hub.utils import disable_progress_bars
 
+from ..version import __version__
 from .compare import compare
 from .convert import convert
 from .deploy import classify, export
@@ -29,12 +31,23 @@ class _App(typer.Typer):
         return super().__call__(*args, **kwargs)
 
 
-app = _App(no_args_is_help=True, add_completion=False)
+app = _App(no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f'nasnet-zoo {__version__}')
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+        version: Annotated[bool, typer.Option(
+            '--version', callback=_print_version, is_eager=True, help='Print the version and exit.')] = False,
+) -> None:
     """Build networks from genotypes: describe, search for, train, validate, convert, publish, export and run them."""
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # of downloads from the Hub
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 

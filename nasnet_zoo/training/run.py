@@ -31,6 +31,7 @@ from ..files import atomic_write, read_safetensors, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
+from ..version import __version__
 from ..zoo import build
 from .config import TrainConfig
 from .metrics import evaluate
@@ -78,8 +79,8 @@ def _comparable(settings: Dict[str, Any]) -> Dict[str, Any]:
 
 def versions() -> Dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on."""
-    packages = ('nasnet-zoo', 'torch', 'timm', 'numpy')
-    return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    others = {name: metadata.version(name) for name in ('torch', 'timm', 'numpy')}
+    return {'python': platform.python_version(), 'nasnet-zoo': __version__, **others}
 
 
 class Run:

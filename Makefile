@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all lint clean
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python tools/demo.py --out demo
+	$(BIN)/nasnet-zoo demo --out demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

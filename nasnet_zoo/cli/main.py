@@ -10,8 +10,10 @@ from huggingface_hub.utils import disable_progress_bars
 from ..version import __version__
 from .compare import compare
 from .convert import convert
+from .demo import demo
 from .deploy import classify, export
 from .describe import describe
+from .doctor import doctor
 from .gallery import gallery
 from .hub import push
 from .report import report
@@ -52,5 +54,5 @@ def main(
 
 
 for command in (
-        describe, gallery, train, search, report, compare, validate, convert, push, export, classify):
+        describe, gallery, demo, train, search, report, compare, validate, convert, push, export, classify, doctor):
     app.command()(command)

@@ -27,6 +27,8 @@ COMMANDS: Dict[str, Optional[str]] = {  # what one can do, and the extra that it
     'train': None,
     'train --data digits': 'digits',
     'train --log tensorboard': 'train',
+    'train --log mlflow': 'mlflow',
+    'train --log wandb': 'wandb',
     'validate': None,
     'describe': None,
     'describe --draw': 'draw',

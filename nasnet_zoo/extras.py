@@ -11,6 +11,8 @@ EXTRAS: Dict[str, Dict[str, str]] = {  # extra of the package: its packages, eac
     'search': {'matplotlib': 'matplotlib', 'optuna': 'optuna', 'scipy': 'scipy'},
     'ray': {'matplotlib': 'matplotlib', 'optuna': 'optuna', 'scipy': 'scipy', 'ray': 'ray'},
     'train': {'matplotlib': 'matplotlib', 'tensorboard': 'tensorboard'},
+    'mlflow': {'mlflow': 'mlflow'},
+    'wandb': {'wandb': 'wandb'},
     'demo': {'scikit-learn': 'sklearn', 'matplotlib': 'matplotlib', 'optuna': 'optuna', 'scipy': 'scipy'},
 }
 

@@ -1,4 +1,4 @@
-"""The command that publishes a model."""
+"""The command that publishes models and cells."""
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -11,11 +11,15 @@ __all__ = ['push']
 
 
 def push(
-        source: str = typer.Argument(
-            metavar='FOLDER_OR_MODEL', help=(
-                'A model folder (such as a run folder of "train"), or the name of a model that has weights.')),
-        repo_id: str = typer.Argument(
-            metavar='OWNER/NAME', help='The repository on the Hugging Face Hub. It is created if necessary.'),
+        source: Optional[str] = typer.Argument(
+            None, metavar='FOLDER_OR_MODEL', help=(
+                'A model folder (such as a run folder of "train"), the name of a model that has weights, or a '
+                'genotype file, which is published without weights. With --all, the owner.')),
+        repo_id: Optional[str] = typer.Argument(
+            None, metavar='OWNER/NAME', help='The repository on the Hugging Face Hub. It is created if necessary.'),
+        everything: bool = typer.Option(False, '--all', help=(
+            'Publish all weights that are part of the package, each to a repository that is named after the model: '
+            'push --all OWNER. With --dry-run, the owner may be left out.')),
         private: bool = typer.Option(False, '--private', help='Make the repository private.'),
         revision: Optional[str] = typer.Option(None, help='The branch. It is created if necessary. (default: main)'),
         license: Optional[str] = typer.Option(
@@ -32,11 +36,30 @@ def push(
             False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
         as_json: AsJson = False,
 ) -> None:
-    """Write a model card and upload a model folder to the Hugging Face Hub as one commit."""
+    """Write a model card and upload a model folder to the Hugging Face Hub as one commit.
+
+    A genotype file is published without weights; anyone can load it with load_genotype('hf-hub:OWNER/NAME').
+    """
     from ..hub import publish
     with exit_on_error():
-        folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
-        report = publish.push(folder, repo_id, private, revision, message, dry_run=dry_run)
+        target = out or Path(tempfile.mkdtemp())
+        how = dict(private=private, revision=revision, message=message, dry_run=dry_run)
+        if everything:
+            if repo_id or license or onnx or not (source or dry_run):
+                raise ValueError('--all takes the owner instead of a model and a repository, and neither --license nor '
+                                 '--onnx: nasnet-zoo push --all OWNER')
+            reports = publish.push_all(source or 'OWNER', target, tag, **how)
+            print_report(reports, as_json, lambda reports: [
+                _print_files(Path(report['folder']), report) for report in reports])
+            return
+        if source is None or repo_id is None:
+            raise ValueError('say what to publish and where: nasnet-zoo push FOLDER_OR_MODEL OWNER/NAME')
+        if source.endswith('.json'):
+            folder = publish.prepare_cell(source, target, repo_id, license, tag)
+            report = publish.push_cell(folder, repo_id, **how)
+        else:
+            folder = publish.prepare(source, target, repo_id, license, tag, onnx)
+            report = publish.push(folder, repo_id, **how)
     print_report(report, as_json, lambda report: _print_files(folder, report))
 
 

@@ -99,7 +99,7 @@ _CELL_CARD = '''---
 {mark}
 # {name}
 
-A genotype of [nasnet-zoo](https://pypi.org/project/nasnet-zoo/): a pair of cells for image classifiers, without \
+A genotype of nasnet-zoo: a pair of cells for image classifiers, without \
 weights. Its name is {genotype}{source}, and its architecture digest is {digest}.
 {picture}
 ## Load

@@ -19,7 +19,7 @@ COLUMNS = ('model', 'img_size', 'top1', 'top1_err', 'top5', 'top5_err', 'param_c
 
 
 def result_rows() -> Dict[str, List[Dict[str, object]]]:
-    """Return the rows of each data set, the best model first. Accuracies are percentages, parameters are in millions."""
+    """Return the rows of each data set, the best model first: accuracies in percent, parameters in millions."""
     rows: Dict[str, List[Dict[str, object]]] = {}
     for name in shipped_weights():
         cfg = get_pretrained_cfg(name)

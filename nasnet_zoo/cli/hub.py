@@ -1,7 +1,7 @@
 """The command that publishes models and cells."""
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import typer
 
@@ -48,19 +48,29 @@ def push(
             if repo_id or license or onnx or not (source or dry_run):
                 raise ValueError('--all takes the owner instead of a model and a repository, and neither --license nor '
                                  '--onnx: nasnet-zoo push --all OWNER')
-            reports = publish.push_all(source or 'OWNER', target, tag, **how)
-            print_report(reports, as_json, lambda reports: [
-                _print_files(Path(report['folder']), report) for report in reports])
+            print_report(publish.push_all(source or 'OWNER', target, tag, **how), as_json, _print_all)
             return
         if source is None or repo_id is None:
             raise ValueError('say what to publish and where: nasnet-zoo push FOLDER_OR_MODEL OWNER/NAME')
-        if source.endswith('.json'):
-            folder = publish.prepare_cell(source, target, repo_id, license, tag)
-            report = publish.push_cell(folder, repo_id, **how)
-        else:
-            folder = publish.prepare(source, target, repo_id, license, tag, onnx)
-            report = publish.push(folder, repo_id, **how)
+        folder, report = _push_one(source, target, repo_id, dict(license=license, tags=tag), onnx, how)
     print_report(report, as_json, lambda report: _print_files(folder, report))
+
+
+def _push_one(
+        source: str, target: Path, repo_id: str, card: Dict[str, Any], onnx: bool, how: Dict[str, Any],
+) -> Tuple[Path, Dict[str, Any]]:
+    """Publish a cell, if `source` is a JSON file, or a model. Return the folder that was published, and the report."""
+    from ..hub import publish
+    if source.endswith('.json'):
+        folder = publish.prepare_cell(source, target, repo_id, **card)
+        return folder, publish.push_cell(folder, repo_id, **how)
+    folder = publish.prepare(source, target, repo_id, **card, onnx=onnx)
+    return folder, publish.push(folder, repo_id, **how)
+
+
+def _print_all(reports: List[Dict[str, Any]]) -> None:
+    for report in reports:
+        _print_files(Path(report['folder']), report)
 
 
 def _print_files(folder: Path, report: Dict[str, Any]) -> None:

@@ -114,16 +114,21 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         raise GenotypeError(shorten(name), [
             ('', f'there is no built-in genotype of this name (a path must end in .json); {hint}')])
     if is_remote:
-        path = download_genotype(name, MAX_BYTES)
-    else:
-        path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
-    label = path.name if not is_path else shorten(name if is_remote else path, 200)
+        return shorten(name), _read_file(download_genotype(name, MAX_BYTES), shorten(name))
+    if is_path:
+        path = Path(os.fsdecode(name))
+        return shorten(path, 200), _read_file(path, shorten(path, 200))
+    return f'{name}.json', _read_file(genotypes_dir() / f'{name}.json', f'{name}.json')
+
+
+def _read_file(path: Path, label: str) -> str:
+    """Return the text of a file, which messages call `label`."""
     try:
         with open(path, 'rb') as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise GenotypeError(label, [('', f'too large: over {MAX_BYTES} bytes; a genotype is a page of text')])
-        return label, raw.decode('utf-8-sig')
+        return raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is invalid')]) from None
     except GenotypeError:

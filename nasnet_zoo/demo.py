@@ -33,7 +33,7 @@ from .training.trainer import train
 
 __all__ = ['DemoError', 'DemoSettings', 'run_demo']
 
-NETWORK = dict(num_cells=1, stem='cifar', img_size=8, num_classes=10, in_chans=1)
+NETWORK: Dict[str, Any] = dict(num_cells=1, stem='cifar', img_size=8, num_classes=10, in_chans=1)
 RECIPE = dict(batch_size=64, opt='nesterov', lr=0.1, pad=1, pad_mode='edge', flip=False)
 FILTERS = 12  # of NASNet-A's first cells
 CONTENT = {

@@ -2,6 +2,7 @@
 import os
 import platform
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -89,9 +90,17 @@ def _candidates() -> Iterator[Tuple[str, str, Callable[[np.ndarray], np.ndarray]
     """Yield runtime, device, and a function that computes a ReLU there."""
     devices = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
     for device in devices + (['mps'] if torch.backends.mps.is_available() else []):
-        yield 'PyTorch', device, lambda x, device=device: torch.from_numpy(x).to(device).relu().cpu().numpy()
+        yield 'PyTorch', device, partial(_in_pytorch, device)
     for provider in PROVIDERS:
-        yield 'ONNX Runtime', provider, lambda x, provider=provider: Session(_one_node(), provider).run(x)
+        yield 'ONNX Runtime', provider, partial(_in_onnxruntime, provider)
+
+
+def _in_pytorch(device: str, x: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(x).to(device).relu().cpu().numpy()
+
+
+def _in_onnxruntime(provider: str, x: np.ndarray) -> np.ndarray:
+    return Session(_one_node(), provider).run(x)
 
 
 def _one_node() -> bytes:

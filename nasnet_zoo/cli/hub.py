@@ -43,7 +43,7 @@ def push(
     from ..hub import publish
     with exit_on_error():
         target = out or Path(tempfile.mkdtemp())
-        how = dict(private=private, revision=revision, message=message, dry_run=dry_run)
+        how: Dict[str, Any] = dict(private=private, revision=revision, message=message, dry_run=dry_run)
         if everything:
             if repo_id or license or onnx or not (source or dry_run):
                 raise ValueError('--all takes the owner instead of a model and a repository, and neither --license nor '

@@ -152,7 +152,7 @@ def write_card(
     metadata = ModelCardData(
         library_name='timm', license=license or cfg.get('license') or 'apache-2.0', model_name=name,
         pipeline_tag='image-classification', tags=['image-classification', 'timm', 'nasnet', 'nasnet-zoo', *tags],
-        eval_results=results, **({'datasets': [re.sub(r'[^\w.-]+', '-', record['dataset'])]} if record else {}))
+        eval_results=results, datasets=[re.sub(r'[^\w.-]+', '-', record['dataset'])] if record else None)
     class_names = config.get('label_names') or ()
     write_utf8(path, _MODEL_CARD.format(
         metadata=metadata.to_yaml(), mark=_MARK, name=name, repo_id=repo_id, **_genotype_facts(genotype, folder),

@@ -1,24 +1,57 @@
 # make demo: from a search to classified images. make test: the tests but for the slow ones, which make test-all runs too.
-# make lint: style and types. Each sets up what it needs in .venv.
+# make lint: style and types. make package: sdist and wheel. make doctor: what works on this machine.
+# Each sets up what it needs in .venv. make test-lowest and make test-pre have environments of their own, with the
+# lowest versions of all dependencies and with pre-releases.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PYTEST := -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-lowest test-pre lint package check-tag doctor pre-commit clean
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python tools/demo.py --out demo
+	$(BIN)/nasnet-zoo demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python $(PYTEST)
+
+# The lowest versions that pyproject.toml allows. What only tests and benchmarks compare with is left out.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable '.[digits,keras,search,train]'
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+		pytest pytest-timeout pytest-xdist hypothesis jsonschema
+	.venv-lowest/bin/python $(PYTEST) -m "not slow"
+
+test-pre:
+	test -x .venv-pre/bin/python || $(PYTHON) -m venv .venv-pre
+	.venv-pre/bin/python -m pip install --quiet --disable-pip-version-check --pre --upgrade --editable '.[test]'
+	.venv-pre/bin/python $(PYTEST) -m "not slow"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent tests/typed
+
+pre-commit: $(VENV)/test.stamp
+	$(BIN)/pre-commit install
+
+package: $(VENV)/package.stamp
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# Does the tag that is released name the version of the package? make check-tag TAG=v0.2.0
+check-tag:
+	grep -qx "__version__ = '$(TAG:v%=%)'" nasnet_zoo/version.py
+
+doctor: $(VENV)/demo.stamp
+	$(BIN)/nasnet-zoo doctor
 
 $(VENV)/%.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,4 +59,4 @@ $(VENV)/%.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache
+	rm -rf $(VENV) .venv-lowest .venv-pre demo build dist .mypy_cache

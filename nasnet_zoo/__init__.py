@@ -7,6 +7,7 @@ from .genotype.loader import list_genotypes, load_genotype
 from .genotype.schema import Genotype, GenotypeError, GenotypeWarning
 from .network.nasnet import NASNet, compile_genotype
 from .network.skeleton import Skeleton
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; the imports of _LAZY, which a test compares
     from .checkpoints.load import load_foreign_weights
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # for type checkers and editors; the imports of _LAZY, which 
     from .training.recipe import Recipe
     from .training.trainer import train
 
-__version__ = '0.1.0'
 __all__ = [
     'Classifier', 'Genotype', 'GenotypeError', 'GenotypeWarning', 'NASNet', 'Recipe', 'Skeleton', 'compile_genotype',
     'describe', 'draw', 'evaluate', 'export_onnx', 'import_genotype', 'list_genotypes', 'load_foreign_weights',

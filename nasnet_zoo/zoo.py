@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from pydantic import ConfigDict, Field
 from timm import create_model, list_models, list_pretrained
 from timm.models import (
@@ -285,12 +285,18 @@ def models_of(genotype: str) -> Dict[str, Dict[str, Any]]:
     return {model.name: model.args for model in _MODELS if model.args['genotype'] == genotype and len(model.args) > 1}
 
 
+def shipped_weights() -> List[str]:
+    """Return the names, with their tags, of the models whose weights are part of the package."""
+    return [f'{model.name}.{model.tag}' for model in _MODELS if 'file' in model.cfg]
+
+
 def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NASNet:
     """Build the network that `source` names.
 
     Args:
-        source: The name of a model, a model folder, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME``, or a genotype as
-            ``load_genotype`` takes it. A name that a model and a genotype share is that of the model.
+        source: The name of a model, a model folder, ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME`` (a model or a
+            cell), or a genotype as ``load_genotype`` takes it. A name that a model and a genotype share is that of
+            the model.
         **kwargs: Arguments of ``timm.create_model``, or of ``compile_genotype`` for a genotype.
 
     Raises:
@@ -302,7 +308,12 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
         source = f'local-dir:{folder}'
     if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
             source.split('.')[0] in list_models(module='zoo') and not source.endswith('.json'))):
-        model = create_model(source, **kwargs)
+        try:
+            model = create_model(source, **kwargs)
+        except EntryNotFoundError:  # a repository without config.json may be that of a cell
+            if kwargs.get('pretrained') or not source.startswith('hf-hub:'):
+                raise
+            return compile_genotype(source, **kwargs)
         if not isinstance(model, NASNet):
             raise ValueError(f'{source}: is a {type(model).__name__}, not a network of this package')
         return model

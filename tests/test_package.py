@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 
@@ -36,13 +37,35 @@ def test_files_of_the_wheel():
     check_files([file.distribution_path for file in wheel.recurse_included_files()])
 
 
-@pytest.mark.slow
-def test_wheel(tmp_path):
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """The folder with the sdist, and the wheel that was built from it."""
     pytest.importorskip('hatchling', reason='builds the wheel')
-    subprocess.run([sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', tmp_path, ROOT],
-                   check=True, capture_output=True)
-    wheel, = tmp_path.glob('*.whl')
+    folder = tmp_path_factory.mktemp('dist')
+    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', folder, ROOT], check=True,
+                   capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_files_to_publish(built):
+    wheel, = built.glob('*.whl')
+    sdist, = built.glob('*.tar.gz')
+    assert wheel.name == f'nasnet_zoo-{__version__}-py3-none-any.whl'
+    assert sdist.name == f'nasnet_zoo-{__version__}.tar.gz'
+    assert wheel.stat().st_size < 8e6
     check_files(zipfile.ZipFile(wheel).namelist())
+    with tarfile.open(sdist) as tar:
+        names = {name.partition('/')[2] for name in tar.getnames()}
+    assert {'CHANGELOG.md', 'CITATION.cff', 'Makefile', 'tests/conftest.py'} <= names
+    pytest.importorskip('twine', reason='checks what is uploaded')
+    done = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', wheel, sdist], capture_output=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_wheel(built, tmp_path):
+    wheel, = built.glob('*.whl')
 
     env = tmp_path / 'smoke'
     venv.create(env, with_pip=True)
@@ -56,3 +79,14 @@ def test_wheel(tmp_path):
     assert output.split() == [__version__, *list_genotypes()]
     command = [env / 'bin' / 'nasnet-zoo', 'describe', 'nasnet_c', '--json']
     assert b'"params"' in subprocess.check_output(command, cwd=tmp_path, env=variables)
+    pytest.importorskip('optuna', reason='the demo is a search')
+    command = [env / 'bin' / 'nasnet-zoo', 'demo', '--trials', '2', '--epochs', '6']
+    subprocess.run(command, cwd=tmp_path, env=variables, check=True, capture_output=True)
+    assert {'cells.png', 'model.onnx', 'report.json'} <= {path.name for path in (tmp_path / 'demo').iterdir()}
+
+
+def test_the_version_is_stated_once():
+    """The other places that name it, which tools outside of Python read, agree with it."""
+    citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    assert f'\nversion: {__version__}\n' in citation
+    assert f'## [{__version__}]' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')

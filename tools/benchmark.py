@@ -50,6 +50,7 @@ from torchvision.transforms.functional import to_pil_image
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import load_genotype
 from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
 from nasnet_zoo.deploy.runtimes import RUNTIMES
 from nasnet_zoo.graph.targets import ONNX_TARGETS
@@ -325,4 +326,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+        main()

@@ -41,6 +41,7 @@ from torch.nn import functional as F
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo import optimize_for_inference
 from nasnet_zoo.checkpoints.load import load_foreign_weights
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import ImageSet
 from nasnet_zoo.data.preprocessing import make_preprocessing
 from nasnet_zoo.deploy.export import export_onnx
@@ -402,4 +403,5 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    run(make_parser().parse_args())
+    with exit_on_interrupt(lambda: '--out has the results so far; the same command starts again'):
+        run(make_parser().parse_args())

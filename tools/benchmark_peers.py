@@ -19,6 +19,7 @@ from benchmark_search import Surrogate, Task
 from rich.console import Console
 from rich.table import Table
 
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.search.space import Space, darts_space
 
 
@@ -154,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+        main()

@@ -18,6 +18,7 @@ NAS-Bench-301 for random cells is written by
 import argparse
 import json
 import random
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.importer import import_genotype
@@ -199,7 +201,7 @@ def measure(
             seconds = child_seconds(evaluator, todo[0])
             console.print(f'{contestant.name}: {len(todo)} cells, about {seconds:.0f} s each, '
                           f'{len(todo) * seconds / 60:.0f} min in all')
-        for genotype in track(todo, contestant.name, console=console):
+        for genotype in track(todo, contestant.name, console=console, disable=not sys.stderr.isatty()):
             row = rows[genotype.architecture_digest]
             started = time.process_time()
             try:
@@ -383,4 +385,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'the same command continues after the last finished cell'):
+        main()

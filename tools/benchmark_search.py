@@ -15,7 +15,9 @@ Results are written after each run, and the same command continues where it was 
 import argparse
 import json
 import os
+import signal
 import statistics
+import sys
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -28,6 +30,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import mannwhitneyu
 
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.config import SearchConfig
@@ -174,9 +177,11 @@ def run_all(names: Sequence[str], seeds: Sequence[int], task: Task, out: Path, w
     seconds = sum(_SECONDS[CONTESTANTS[name][0]] for name, _ in jobs) * task.trials / 1000 / workers
     Console(stderr=True).print(f'{len(jobs)} of {len(seeds) * len(names)} runs are to do, which takes about '
                                f'{seconds / 60:.0f} minutes on {workers} cores')
-    with ProcessPoolExecutor(workers) as pool:
+    end_on_interrupt = signal.signal, (signal.SIGINT, signal.SIG_DFL)  # at once, and without a traceback
+    with ProcessPoolExecutor(workers, None, *end_on_interrupt) as pool:
         futures = {pool.submit(run, name, seed, task): (name, str(seed)) for name, seed in jobs}
-        for future in track(as_completed(futures), 'runs', total=len(jobs), console=Console(stderr=True)):
+        for future in track(as_completed(futures), 'runs', total=len(jobs), console=Console(stderr=True),
+                            disable=not sys.stderr.isatty()):
             name, number = futures[future]
             runs.setdefault(name, {})[number] = future.result()
             write_json(out, content)
@@ -290,4 +295,5 @@ def plot(best: Dict[str, List[List[Tuple[int, float]]]], trials: int, path: Path
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'the same command continues after the last finished search'):
+        main()

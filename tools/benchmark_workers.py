@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
@@ -133,4 +134,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+        main()

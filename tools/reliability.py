@@ -34,7 +34,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.progress import track
 
-from nasnet_zoo.cli.common import make_progress
+from nasnet_zoo.cli.common import exit_on_interrupt, make_progress
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.loader import load_genotype
 from nasnet_zoo.genotype.schema import Genotype
@@ -70,7 +70,7 @@ class Result(NamedTuple):
 
 def show(items: Iterable[Any], description: str) -> Iterable[Any]:
     """Return `items`, with a progress bar on standard error."""
-    return track(items, description, console=Console(stderr=True))
+    return track(items, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 # Searches in folders
@@ -620,4 +620,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+        sys.exit(main())

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 import nasnet_zoo  # noqa: F401  (registers the zoo)
 from nasnet_zoo.checked import Checked
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import DataError, ImageSet, data_name, load_data
 from nasnet_zoo.network.nasnet import NASNet
 from nasnet_zoo.training.config import TrainConfig
@@ -483,4 +484,5 @@ def main(arguments: Optional[List[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_on_interrupt(lambda: 'the same command continues after the last epoch'):
+        main()

@@ -4,8 +4,9 @@ from typing import Any, Dict
 from rich.console import Console
 from rich.table import Table
 
+from ..extras import require
 from ..search.compare_config import CompareConfig
-from .common import AsJson, exit_on_error, make_progress, print_report
+from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
 from .options import with_settings
 
 __all__ = ['compare']
@@ -18,19 +19,14 @@ def compare(config: CompareConfig, as_json: AsJson = False) -> None:
     Each cell is built into a network, with --match of the same cost for all, and trained with several seeds. The
     accuracies are compared seed by seed. An interrupted comparison continues with --resume.
     """
-    with exit_on_error():
-        try:
-            import filelock  # noqa: F401
-            import matplotlib  # noqa: F401
-            import scipy  # noqa: F401
-        except ImportError as error:
-            raise ImportError(f'a comparison needs {error.name}: pip install nasnet-zoo[search]') from None
+    with exit_on_error(config.out / 'compare.json'):
+        require('a comparison', 'search')
         from ..search.compare import run_comparison
         with make_progress('epochs') as progress:
             task = progress.add_task('', total=None)
             result = run_comparison(
                 config, lambda done, total: progress.update(task, completed=done, total=total),
-                log=lambda line: progress.console.print(line, markup=False))
+                log=line_printer(progress))
     print_report(result, as_json, _print_result)
 
 

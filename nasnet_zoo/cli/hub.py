@@ -1,7 +1,7 @@
-"""The command that publishes a model."""
+"""The command that publishes models and cells."""
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import typer
 
@@ -11,11 +11,15 @@ __all__ = ['push']
 
 
 def push(
-        source: str = typer.Argument(
-            metavar='FOLDER_OR_MODEL', help=(
-                'A model folder (such as a run folder of "train"), or the name of a model that has weights.')),
-        repo_id: str = typer.Argument(
-            metavar='OWNER/NAME', help='The repository on the Hugging Face Hub. It is created if necessary.'),
+        source: Optional[str] = typer.Argument(
+            None, metavar='FOLDER_OR_MODEL', help=(
+                'A model folder (such as a run folder of "train"), the name of a model that has weights, or a '
+                'genotype file, which is published without weights. With --all, the owner.')),
+        repo_id: Optional[str] = typer.Argument(
+            None, metavar='OWNER/NAME', help='The repository on the Hugging Face Hub. It is created if necessary.'),
+        everything: bool = typer.Option(False, '--all', help=(
+            'Publish all weights that are part of the package, each to a repository that is named after the model: '
+            'push --all OWNER. With --dry-run, the owner may be left out.')),
         private: bool = typer.Option(False, '--private', help='Make the repository private.'),
         revision: Optional[str] = typer.Option(None, help='The branch. It is created if necessary. (default: main)'),
         license: Optional[str] = typer.Option(
@@ -35,16 +39,39 @@ def push(
             False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
         as_json: AsJson = False,
 ) -> None:
-    """Write a model card and upload a model folder to the Hugging Face Hub as one commit."""
+    """Write a model card and upload a model folder to the Hugging Face Hub as one commit.
+
+    A genotype file is published without weights; anyone can load it with load_genotype('hf-hub:OWNER/NAME').
+    """
     from ..hub import publish
     from ..hub.space import prepare_space, push_space
     with exit_on_error():
-        folder = publish.prepare(source, out or Path(tempfile.mkdtemp()), repo_id, license, tag, onnx)
+        target = out or Path(tempfile.mkdtemp())
+        how: Dict[str, Any] = dict(private=private, revision=revision, message=message, dry_run=dry_run)
+        if everything:
+            if repo_id or license or onnx or space or not (source or dry_run):
+                raise ValueError('--all takes the owner instead of a model and a repository, and none of --license, '
+                                 '--onnx and --space: nasnet-zoo push --all OWNER')
+            print_report(publish.push_all(source or 'OWNER', target, tag, **how), as_json, _print_all)
+            return
+        if source is None or repo_id is None:
+            raise ValueError('say what to publish and where: nasnet-zoo push FOLDER_OR_MODEL OWNER/NAME')
+        folder, upload = _prepare(source, target, repo_id, dict(license=license, tags=tag), onnx)
         page = prepare_space(folder, Path(tempfile.mkdtemp()), repo_id, license) if space else None
-        report = publish.push(folder, repo_id, private, revision, message, dry_run=dry_run)
+        report = upload(folder, repo_id, **how)
         if page:
             report['space'] = push_space(page, repo_id, private, message, dry_run=dry_run)
     print_report(report, as_json, lambda report: _print_reports(folder, page, report))
+
+
+def _prepare(
+        source: str, target: Path, repo_id: str, card: Dict[str, Any], onnx: bool,
+) -> Tuple[Path, Callable[..., Dict[str, Any]]]:
+    """Write the folder of a cell, if `source` is a JSON file, or of a model. Return it, and what uploads it."""
+    from ..hub import publish
+    if source.endswith('.json'):
+        return publish.prepare_cell(source, target, repo_id, **card), publish.push_cell
+    return publish.prepare(source, target, repo_id, **card, onnx=onnx), publish.push
 
 
 def _print_reports(folder: Path, page: Optional[Path], report: Dict[str, Any]) -> None:
@@ -52,6 +79,11 @@ def _print_reports(folder: Path, page: Optional[Path], report: Dict[str, Any]) -
     if page:
         print('\nThe Space:')
         _print_files(page, report['space'])
+
+
+def _print_all(reports: List[Dict[str, Any]]) -> None:
+    for report in reports:
+        _print_files(Path(report['folder']), report)
 
 
 def _print_files(folder: Path, report: Dict[str, Any]) -> None:

@@ -2,14 +2,18 @@
 import io
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from huggingface_hub.utils import disable_progress_bars
 
+from ..version import __version__
 from .compare import compare
 from .convert import convert
+from .demo import demo
 from .deploy import classify, export
 from .describe import describe
+from .doctor import doctor
 from .gallery import gallery
 from .hub import push
 from .report import report
@@ -29,15 +33,26 @@ class _App(typer.Typer):
         return super().__call__(*args, **kwargs)
 
 
-app = _App(no_args_is_help=True, add_completion=False)
+app = _App(no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f'nasnet-zoo {__version__}')
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+        version: Annotated[bool, typer.Option(
+            '--version', callback=_print_version, is_eager=True, help='Print the version and exit.')] = False,
+) -> None:
     """Build networks from genotypes: describe, search for, train, validate, convert, publish, export and run them."""
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # of downloads from the Hub
     warnings.showwarning = lambda message, *args, **kwargs: print(f'warning: {message}', file=sys.stderr)
 
 
 for command in (
-        describe, gallery, train, search, report, compare, validate, convert, push, export, classify):
+        describe, gallery, demo, train, search, report, compare, validate, convert, push, export, classify, doctor):
     app.command()(command)

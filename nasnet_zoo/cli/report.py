@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..extras import require
 from .common import AsJson, exit_on_error, print_report
 
 __all__ = ['report']
@@ -26,12 +27,9 @@ def report(
     distribution of the rewards, tests for differences between the searches, and the best cells beside each other.
     """
     with exit_on_error():
-        try:
-            import matplotlib  # noqa: F401
-            import optuna
-            import scipy  # noqa: F401
-        except ImportError as error:
-            raise ImportError(f'a report needs {error.name}: pip install nasnet-zoo[search]') from None
+        require('a report', 'search')
+        import optuna
+
         from ..search.report.pages import write_report
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         default = folders[0] / 'report.html' if len(folders) == 1 else Path('comparison.html')

@@ -9,8 +9,9 @@ from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
+from ..extras import require
 from ..search.config import SearchConfig
-from .common import AsJson, exit_on_error, make_progress, print_report
+from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
 from .options import with_settings
 
 __all__ = ['search']
@@ -29,11 +30,10 @@ def search(
     told a reward: the accuracy of the child on held-out images, or exp(-loss) (--reward). At the end, the best children
     are trained again, for longer. The option --seed sets the seed of both the sampler and the training of the children.
     """
-    with exit_on_error():
-        try:
-            import optuna
-        except ImportError:
-            raise ImportError('a search needs Optuna: pip install nasnet-zoo[search]') from None
+    with exit_on_error(config.out / 'search.json'):
+        require('a search', 'search')
+        import optuna
+
         from ..search.run import search_forecast, search_status
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if status:
@@ -77,7 +77,7 @@ def _run_with_progress(config: SearchConfig) -> Dict[str, Any]:
                 end=None if now.seconds_left is None else time.time() + now.seconds_left,
                 reason=escape(f'(last reason: {now.failures[-1]})') if now.failures else '')
 
-        return run_search(config, update, log=lambda line: progress.console.print(line, markup=False))
+        return run_search(config, update, log=line_printer(progress))
 
 
 def _print_children(children: List[Dict[str, Any]]) -> None:

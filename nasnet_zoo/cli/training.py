@@ -8,7 +8,7 @@ import typer
 
 from ..data.datasets import DATA_SETS
 from ..training.config import TrainConfig
-from .common import AsJson, exit_on_error, make_progress, print_report
+from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
 from .options import with_settings
 
 __all__ = ['train', 'validate']
@@ -25,10 +25,10 @@ def train(config: TrainConfig) -> None:
     bar = make_progress('epoch {task.fields[epoch]}', quiet=os.environ.get('RANK', '0') != '0', after=(
         'loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  '
         '{task.fields[images_per_second]:.0f} img/s'))
-    with exit_on_error(), bar as progress:
+    with exit_on_error(config.out / 'run.json'), bar as progress:
         task = progress.add_task('', total=None, epoch=0, loss=float('nan'), accuracy=0., images_per_second=0.)
         report = run_training(
-            config, say=progress.console.print,
+            config, say=line_printer(progress),
             on_step=lambda s: progress.update(
                 task, completed=s['step'], total=s['steps'], **{k: s[k] for k in progress.tasks[0].fields}))
     if report:

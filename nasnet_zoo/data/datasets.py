@@ -236,7 +236,7 @@ def load_data(
             Images of up to :data:`SMALL` pixels are kept in memory. By default images keep their size, which must
             then be the same for all.
         download: Whether torchvision and timm may download.
-        cache_dir: The folder for decoded images. The default is ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``.
+        cache_dir: The folder for decoded images. The default is that of :func:`~nasnet_zoo.data.pictures.cache_folder`.
         preprocessing: Prepare images as this says instead, for instance as a model needs them.
 
     Returns:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import posixpath
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -11,6 +12,8 @@ from typing import IO, Any, Callable, Collection, Dict, Iterator, List, Optional
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from platformdirs import user_cache_path
+from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 
@@ -35,9 +38,9 @@ _SPLITS = {'train': ('train',), 'test': ('test', 'val', 'validation')}  # names 
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloaded and decoded data: ``$NASNET_ZOO_CACHE`` or ``~/.cache/nasnet_zoo``."""
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(os.environ.get('NASNET_ZOO_CACHE') or Path(home) / 'nasnet_zoo')
+    """Return the folder for downloaded and decoded data: ``$NASNET_ZOO_CACHE``, or the platform's folder for caches,
+    which is ``~/.cache/nasnet_zoo`` on Linux."""
+    return Path(os.environ.get('NASNET_ZOO_CACHE') or user_cache_path('nasnet_zoo', appauthor=False))
 
 
 def find_pictures(paths: Sequence[Union[str, os.PathLike]]) -> Tuple[List[Path], LeftOut]:
@@ -175,7 +178,9 @@ class PictureFolder:
             DataError: If an image has another size than `side`, or if no image of a class can be read.
         """
         pictures, resized = {}, False
-        for name, read in track(self._tree.read(self.names), self.path.name, len(self.names), transient=True):
+        for name, read in track(
+                self._tree.read(self.names), self.path.name, len(self.names), transient=True,
+                console=Console(stderr=True), disable=not sys.stderr.isatty()):
             image = self._try(name, _decode, read)
             if image and side is not None:
                 self._check_size(name, image.size, side)

@@ -7,7 +7,8 @@ Other layouts arrange them as a server needs them; see :data:`~nasnet_zoo.deploy
 import hashlib
 import json
 import os
-from datetime import datetime, timezone
+import sys
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -199,7 +200,8 @@ def _read_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Optio
     images = []
     files, left_out = find_pictures(paths)
     warn_of_left_out(describe_left_out(left_out))
-    for path in track(files, 'pictures', transient=True, console=Console(stderr=True)):
+    for path in track(files, 'pictures', transient=True, console=Console(stderr=True),
+                      disable=not sys.stderr.isatty()):
         try:
             images.append(preprocessing.read(path))
         except Exception as error:  # image decoders raise exceptions of many kinds
@@ -235,7 +237,7 @@ def _describe_origin(
 ) -> Dict[str, Any]:
     """Return the manifest's entries on how the files were made and from what."""
     return dict(
-        created=config.timestamp or datetime.now(timezone.utc).isoformat(timespec='seconds'), command=list(command),
+        created=config.timestamp or datetime.now(UTC).isoformat(timespec='seconds'), command=list(command),
         config=config.model_dump(mode='json', exclude={'out'}),  # the same files in another folder are the same bytes
         model=facts.name, genotype=model.genotype.name, source=config.source, license=facts.license,
         weights=weights and dict(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..data.preprocessing import METADATA_KEY, Preprocessing, make_preprocessing
+from ..extras import require
 from ..files import atomic_write
 from ..graph.passes import optimize_for_inference
 from ..graph.targets import TARGETS
@@ -59,11 +60,7 @@ def export_litert(
         ValueError: If arguments do not fit the network, or if it is in training mode or returns NaN.
         ExportError: If the network cannot be converted, or if the file's results are not the network's.
     """
-    try:
-        with _silence():
-            import litert_torch  # noqa: F401
-    except ImportError as error:
-        raise ImportError('LiteRT files need its converter: pip install nasnet-zoo[litert]') from error
+    require('--format litert', 'litert')
     if batch_size is None:
         raise ValueError('batch_size: a LiteRT file takes a fixed number of images')
     preprocessing = preprocessing or make_preprocessing(model)
@@ -103,7 +100,8 @@ class _WithEnds(nn.Module):
 
 def _convert(module: nn.Module, sample: np.ndarray, path: Union[str, os.PathLike]) -> bytes:
     """Return the content of the file."""
-    import litert_torch
+    with _silence():
+        import litert_torch
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model.tflite'
         images = dict(image=torch.from_numpy(sample))

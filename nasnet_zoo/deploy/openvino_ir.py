@@ -1,6 +1,7 @@
 """A model in OpenVINO's own format (IR) beside the ONNX file: ``model.xml`` is the graph, ``model.bin`` the weights."""
 import numpy as np
 
+from ..extras import require
 from ..graph.compare import relative_difference
 from .classifier import Classifier
 from .compare import PRECISIONS, ExportError
@@ -19,10 +20,8 @@ def write_ir(deployment: Deployment) -> None:
         ImportError: If OpenVINO is not installed.
         ExportError: If OpenVINO cannot convert the file, or if its results are not those of the file.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ImportError('IR files need OpenVINO: pip install nasnet-zoo[openvino]') from error
+    require('--layout openvino', 'openvino')
+    import openvino
     path, facts = deployment.exported.path, deployment.facts
     core, target = openvino.Core(), path.with_suffix('.xml')
     (images, *_), _ = deployment.exported.shapes.values()

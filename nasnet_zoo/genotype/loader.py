@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ..checked import shorten, suggest
 from .operations import OPERATIONS
+from .remote import HUB, download_genotype
 from .schema import (
     FORMAT,
     KINDS,
@@ -46,8 +47,10 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
 
     Args:
         source: The name of a built-in genotype (such as ``'nasnet_a'``), a path that ends in ``.json``, JSON data as a
-            dict, or a genotype, which is returned as it is.
-        allow_path: Whether `source` may be a path. Pass False for a `source` from an untrusted configuration.
+            dict, ``'hf-hub:OWNER/NAME'`` for the genotype of a repository on the Hugging Face Hub, or a genotype,
+            which is returned as it is.
+        allow_path: Whether `source` may be a path or a repository. Pass False for a `source` from an untrusted
+            configuration.
 
     Raises:
         GenotypeError: If the genotype cannot be read or is invalid. The message lists all problems, each with its file,
@@ -100,7 +103,9 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         raise GenotypeError(f'<{type(source).__name__}>', [  # not its repr(), which may be huge or raise an error
             ('', f'a genotype is a name, a path or a dict, not a {type(source).__name__}')])
     name = os.fspath(source)
-    is_path = isinstance(source, os.PathLike) or isinstance(name, bytes) or name.endswith('.json') or os.sep in name
+    is_remote = isinstance(name, str) and name.startswith(HUB)
+    is_path = (is_remote or isinstance(source, os.PathLike) or isinstance(name, bytes) or name.endswith('.json')
+               or os.sep in name)
     if is_path and not allow_path:
         raise GenotypeError(shorten(name), [
             ('', 'a path is not allowed here; pass the name of a built-in genotype or load_genotype(path).to_dict()')])
@@ -108,14 +113,22 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         hint = suggest(name[:100].lower(), list_genotypes())
         raise GenotypeError(shorten(name), [
             ('', f'there is no built-in genotype of this name (a path must end in .json); {hint}')])
-    path = Path(os.fsdecode(name)) if is_path else genotypes_dir() / f'{name}.json'
-    label = path.name if not is_path else shorten(path, 200)
+    if is_remote:
+        return shorten(name), _read_file(download_genotype(name, MAX_BYTES), shorten(name))
+    if is_path:
+        path = Path(os.fsdecode(name))
+        return shorten(path, 200), _read_file(path, shorten(path, 200))
+    return f'{name}.json', _read_file(genotypes_dir() / f'{name}.json', f'{name}.json')
+
+
+def _read_file(path: Path, label: str) -> str:
+    """Return the text of a file, which messages call `label`."""
     try:
         with open(path, 'rb') as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise GenotypeError(label, [('', f'too large: over {MAX_BYTES} bytes; a genotype is a page of text')])
-        return label, raw.decode('utf-8-sig')
+        return raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is invalid')]) from None
     except GenotypeError:

@@ -1,10 +1,9 @@
-"""Writes the model card of a model folder, and uploads the folder to the Hugging Face Hub as one commit."""
+"""Uploads model folders and genotypes to the Hugging Face Hub, each as one commit."""
 import os
-import re
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -15,99 +14,16 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from ..deploy.export import export_onnx
-from ..files import write_utf8
-from ..network.skeleton import depth_label
-from ..zoo import build, label_names
+from ..drawing import draw
+from ..genotype.loader import load_genotype
+from ..zoo import build, label_names, shipped_weights
+from .card import write_card, write_cell_card
 from .folder import CONFIG, WEIGHTS, HubError, read_accuracy, read_config, record_accuracy, write_folder
 
-__all__ = ['PUBLISHED', 'check_repo_id', 'prepare', 'push', 'upload', 'write_card']
+__all__ = ['PUBLISHED', 'check_repo_id', 'prepare', 'prepare_cell', 'push', 'push_all', 'push_cell', 'upload']
 
 PUBLISHED = (WEIGHTS, CONFIG, 'genotype.json', 'cells.svg', 'model.onnx', 'README.md', 'report.json', 'log.csv',
              'curve.png')  # the files of a model folder that are uploaded
-
-_MARK = '<!-- Written by nasnet-zoo at each push; remove this line to keep words of your own. -->'
-_CARD = '''---
-{metadata}
----
-{mark}
-# {name}
-
-An image classifier built from {genotype} cells ({depth}, F = {cell_filters}, {stem} stem). It takes images of \
-{input_size} (channels x height x width) and distinguishes {num_classes} \
-classes. The genotype is in config.json and, by itself, in genotype.json.
-{picture}
-## Load
-
-```python
-import nasnet_zoo  # pip install nasnet-zoo; registers the architecture with timm
-import timm
-
-model = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-```
-
-## Accuracy
-
-{accuracy}
-'''
-
-
-def write_card(
-        folder: Union[str, os.PathLike],
-        repo_id: str,
-        license: Optional[str] = None,
-        tags: Sequence[str] = (),
-) -> Path:
-    """Write the model card, README.md: what the model is, its accuracy, how to load it, and metadata for the Hub.
-
-    A README.md that does not contain the line that marks a generated card is left as it is.
-
-    Args:
-        folder: A model folder.
-        repo_id: The repository, OWNER/NAME.
-        license: The Hub's identifier of the weights' licence. The default is the licence in the configuration, or
-            apache-2.0 if it has none.
-        tags: More tags for the Hub.
-
-    Raises:
-        HubError: If `folder` is not a model folder.
-    """
-    folder = Path(folder)
-    path = folder / 'README.md'
-    if path.exists() and _MARK not in path.read_text(encoding='utf-8'):
-        return path
-    config, record = read_config(folder), read_accuracy(folder / WEIGHTS)
-    args, cfg = config['model_args'], config['pretrained_cfg']
-    name = repo_id.split('/')[-1]
-    results, table = _results(record)
-    metadata = ModelCardData(
-        library_name='timm', license=license or cfg.get('license') or 'apache-2.0', model_name=name,
-        pipeline_tag='image-classification', tags=['image-classification', 'timm', 'nasnet', *tags],
-        eval_results=results, **({'datasets': [re.sub(r'[^\w.-]+', '-', record['dataset'])]} if record else {}))
-    text = _CARD.format(
-        metadata=metadata.to_yaml(), mark=_MARK, name=name, repo_id=repo_id, genotype=args['genotype']['name'],
-        depth=depth_label(args), cell_filters=args['cell_filters'], stem=args['stem'],
-        input_size=' x '.join(map(str, cfg['input_size'])), num_classes=config['num_classes'], accuracy=table,
-        picture='\n![The cells](cells.svg)\n' if (folder / 'cells.svg').exists() else '')
-    write_utf8(path, text)
-    return path
-
-
-def _results(record: Optional[Dict[str, Any]]) -> Tuple[Optional[Sequence[EvalResult]], str]:
-    """Return a measured accuracy as metadata for the Hub and as a table in Markdown."""
-    if not record:
-        return None, 'Its accuracy has not been measured.'
-    slug = re.sub(r'[^a-z0-9]+', '-', record['dataset'].lower()).strip('-')
-    results = [EvalResult(
-        task_type='image-classification', dataset_type=slug, dataset_name=record['dataset'],
-        dataset_split=record['split'], metric_type=metric, metric_name=title,
-        metric_value=round(100 * record[name], 2)) for name, metric, title in (
-            ('top1', 'accuracy', 'Top-1 accuracy'), ('top5', 'top_5_accuracy', 'Top-5 accuracy'))]
-    low, high = record['interval_95']
-    return results, (
-        f'| data | images | top-1 | 95 % interval | top-5 |\n|---|---|---|---|---|\n'
-        f'| {record["dataset"]}, {record["split"]} | {record["count"]:,} | {record["top1"]:.2%} | '
-        f'{low:.2%} to {high:.2%} | {record["top5"]:.2%} |\n\nMeasured by `nasnet-zoo validate`.')
 
 
 def prepare(
@@ -140,6 +56,31 @@ def prepare(
         model = build(f'local-dir:{folder}', pretrained=True).eval()
         export_onnx(model, folder / 'model.onnx')
     write_card(folder, repo_id, license, tags)
+    return folder
+
+
+def prepare_cell(
+        source: Union[str, os.PathLike], folder: Union[str, os.PathLike], repo_id: str, license: Optional[str] = None,
+        tags: Sequence[str] = (),
+) -> Path:
+    """Prepare a folder for :func:`push_cell`: the genotype, a drawing if matplotlib is installed, and a card.
+
+    Args:
+        source: A genotype file, or the name of a built-in genotype.
+        folder: The folder to write.
+        repo_id, license, tags: See :func:`~nasnet_zoo.hub.card.write_card`.
+
+    Raises:
+        GenotypeError: If the genotype is invalid.
+    """
+    genotype, folder = load_genotype(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    genotype.save(folder / 'genotype.json')
+    try:
+        draw(genotype, folder / 'cells.svg')
+    except ImportError:  # matplotlib is optional
+        (folder / 'cells.svg').unlink(missing_ok=True)
+    write_cell_card(folder, genotype, repo_id, license, tags)
     return folder
 
 
@@ -193,6 +134,49 @@ def push(
                        f'nasnet-zoo validate {folder} --data … --record')
     names = [name for name in PUBLISHED if (folder / name).exists()]
     return upload(folder, names, repo_id, private, revision, message, token, dry_run)
+
+
+def push_cell(
+        folder: Union[str, os.PathLike], repo_id: str, private: bool = False, revision: Optional[str] = None,
+        message: str = 'Upload a cell of nasnet-zoo', token: Optional[str] = None, dry_run: bool = False,
+) -> Dict[str, Any]:
+    """Upload the folder that :func:`prepare_cell` wrote, as one commit.
+
+    ``load_genotype('hf-hub:OWNER/NAME')`` loads the genotype. Arguments and result are those of :func:`push`.
+
+    Raises:
+        HubError: If the genotype was not published.
+    """
+    check_repo_id(repo_id)
+    names = [name for name in ('genotype.json', 'cells.svg', 'README.md') if Path(folder, name).exists()]
+    return upload(Path(folder), names, repo_id, private, revision, message, token, dry_run)
+
+
+def push_all(
+        owner: str, out: Union[str, os.PathLike], tags: Sequence[str] = (), dry_run: bool = False, **options: Any,
+) -> List[Dict[str, Any]]:
+    """Upload all weights that are part of the package, each to a repository that is named after the model.
+
+    Args:
+        owner: The user or organisation on the Hub.
+        out: The folder to which the model folders are written.
+        tags: More tags for the model cards.
+        dry_run: Return what would be uploaded, without using the network.
+        **options: Further arguments of :func:`push`.
+
+    Returns:
+        For each model what :func:`push` returns, and ``folder``, the path of the model folder.
+
+    Raises:
+        HubError: If a model was not published. Those before it were.
+    """
+    reports = []
+    for name in shipped_weights():
+        repo_id = f'{owner}/{name}'
+        check_repo_id(repo_id)
+        folder = prepare(name, Path(out) / name, repo_id, tags=tags)
+        reports.append(dict(push(folder, repo_id, dry_run=dry_run, **options), folder=str(folder)))
+    return reports
 
 
 def check_repo_id(repo_id: str) -> None:

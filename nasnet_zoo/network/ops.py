@@ -14,7 +14,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
+from torch.nn.modules import module as torch_module
 
 from ..genotype.operations import COMBINES, OPERATIONS, Builder
 from .cpu_autograd import CpuAutograd, concatenate, same_depthwise_conv2d, subsample, use_cpu_autograd
@@ -137,7 +137,7 @@ def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
 
 def _run_with_padding(pad: 'PadSame', layer: nn.Module, x: torch.Tensor) -> Optional[torch.Tensor]:
     """Apply SAME padding and a depthwise convolution or max pool of stride 2 at once; None if that is not possible."""
-    if has_global_hooks() or _is_watched(pad) or _is_watched(layer) or x.dim() != 4 or min(x.shape[2:]) < 2:
+    if _has_global_hooks() or _is_watched(pad) or _is_watched(layer) or x.dim() != 4 or min(x.shape[2:]) < 2:
         return None
     odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
     if type(layer) is nn.Conv2d:
@@ -149,6 +149,13 @@ def _run_with_padding(pad: 'PadSame', layer: nn.Module, x: torch.Tensor) -> Opti
         before = [(k - 2 + odd) // 2 for k, odd in zip(pad.kernel_size, (odd_rows, odd_columns))]
         return F.max_pool2d(x, layer.kernel_size, 2, before, ceil_mode=True)
     return None
+
+
+def _has_global_hooks() -> bool:
+    """Return whether hooks are registered for all modules. PyTorch has no public function that says it."""
+    return any((
+        torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks))
 
 
 def _is_watched(layer: nn.Module) -> bool:

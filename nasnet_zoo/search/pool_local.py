@@ -1,6 +1,7 @@
 """Workers that are processes on this machine."""
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -98,6 +99,7 @@ def visible_gpus() -> List[str]:
 def _start(make: MakeEvaluate, threads: int, gpu: Optional[str]) -> None:
     if gpu is not None:  # CUDA reads this when it is initialised, which is in `make` at the earliest
         os.environ['CUDA_VISIBLE_DEVICES'] = gpu
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent ends this one
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     prepare_worker(make, threads)
 

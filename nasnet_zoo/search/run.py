@@ -8,7 +8,7 @@
 """
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
@@ -126,7 +126,7 @@ def run_search(
                 if on_progress:
                     on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
 
-            render = partial(_report, prepared, search.trials, datetime.now(timezone.utc))
+            render = partial(_report, prepared, search.trials, datetime.now(UTC))
             with LiveReport(config.out / 'report.html', render, log):
                 search.run(config.trials, report)
                 finals = _run_final(prepared, study, log)
@@ -312,6 +312,6 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
     cell.save(config.out / 'cell.json')
     draw(cell, config.out / 'cells.svg')
     trials = partial(study.get_trials, deepcopy=False)
-    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(timezone.utc), 'finished', cell))
+    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(UTC), 'finished', cell))
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -1,11 +1,12 @@
 """The settings of ``nasnet-zoo train``, as a checked model."""
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional
+from typing import Annotated, Any, Dict, Optional, Tuple
 
 from pydantic import Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..loggers import LOGGERS
 from ..network.stems import STEMS
 from .recipe import Recipe
 from .recipes import DEFAULT_RECIPE, RECIPES
@@ -66,6 +67,9 @@ class TrainConfig(Checked):
         'Device to train on: cpu, cuda, cuda:1, …. The default is cuda if there is a GPU, and otherwise cpu.'))] = None
     workers: Annotated[int, Field(ge=0, description=(
         'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
+    log: Annotated[Tuple[Annotated[str, OneOf('logger', LOGGERS)], ...], Field(strict=False, description=(
+        f'Where the figures of each epoch are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is always '
+        'written. The default is tensorboard if it is installed.'))] = ()
     recipe: Recipe = Recipe()
 
     @model_validator(mode='before')

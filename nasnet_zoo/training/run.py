@@ -2,17 +2,15 @@
 
     run.json                the settings that determine the result, those of the command, and versions
     checkpoint.safetensors  everything that the next epoch needs; written after each epoch
-    log.csv                 one row for each epoch; also tensorboard/ if TensorBoard is installed
+    log.csv                 one row for each epoch; also tensorboard/ or what else --log names
     curve.png               a plot of the log
     model.safetensors, config.json, report.json   the trained model as a model folder, and its accuracy
 """
 import atexit
-import csv
 import json
 import os
 import platform
 import time
-import warnings
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,8 +27,10 @@ from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
 from ..files import atomic_write, read_safetensors, write_json
 from ..hub.folder import WEIGHTS, write_folder
+from ..loggers import open_loggers
 from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
+from ..version import __version__
 from ..zoo import build
 from .config import TrainConfig
 from .metrics import evaluate
@@ -78,8 +78,8 @@ def _comparable(settings: Dict[str, Any]) -> Dict[str, Any]:
 
 def versions() -> Dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on."""
-    packages = ('nasnet-zoo', 'torch', 'timm', 'numpy')
-    return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    others = {name: metadata.version(name) for name in ('torch', 'timm', 'numpy')}
+    return {'python': platform.python_version(), 'nasnet-zoo': __version__, **others}
 
 
 class Run:
@@ -101,9 +101,9 @@ class Run:
     ) -> None:
         self.folder, self.settings = config.out, json.loads(json.dumps(settings))
         self.rows: List[Dict[str, Any]] = []
-        self._board = None
         if not writes:
             return
+        self._write_logs = open_loggers(config.log, self.folder, self.settings)
         known = self._read_settings()
         existing = [name for name in (self.checkpoint.name, WEIGHTS) if (self.folder / name).exists()]
         if existing and not config.resume:
@@ -162,11 +162,7 @@ class Run:
             with atomic_write(self.checkpoint) as part:
                 save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
             kept = row['epoch']
-            with atomic_write(self.folder / 'log.csv') as part, part.open('w', newline='', encoding='utf-8') as file:
-                writer = csv.DictWriter(file, _COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.rows)
-            self._to_board(row)
+            self._write_logs([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
                            f'{kept} is kept; free some space and continue with --resume') from None
@@ -186,25 +182,6 @@ class Run:
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f'{self.checkpoint}: the run cannot be resumed from this file: {error}') from None
         return True
-
-    def _to_board(self, row: Dict[str, Any]) -> None:
-        """Write an epoch's row to TensorBoard, and first, once in each process, the rows before it."""
-        if find_spec('tensorboard') is None:
-            return
-        rows = [row]
-        if self._board is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                from torch.utils.tensorboard import SummaryWriter
-            folder = self.folder / 'tensorboard'
-            for old in folder.glob('events.*'):
-                old.unlink()
-            self._board, rows = SummaryWriter(str(folder)), self.rows
-        for kept in rows:
-            for name, value in kept.items():
-                if name != 'epoch' and value is not None:
-                    self._board.add_scalar(name, value, kept['epoch'])
-        self._board.flush()
 
     def draw_curve(self) -> Optional[Path]:
         """Plot loss and accuracies by epoch to curve.png. Return its path, or None if matplotlib is not installed."""

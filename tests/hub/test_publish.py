@@ -19,6 +19,7 @@ from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.hub import folder as hub
 from nasnet_zoo.hub import publish
+from nasnet_zoo.hub.card import write_card
 from nasnet_zoo.hub.folder import HubError
 
 MINE = 'someone/my-cell'
@@ -47,7 +48,7 @@ def searched(seed=0):
 def folder(tmp_path):
     hub.write_folder(searched(), tmp_path / 'model', ('a', 'b', 'c'), (0.3,), (0.2,))
     hub.record_accuracy(tmp_path / 'model' / hub.WEIGHTS, RECORD)
-    publish.write_card(tmp_path / 'model', MINE)
+    write_card(tmp_path / 'model', MINE)
     return tmp_path / 'model'
 
 
@@ -108,7 +109,7 @@ def test_card(folder):
 
 
 def test_a_card_of_ones_own_is_kept(folder):
-    publish.write_card(folder, MINE, license='mit')
+    write_card(folder, MINE, license='mit')
     assert huggingface_hub.ModelCard.load(folder / 'README.md').data.license == 'mit'
     (folder / 'README.md').write_text('My words.', encoding='utf-8')
     publish.prepare(folder, folder, MINE)
@@ -330,3 +331,99 @@ def test_command(server, folder, monkeypatch, tmp_path):
     hub.record_accuracy(folder / hub.WEIGHTS, dict(RECORD, top1=0.5))
     result = CliRunner().invoke(app, ['push', str(folder), MINE])
     assert result.exit_code == 1 and 'error: someone/my-cell: the Hub returned an error' in result.output
+
+
+# All shipped weights
+
+def test_all_shipped_weights(server, tmp_path):
+    """Every file is shown without using the hub; pushing twice is one commit for each model."""
+    arguments = ['push', '--all', '--dry-run', '--json', '--out', str(tmp_path / 'dry')]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and not server.requests, result.output
+    shown = {report['repo_id']: report['files'] for report in json.loads(result.stdout)}
+    assert list(shown) == [f'OWNER/nasnet_{kind}_cifar_small.cifar10' for kind in 'abc']
+    assert all(files.keys() >= {hub.WEIGHTS, 'config.json', 'genotype.json', 'README.md'} for files in shown.values())
+    first, second = (publish.push_all('someone', tmp_path / name) for name in ('first', 'second'))
+    assert [report['commit'] for report in first] == [report['commit'] for report in second]
+    repo_id = 'someone/nasnet_c_cifar_small.cifar10'
+    assert len(commits(server, repo_id)) == 2, 'one more than the hub makes itself'
+    assert pull(f'hf-hub:{repo_id}').genotype == nasnet_zoo.load_genotype('nasnet_c')
+
+
+def test_card_of_shipped_weights(tmp_path):
+    folder = publish.prepare('nasnet_c_cifar_small.cifar10', tmp_path / 'model', 'someone/c')
+    card = huggingface_hub.ModelCard.load(folder / 'README.md')
+    data, metadata = card.data.to_dict(), card.text
+    assert data['library_name'] == 'timm' and {'timm', 'nasnet', 'image-classification'} <= set(data['tags'])
+    result, = data['model-index'][0]['results']
+    assert [metric['value'] for metric in result['metrics']] == [86.43, 99.4] and data['datasets'] == ['cifar10-jpeg']
+    for text in ('0.21 M', 'airplane', '![The cells](cells.svg)', '86.43%', 'docs/results/README.md', '## Limits',
+                 'zoph2018learning', "features_only=True"):
+        assert text in metadata, text
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--all'], 'nasnet-zoo push --all OWNER'), (['--all', 'me', 'me/x'], 'nasnet-zoo push --all OWNER'),
+    (['x'], 'FOLDER_OR_MODEL OWNER/NAME'), (['--all', 'a/b', '--dry-run'], 'OWNER/NAME')])
+def test_what_is_to_be_pushed_must_be_clear(arguments, message):
+    result = CliRunner().invoke(app, ['push', *arguments])
+    assert result.exit_code == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# Cells without weights
+
+def test_a_cell_without_weights(server, tmp_path):
+    (tmp_path / 'my cell.json').write_text(json.dumps(SEARCHED), encoding='utf-8')
+    arguments = ['push', str(tmp_path / 'my cell.json'), 'someone/cell', '--license', 'mit', '--json']
+    report = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert set(report['files']) == {'genotype.json', 'cells.svg', 'README.md'}
+    genotype = nasnet_zoo.load_genotype('hf-hub:someone/cell')
+    assert genotype == nasnet_zoo.load_genotype(SEARCHED)
+    assert json.loads(CliRunner().invoke(app, arguments).stdout)['commit'] == report['commit']
+    published = server.repos['someone/cell'].branches['main'][-1].files
+    card = huggingface_hub.ModelCard(published['README.md'].decode())
+    assert card.data.license == 'mit' and card.data.library_name == 'nasnet-zoo'
+    assert "load_genotype('hf-hub:someone/cell')" in card.text and '| ImageNet, N = 4, F = 44 |' in card.text
+    described = CliRunner().invoke(app, ['describe', 'hf-hub:someone/cell', '--num-cells', '1', '--json'])
+    assert json.loads(described.stdout)['architecture_digest'] == genotype.architecture_digest
+
+
+def test_the_genotype_of_a_model_and_of_a_revision(server, folder):
+    publish.push(folder, MINE, revision='v2')
+    assert nasnet_zoo.load_genotype(f'hf-hub:{MINE}@v2').name == 'found'
+
+
+HOSTILE_CELLS = {
+    'no JSON': (b'PK', 'hf-hub:other/cell: not JSON'),
+    'an unknown operation': (json.dumps(dict(SEARCHED, normal=dict(
+        blocks=[dict(BLOCK, left=['exec', 'h0'])], outputs=[['b0']]))).encode(), 'unknown operation'),
+    'a large file': (b' ' * (2 << 20), 'too large')}
+
+
+@pytest.mark.parametrize('content, message', HOSTILE_CELLS.values(), ids=HOSTILE_CELLS)
+def test_cells_from_the_hub_are_checked(server, content, message):
+    server.put('other/cell', {'genotype.json': content})
+    with pytest.raises(nasnet_zoo.GenotypeError, match=message):
+        nasnet_zoo.load_genotype('hf-hub:other/cell')
+    assert ('GET', '/other/cell/resolve/main/genotype.json', 200) not in server.requests or message != 'too large'
+
+
+@pytest.mark.parametrize('source', ['hf-hub:other/nothing', 'hf-hub:other/empty', 'hf-hub:a/b/c', 'hf-hub:'])
+def test_there_is_no_such_cell(server, source):
+    server.put('other/empty', {'README.md': b'nothing'})
+    with pytest.raises(nasnet_zoo.GenotypeError, match='has no genotype.json that can be downloaded'):
+        nasnet_zoo.load_genotype(source)
+
+
+def test_a_configuration_cannot_name_a_repository(server):
+    with pytest.raises(nasnet_zoo.GenotypeError, match='a path is not allowed here'):
+        timm.create_model('nasnet', genotype='hf-hub:someone/cell')
+    assert not server.requests
+
+
+def test_without_the_hub_the_cache_is_read(server, tmp_path):
+    server.put('other/cell', {'genotype.json': json.dumps(SEARCHED).encode()})
+    nasnet_zoo.load_genotype('hf-hub:other/cell')
+    server.fail('HEAD', '/other/cell/', 503, times=100)
+    server.fail('GET', '/other/cell/', 503, times=100)
+    assert nasnet_zoo.load_genotype('hf-hub:other/cell').name == 'found'

@@ -1,6 +1,6 @@
 """The two pages: the report of a search, and a comparison of searches. Both consist of the same plots and tables."""
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -154,11 +154,11 @@ def _duration(seconds: float) -> str:
 
 def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> str:
     """Return how far a search is, and when it will probably end."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     done, failed = len(record.evaluated), record.failures.total()
     per_hour = end = None
     if since is not None and state == 'running':
-        finished = [t.datetime_complete.astimezone(timezone.utc) for t in record.evaluated if t.datetime_complete]
+        finished = [t.datetime_complete.astimezone(UTC) for t in record.evaluated if t.datetime_complete]
         recent = sum(time >= since for time in finished)
         if recent and done < record.wanted:
             rate = recent / max((now - since).total_seconds(), 1e-9)

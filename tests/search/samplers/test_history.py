@@ -25,7 +25,7 @@ def set_clock(monkeypatch):
     """Let Optuna's clock move on by some seconds at each look."""
     def set_clock(step):
         class Clock(datetime.datetime):
-            now_is = datetime.datetime(2026, 10, 25, 0, 59, tzinfo=datetime.timezone.utc)
+            now_is = datetime.datetime(2026, 10, 25, 0, 59, tzinfo=datetime.UTC)
 
             @classmethod
             def now(cls, tz=None):

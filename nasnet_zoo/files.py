@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'write_json', 'write_utf8']
+__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'sort_safetensors_metadata', 'write_json', 'write_utf8']
 
 
 @contextmanager
@@ -82,6 +82,21 @@ def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Ten
     """
     with safe_open(path, 'pt') as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def sort_safetensors_metadata(path: Union[str, os.PathLike]) -> None:
+    """Put the metadata of a safetensors file into the order of their names.
+
+    The library writes them in a random order, so that equal files would have different bytes and hashes.
+    """
+    with open(path, 'rb+') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(length))
+        header['__metadata__'] = dict(sorted(header.get('__metadata__', {}).items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) <= length:  # the tensors must stay where they are; spaces may follow the header
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def write_json(path: Union[str, os.PathLike], data: Any) -> None:

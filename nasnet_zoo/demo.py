@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +24,7 @@ from .extras import require
 from .files import write_json
 from .genotype.loader import load_genotype
 from .genotype.schema import Genotype
+from .graph.compare import relative_difference
 from .network.nasnet import NASNet, compile_genotype
 from .search.config import ChildSettings, SearchConfig
 from .training.metrics import evaluate
@@ -130,7 +130,7 @@ def _classify(classifier: Classifier, model: NASNet) -> Dict[str, float]:
     logits = classifier.logits(images)
     with torch.inference_mode():
         expected = model(test_set.normalized()).numpy()
-    difference = float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
+    difference = relative_difference(logits, expected)
     accuracy = float((logits.argmax(1) == test_set.labels.numpy()).mean())
     console.print(f'[bold]4. Classify[/] in ONNX Runtime: accuracy {accuracy:.2%}, relative difference of the logits '
                   f'from PyTorch {difference:.1e}')

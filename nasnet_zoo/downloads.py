@@ -3,7 +3,6 @@
 The Hugging Face Hub has a client of its own, huggingface_hub; this module is for plain files, such as the archives that
 Google published.
 """
-import hashlib
 import http.client
 import os
 import re
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 from huggingface_hub.utils import tqdm
 
-from .files import write_utf8
+from .files import sha256, write_utf8
 
 __all__ = ['SHA256', 'DownloadError', 'discard', 'download']
 
@@ -88,11 +87,7 @@ def _stored_hash(path: Path) -> Path:
 
 def _verify(url: str, part: Path, expected: Optional[str], stored: Path) -> None:
     """Compare the SHA-256 of a downloaded file with the expected one, or store it if none is known."""
-    digest = hashlib.sha256()
-    with part.open('rb') as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    found = digest.hexdigest()
+    found = sha256(part)
     if expected is None:
         warnings.warn(f'{url}: the SHA-256 of this file is not known yet; it is {found}', stacklevel=3)
         write_utf8(stored, f'{found}  {part.stem}\n')

@@ -2,6 +2,7 @@
 
 All of them get the permissions that the process's umask gives.
 """
+import hashlib
 import json
 import os
 import secrets
@@ -13,7 +14,8 @@ from typing import Any, Dict, Iterator, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'sort_safetensors_metadata', 'write_json', 'write_utf8']
+__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'sha256', 'sort_safetensors_metadata', 'write_json',
+           'write_utf8']
 
 
 @contextmanager
@@ -97,6 +99,12 @@ def sort_safetensors_metadata(path: Union[str, os.PathLike]) -> None:
         if len(text) <= length:  # the tensors must stay where they are; spaces may follow the header
             file.seek(8)
             file.write(text.ljust(length))
+
+
+def sha256(path: Union[str, os.PathLike]) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def write_json(path: Union[str, os.PathLike], data: Any) -> None:

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from nasnet_zoo.deploy.runtimes import RUNTIMES, open_session
+from nasnet_zoo.deploy.runtimes import RUNTIME_PRECISIONS, RUNTIMES, open_session
 from nasnet_zoo.deploy.session import SessionError
 
 __all__ = ['least_seconds', 'measure_machine']
@@ -66,7 +66,7 @@ def measure_machine(threads: int, side: int = 2048) -> Dict[str, Any]:
     speeds = {'PyTorch, float32': side ** 3 / _best_seconds(lambda: torch.mm(a, b, out=c)) / 1e9}
     batch = np.random.default_rng(0).standard_normal((side, side), np.float32)
     for runtime, row in RUNTIMES.items():
-        for precision in ('float32', 'bfloat16', 'float16', 'int8') if row.is_installed else ():
+        for precision in RUNTIME_PRECISIONS if row.is_installed else ():
             content = _matrix_products(side, precision == 'int8').SerializeToString()
             try:
                 session = open_session(runtime, content, threads=threads, precision=precision)

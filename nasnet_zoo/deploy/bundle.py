@@ -4,7 +4,6 @@
 
 Other layouts arrange them as a server needs them; see :data:`~nasnet_zoo.deploy.layouts.LAYOUTS`.
 """
-import hashlib
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from ..data.datasets import ImageSet, data_name
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
-from ..files import atomic_folder, write_json, write_utf8
+from ..files import atomic_folder, sha256, write_json, write_utf8
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
@@ -241,7 +240,7 @@ def _describe_origin(
         config=config.model_dump(mode='json', exclude={'out'}),  # the same files in another folder are the same bytes
         model=facts.name, genotype=model.genotype.name, source=config.source, license=facts.license,
         weights=weights and dict(
-            file=weights.name, sha256=_sha256(weights),
+            file=weights.name, sha256=sha256(weights),
             accuracy=read_accuracy(weights) if weights.suffix == '.safetensors' else None,
             **({} if found is None else dict(
                 entry=found.place, averaged=found.is_averaged, others=found.others, ignored=found.unused))))
@@ -251,12 +250,8 @@ def _describe_file(config: ExportConfig, exported: Exported, folder: Path) -> Di
     """Return the manifest's entries on the model file."""
     path = exported.path
     return dict(
-        file=dict(path=path.relative_to(folder).as_posix(), sha256=_sha256(path), bytes=path.stat().st_size),
+        file=dict(path=path.relative_to(folder).as_posix(), sha256=sha256(path), bytes=path.stat().st_size),
         format=config.format, **{name: value if name in FORMATS[config.format].arguments else None
                                  for name, value in dict(target=config.export_target, opset=config.opset).items()},
         precision=config.precision, shapes=exported.shapes, preprocessing=json.loads(exported.preprocessing.to_json()),
         compared_with_pytorch=exported.differences, compared_in=exported.runtime)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

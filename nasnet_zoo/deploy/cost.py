@@ -48,7 +48,8 @@ def compare_accuracy(classifier: Classifier, reference: Classifier, data: str) -
     """
     _, test = load_images(data, classifier.preprocessing)
     labels = test.labels.numpy()
-    got, expected = (each.logits(test.images.numpy()) for each in (classifier, reference))
+    got = classifier.logits(test.images.numpy())
+    expected = got if reference is classifier else reference.logits(test.images.numpy())
     accuracies = [float((results.argmax(1) == labels).mean()) for results in (got, expected)]
     return dict(compare_results(got, expected), dataset=data_name(data), file=accuracies[0],
                 own_precision=accuracies[1])

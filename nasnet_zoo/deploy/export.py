@@ -39,7 +39,7 @@ class Exported(NamedTuple):
     preprocessing: Preprocessing
     shapes: Mapping[str, Sequence[Union[int, str]]]
     differences: Dict[str, Dict[str, float]]
-    runtime: str = 'onnxruntime'
+    runtime: str
 
 
 def export_onnx(

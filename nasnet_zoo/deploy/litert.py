@@ -23,10 +23,6 @@ from .session import one_line, silence_stderr
 
 __all__ = ['export_litert']
 
-# LiteRT's kernels run pointwise convolutions and separate reductions faster than what these passes make of them.
-_PASSES = tuple(name for name in TARGETS['torch_cpu'].passes
-                if name not in ('fuse_reductions', 'pointwise_conv_as_matmul'))
-
 
 def export_litert(
         model: NASNet,
@@ -65,7 +61,8 @@ def export_litert(
         raise ValueError('batch_size: a LiteRT file takes a fixed number of images')
     preprocessing = preprocessing or make_preprocessing(model)
     height, width = preprocessing.input_size[1:]
-    module = optimize_for_inference(model, (height, width), _PASSES if passes is None else passes, check=False)
+    names = TARGETS['litert'].passes if passes is None else passes
+    module = optimize_for_inference(model, (height, width), names, check=False)
     check_fit(model, preprocessing, batch_size, pictures=pictures)
     sample = preprocessing.feed(np.zeros((batch_size, *preprocessing.input_size), np.uint8))
     content = _add_metadata(_convert(_WithEnds(module, preprocessing), sample, path), preprocessing.to_json())
@@ -75,7 +72,7 @@ def export_litert(
     with atomic_write(path) as part:
         part.write_bytes(content)
     shapes = {'image': list(sample.shape), preprocessing.output: [batch_size, len(preprocessing.class_names)]}
-    return Exported(Path(path), preprocessing, shapes, differences)
+    return Exported(Path(path), preprocessing, shapes, differences, 'litert')
 
 
 class _WithEnds(nn.Module):

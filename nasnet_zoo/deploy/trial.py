@@ -1,5 +1,4 @@
 """Which runtime is faster for a file on this machine: a short trial, whose result is stored."""
-import hashlib
 import json
 import os
 import platform
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 from ..data.pictures import cache_folder
-from ..files import write_json
+from ..files import sha256, write_json
 
 __all__ = ['describe_case', 'read_trial', 'run_trial', 'write_trial']
 
@@ -29,11 +28,7 @@ def describe_case(
         threads: Number of CPU threads, None for the runtimes' defaults.
         others: Further settings, JSON data.
     """
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    case = dict(file=digest.hexdigest(), versions=dict(versions), cpu=_cpu_name(), cpus=os.cpu_count(),
+    case = dict(file=sha256(path), versions=dict(versions), cpu=_cpu_name(), cpus=os.cpu_count(),
                 threads=threads, **others)
     return json.loads(json.dumps(case))  # so that it equals what is read again, where tuples are lists
 

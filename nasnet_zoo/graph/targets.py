@@ -54,6 +54,8 @@ TARGETS: Dict[str, Target] = {
         'eager PyTorch on a CPU', '.to_torch', (*_EVERYWHERE, 'fuse_reductions', 'pointwise_conv_as_matmul')),
     'torch_gpu': Target(
         'eager PyTorch on a GPU', '.to_torch', (*_EVERYWHERE, 'fuse_reductions')),
+    # Its kernels run pointwise convolutions and separate reductions faster than what further passes make of them.
+    'litert': Target('LiteRT, which converts modules of PyTorch', '.to_torch', _EVERYWHERE),
     'onnxruntime': Target(
         'ONNX Runtime on a CPU', '.to_onnx',
         (*_EVERYWHERE, 'split_reductions_at_blocks', 'pad_channels', 'add_as_identity_conv'), _INT8),

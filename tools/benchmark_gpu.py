@@ -20,7 +20,8 @@ import argparse
 import copy
 import json
 import os
-import signal
+import sys
+import threading
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -61,10 +62,6 @@ BATCHES = (256, 1)
 PARTS = ('correctness', 'inference', 'training')
 
 
-class OutOfTime(BaseException):
-    """The time is over. Handlers of Exception, which let the benchmark continue after an error, do not catch it."""
-
-
 class Results:
     """Rows of results, written to a file after each one.
 
@@ -74,6 +71,7 @@ class Results:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.begun = args, time.perf_counter()
+        self.lock = threading.Lock()  # one thread measures, another one ends the program
         self.rows: List[Dict[str, Any]] = []
         self.notes: List[str] = []
 
@@ -84,15 +82,17 @@ class Results:
 
     def add(self, **row: Any) -> None:
         """Add a row, print it and write the file."""
-        self.rows.append(dict(row, at_second=round(self.seconds, 1)))
-        self.write()
-        print(json.dumps(self.rows[-1]), flush=True)
+        with self.lock:
+            self.rows.append(dict(row, at_second=round(self.seconds, 1)))
+            self.write()
+            print(json.dumps(self.rows[-1]), flush=True)
 
     def note(self, text: str) -> None:
         """Add a sentence on something that was left out or failed, print it and write the file."""
-        self.notes.append(text)
-        self.write()
-        print(text, flush=True)
+        with self.lock:
+            self.notes.append(text)
+            self.write()
+            print(text, flush=True)
 
     def write(self) -> None:
         """Write all rows and notes, and what the figures depend on."""
@@ -106,22 +106,25 @@ class Results:
 
 
 @contextmanager
-def stop_when_out_of_time(results: Results) -> Iterator[None]:
-    """Stop the block when the time is over, and add a note that says so."""
-    def stop(*_: Any) -> None:
-        raise OutOfTime
+def exit_when_out_of_time(results: Results) -> Iterator[None]:
+    """End the program when the time is over, with a note that says so and the tables of what was measured.
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    # It rings again and again, because an exception that is raised in a callback of C code may be lost.
-    timer = signal.setitimer(signal.ITIMER_REAL, max(60 * results.args.minutes - results.seconds, 0.1), 1.)
+    An exception raised at an arbitrary moment can leave the libraries in a state in which they crash.
+    """
+    def finish() -> None:
+        results.note('the time is over; what would have come next is left out')
+        results.lock.acquire()  # nothing is written any more
+        print_summary(results)
+        sys.stdout.flush()
+        os._exit(0)
+
+    timer = threading.Timer(max(60 * results.args.minutes - results.seconds, 0.1), finish)
+    timer.daemon = True
+    timer.start()
     try:
         yield
-    except OutOfTime:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        results.note('the time is over; what would have come next is left out')
     finally:
-        signal.signal(signal.SIGALRM, previous)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
+        timer.cancel()
 
 
 def randomize_statistics(model: nn.Module) -> nn.Module:
@@ -345,11 +348,11 @@ def compare_training(modes: Tuple[str, ...], results: Results) -> None:
                     preparation_seconds=time.perf_counter() - begun)
 
 
-def print_tables(rows: List[Dict]) -> None:
-    """Print the rows as tables, one for each kind."""
+def print_summary(results: Results) -> None:
+    """Print the rows as tables, one for each kind, and where they are."""
     console = Console(width=150)
     for kind in ('correctness', 'inference', 'training'):
-        chosen = [row for row in rows if row['kind'] == kind]
+        chosen = [row for row in results.rows if row['kind'] == kind]
         if chosen:
             columns = [name for name in chosen[0] if name not in (
                 'kind', 'peer', 'side', 'calls', 'at_second')]
@@ -358,6 +361,7 @@ def print_tables(rows: List[Dict]) -> None:
                 table.add_row(*('' if row[name] is None else f'{row[name]:.3g}' if isinstance(row[name], float)
                                 else str(row[name]) for name in columns))
             console.print(table)
+    print(f'{results.seconds:.0f} s; {results.args.out} has all rows and {len(results.notes)} notes')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -367,7 +371,7 @@ def run(args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = Results(args)
-    with stop_when_out_of_time(results):
+    with exit_when_out_of_time(results):
         if 'correctness' in args.parts:
             check_correctness(results)
             check_onnxruntime(results)
@@ -381,8 +385,7 @@ def run(args: argparse.Namespace) -> None:
             compare_all_inference(models, True, results)
         if 'training' in args.parts and not args.tiny:
             compare_training(('compiled',), results)
-    print_tables(results.rows)
-    print(f'{results.seconds:.0f} s; {args.out} has all rows and {len(results.notes)} notes')
+    print_summary(results)
 
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -1,14 +1,13 @@
 """The benchmark of a GPU, run on the CPU with narrow networks. CUDA graphs and compilation need the GPU."""
 import json
+import subprocess
+import sys
 
 import pytest
 
 from helpers.tools import import_tool
 
 benchmark_gpu = import_tool('benchmark_gpu')
-
-# In one process after the tests of the doctor and of the trial of runtimes, these end with a segmentation fault.
-pytestmark = pytest.mark.slow
 
 
 def measure(folder, *options):
@@ -40,9 +39,15 @@ def test_everything(tmp_path, capsys):
 
 
 def test_stops_when_the_time_is_over(tmp_path):
-    results, rows = measure(tmp_path, '--minutes', '0.01')
+    out = tmp_path / 'gpu.json'
+    ran = subprocess.run(
+        [sys.executable, benchmark_gpu.__file__, '--tiny', '--device', 'cpu', '--out', str(out), '--minutes', '0.01'],
+        capture_output=True, text=True, encoding='utf-8', timeout=200)
+    assert (ran.returncode, ran.stderr) == (0, '')
+    results = json.loads(out.read_text(encoding='utf-8'))
     assert results['notes'][-1].startswith('the time is over')
-    assert 'training' not in rows
+    assert 'training' not in [row['kind'] for row in results['rows']]
+    assert f'{out} has all rows' in ran.stdout
 
 
 def test_what_fails_is_noted_and_the_others_are_measured(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ class Results:
 def exit_when_out_of_time(results: Results) -> Iterator[None]:
     """End the program when the time is over, with a note that says so and the tables of what was measured.
 
-    An exception raised at an arbitrary moment can leave the libraries in a state in which they crash.
+    A thread does this, since an exception could end neither a long call of a library nor, always, a callback in one.
     """
     def finish() -> None:
         results.note('the time is over; what would have come next is left out')

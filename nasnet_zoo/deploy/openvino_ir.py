@@ -6,6 +6,7 @@ from ..graph.compare import relative_difference
 from .classifier import Classifier
 from .compare import PRECISIONS, ExportError
 from .deployment import Deployment, reference_image
+from .session_openvino import shared_core
 
 __all__ = ['write_ir']
 
@@ -23,7 +24,7 @@ def write_ir(deployment: Deployment) -> None:
     require('--layout openvino', 'openvino')
     import openvino
     path, facts = deployment.exported.path, deployment.facts
-    core, target = openvino.Core(), path.with_suffix('.xml')
+    core, target = shared_core(), path.with_suffix('.xml')
     (images, *_), _ = deployment.exported.shapes.values()
     image = reference_image(facts.preprocessing.input_size)
     expected = Classifier(path, provider='cpu', runtime='onnxruntime').logits(image)

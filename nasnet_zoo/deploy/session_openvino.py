@@ -1,12 +1,13 @@
 """Sessions of OpenVINO."""
 import threading
+from functools import cache
 from typing import Any, Dict, NamedTuple, Optional, Union
 
 import numpy as np
 
 from .session import Session, SessionError, check_single, one_line, read_proto
 
-__all__ = ['DEVICES', 'HINTS', 'Hint', 'OpenVINOSession']
+__all__ = ['DEVICES', 'HINTS', 'Hint', 'OpenVINOSession', 'shared_core']
 
 DEVICES = {'cpu': 'CPU', 'gpu': 'GPU', 'npu': 'NPU'}
 
@@ -27,6 +28,18 @@ HINTS = {
     'bfloat16': Hint('bf16', 'BF16'),
     'float16': Hint('f16', 'FP16'),
 }
+
+
+@cache
+def shared_core() -> Any:
+    """Return the ``openvino.Core`` of this process.
+
+    There must be only one. On processors with AMX, the CPU plugin of each Core sets the stack on which signals are
+    handled, and restores the previous one at its end. If the first of two Cores ends first, the second one restores a
+    stack that no longer exists, and the next signal (Ctrl-C, for example) ends the process with a segmentation fault.
+    """
+    import openvino
+    return openvino.Core()
 
 
 class OpenVINOSession(Session):
@@ -70,8 +83,7 @@ class OpenVINOSession(Session):
 
 def _compile(model: Union[str, bytes], device: str, threads: Optional[int], hint: Hint, precision: str) -> Any:
     """Return OpenVINO's compiled model."""
-    import openvino
-    core = openvino.Core()
+    core = shared_core()
     if device not in core.available_devices:
         raise SessionError(f'OpenVINO finds no {device} on this machine; it finds {", ".join(core.available_devices)}')
     if hint.capability not in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):

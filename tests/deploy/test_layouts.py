@@ -10,6 +10,7 @@ from nasnet_zoo.data.preprocessing import METADATA_KEY
 from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.deploy.layouts import LAYOUTS
+from nasnet_zoo.deploy.session_openvino import shared_core
 
 MODEL = 'nasnet_c_cifar_small'
 
@@ -32,14 +33,14 @@ def test_everything_is_in_the_folder_of_the_model(tmp_path, layout):
 
 
 def test_openvino(tmp_path):
-    openvino = pytest.importorskip('openvino', reason='writes and runs the IR files')
+    pytest.importorskip('openvino', reason='writes and runs the IR files')
     export_to(tmp_path, layout='openvino', batch_size=2, with_preprocessing=True)
     assert {'model.onnx', 'model.xml', 'model.bin'} <= paths(tmp_path)
-    network, classifier = openvino.Core().read_model(tmp_path / 'model.xml'), Classifier(tmp_path / 'model.onnx')
+    network, classifier = shared_core().read_model(tmp_path / 'model.xml'), Classifier(tmp_path / 'model.onnx')
     found = json.loads(network.get_rt_info(['framework', METADATA_KEY]).astype(str))
     assert found == classifier.preprocessing.model_dump()
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
-    compiled = openvino.Core().compile_model(network, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = shared_core().compile_model(network, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     got = compiled(classifier.preprocessing.feed(images))[0]
     np.testing.assert_allclose(got, classifier.logits(images), rtol=1e-4, atol=1e-4)
 

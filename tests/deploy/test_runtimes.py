@@ -1,7 +1,9 @@
 """The same file in each runtime."""
+import gc
 import importlib.util
 import json
 import re
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from nasnet_zoo.data.preprocessing import make_preprocessing
 from nasnet_zoo.deploy import runtimes, session_onnxruntime, session_openvino
 from nasnet_zoo.deploy.runtimes import RUNTIMES, open_session
 from nasnet_zoo.deploy.session import InputError, SessionError, read_precision
-from nasnet_zoo.deploy.session_openvino import HINTS
+from nasnet_zoo.deploy.session_openvino import HINTS, shared_core
 from nasnet_zoo.graph.compare import relative_difference
 
 needs_openvino = pytest.mark.skipif(
@@ -27,9 +29,27 @@ needs_openvino = pytest.mark.skipif(
 
 def need_precision(precision):
     """Skip the test if OpenVINO cannot compute in a precision on this processor."""
-    openvino = pytest.importorskip('openvino', reason='OpenVINO is not installed')
-    if HINTS[precision].capability not in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+    pytest.importorskip('openvino', reason='OpenVINO is not installed')
+    if HINTS[precision].capability not in shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
         pytest.skip(f'OpenVINO does not compute in {precision} on this processor')
+
+
+@needs_openvino
+@pytest.mark.skipif(not hasattr(signal, 'SIGUSR1'), reason='this system has no such signal')
+def test_signals_after_two_files(file):
+    """Where each file has an ``openvino.Core`` of its own, the process ends here on processors with AMX."""
+    first, second = Classifier(file, runtime='openvino'), Classifier(file, runtime='openvino')
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    received = []
+    previous = signal.signal(signal.SIGUSR1, lambda *_: received.append(1))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert received == [1]
 
 
 def images(count, side=16):

@@ -99,7 +99,7 @@ def check_onnx_runtime(case):
 
 @example(EXAMPLES[0])
 @example(EXAMPLES[1])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(cases())
 def test_pytorch(case):
     check_pytorch(case)

@@ -36,10 +36,10 @@ def test_a_child_is_pruned():
         seen.append((epoch, accuracy))
         return epoch == 2
     with pytest.raises(Pruned, match='pruned after epoch 2, with'):
-        evaluator(recipe=dict(epochs=4))(CELLS, report)
+        evaluator(recipe=dict(epochs=4), limit_train=300)(CELLS, report)
     assert [epoch for epoch, _ in seen] == [1, 2] and all(0 <= accuracy <= 1 for _, accuracy in seen)
-    whole = evaluator()(CELLS)
-    assert evaluator()(CELLS, lambda epoch, accuracy: False)[:3] == whole[:3], 'watching changes nothing'
+    whole = evaluator(limit_train=300)(CELLS)
+    assert evaluator(limit_train=300)(CELLS, lambda epoch, accuracy: False)[:3] == whole[:3], 'watching changes nothing'
 
 
 def test_latency_and_the_size_of_images():
@@ -114,7 +114,7 @@ def test_a_child_of_fewer_cells():
 
 
 def test_rewards_of_a_training():
-    found = evaluator(reward='val_loss')(CELLS)
+    found = evaluator(reward='val_loss', limit_train=300)(CELLS)
     assert found.reward == found.rewards['val_loss'] != found.accuracy == found.rewards['accuracy']
     assert all(0 < reward < 1 for reward in found.rewards.values()) and set(found.rewards) == set(REWARDS)
-    assert found[1:4] == evaluator()(CELLS)[1:4], 'the reward does not change the training'
+    assert found[1:4] == evaluator(limit_train=300)(CELLS)[1:4], 'the reward does not change the training'

@@ -300,6 +300,7 @@ if torch.distributed.is_initialized():
         torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_torchrun_writes_one_run(tmp_path):
     script = ROOT / 'tools' / 'train.py'
     out, _ = finished(torchrun(script, *COMMAND[1:], '--out', str(tmp_path / 'run'), '--epochs', '1'))

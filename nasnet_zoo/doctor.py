@@ -17,6 +17,7 @@ from .deploy.runtimes import RUNTIMES, open_session
 from .deploy.session import SessionError, one_line, silence_stderr
 from .extras import EXTRAS, missing_packages
 from .genotype.loader import list_genotypes
+from .graph.to_onnx import smallest_model
 from .version import __version__
 
 __all__ = ['COMMANDS', 'diagnose']
@@ -110,16 +111,7 @@ def _in_runtime(name: str, provider: str, x: np.ndarray) -> np.ndarray:
     row = RUNTIMES[name]
     if not row.is_installed:
         raise SessionError(f'it is not installed: {row.how_to_install}')
-    return open_session(name, _one_node(), provider).run(x)
-
-
-def _one_node() -> bytes:
-    """Return an ONNX model of one ReLU from [1, 2] to [1, 2]."""
-    from onnx import TensorProto, helper
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ('x', 'y')]
-    graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'one_node', ends[:1], ends[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    return model.SerializeToString()
+    return open_session(name, smallest_model(), provider).run(x)
 
 
 def _gpus() -> List[Dict[str, Any]]:

@@ -2,9 +2,8 @@
 import numpy as np
 
 from ..extras import require
-from ..graph.compare import relative_difference
 from .classifier import Classifier
-from .compare import PRECISIONS, ExportError
+from .compare import ExportError, check_differences, compare_results
 from .deployment import Deployment, reference_image
 from .session_openvino import shared_core
 
@@ -35,6 +34,4 @@ def write_ir(deployment: Deployment) -> None:
         results = network(batch)[0][:1]
     except RuntimeError as error:
         raise ExportError(f'{target.name}: OpenVINO cannot convert or run the file: {error}') from None
-    difference, tolerance = relative_difference(results, expected), PRECISIONS[facts.precision].tolerance
-    if tolerance is not None and not difference <= tolerance:
-        raise ExportError(f'{target.name}: its results differ from those of {path.name} by {difference:.1e} (relative)')
+    check_differences(target.name, dict(random=compare_results(results, expected)), facts.precision)

@@ -9,10 +9,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .ir import NO_PADDING, SAME, DilatedSame, Node, check_kinds, ordered, window
 
-__all__ = ['OLDEST_OPSET', 'WRITERS', 'newest_opset', 'to_onnx']
+__all__ = ['OLDEST_OPSET', 'WRITERS', 'newest_opset', 'smallest_model', 'to_onnx']
 
 OLDEST_OPSET = 15  # from here on, the operators written here are the same
 _IR_VERSION = 8  # that of opsets 15 to 18, so that older runtimes read the file
+
+
+def smallest_model(opset: int = OLDEST_OPSET) -> bytes:
+    """Return an ONNX file of one ReLU from [1, 2] to [1, 2], which shows what a runtime accepts."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ('x', 'y')]
+    graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'relu', ends[:1], ends[1:])
+    opsets = [helper.make_opsetid('', opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
 
 
 @functools.lru_cache(None)
@@ -21,12 +29,9 @@ def newest_opset() -> int:
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy')
-    relu = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'relu', [x], [y])
     for opset in range(onnx.defs.onnx_opset_version(), OLDEST_OPSET, -1):
-        proto = helper.make_model(relu, opset_imports=[helper.make_opsetid('', opset)], ir_version=_IR_VERSION)
         try:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+            onnxruntime.InferenceSession(smallest_model(opset), options, providers=['CPUExecutionProvider'])
             return opset
         except Exception:  # ONNX Runtime's exceptions have no common base class
             continue

@@ -47,6 +47,11 @@ class GenotypeError(ValueError):
         super().__init__('\n'.join(shown))
 
 
+def too_large(source: str, max_bytes: int) -> GenotypeError:
+    """Return the error for a document of more than `max_bytes` bytes."""
+    return GenotypeError(source, [('', f'too large: over {max_bytes} bytes; a genotype is a page of text')])
+
+
 class GenotypeWarning(UserWarning):
     """Warns of a genotype that can be compiled although a part of it has no effect."""
 

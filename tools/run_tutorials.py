@@ -63,11 +63,12 @@ def _replace_values(source: str, values: Dict[str, Any]) -> str:
 
 
 def _clean(output: nbformat.NotebookNode, folder: str) -> nbformat.NotebookNode:
-    """Remove what differs from one machine to the next from an output."""
+    """Remove terminal escape sequences from an output, and what differs from one machine to the next."""
     if 'execution_count' in output:
         output.execution_count = None
     if 'text' in output:
-        output.text = output.text.replace('\r\n', '\n').replace(f'{folder}{os.sep}', '')
+        text = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', output.text)
+        output.text = text.replace('\r\n', '\n').replace(f'{folder}{os.sep}', '')
     return output
 
 

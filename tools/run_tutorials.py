@@ -68,7 +68,8 @@ def _clean(output: nbformat.NotebookNode, folder: str) -> nbformat.NotebookNode:
         output.execution_count = None
     if 'text' in output:
         text = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', output.text)
-        output.text = text.replace('\r\n', '\n').replace(f'{folder}{os.sep}', '')
+        text = text.replace('\r\n', '\n').replace(f'{folder}{os.sep}', '')
+        output.text = re.sub(rf'{re.escape(tempfile.gettempdir())}[/\\]tmp\w+', 'temporary', text)
     return output
 
 

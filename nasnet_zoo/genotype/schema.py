@@ -17,7 +17,7 @@ from ..files import write_utf8
 from .operations import COMBINE_ALIASES, COMBINES, OP_ALIASES, OPERATIONS
 
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'Cell', 'Block', 'Edge', 'json_schema', 'FORMAT', 'KINDS',
-           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE', 'Width']
+           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE', 'Width', 'too_large']
 
 FORMAT = 1
 MAX_BLOCKS = 64

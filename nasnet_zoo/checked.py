@@ -4,12 +4,12 @@ import inspect
 import re
 import reprlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Sequence, Tuple, Type
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ['Checked', 'CliOption', 'OneOf', 'printable', 'shorten', 'suggest']
+__all__ = ['Checked', 'CliOption', 'OneOf', 'join_first', 'printable', 'shorten', 'suggest']
 
 
 if TYPE_CHECKING:  # pydantic's metaclass has no public name
@@ -63,6 +63,11 @@ def shorten(text: Any, limit: int = 60) -> str:
     """Return `text` for use in a message, cut off after `limit` characters."""
     text = str(text)
     return text if len(text) <= limit else text[:limit] + '…'
+
+
+def join_first(items: Sequence[Any], count: int, separator: str = ', ') -> str:
+    """Return the first `count` items for use in a message, each of them shortened, and '…' if there are more."""
+    return separator.join([shorten(item, 200) for item in items[:count]] + ['…'] * (len(items) > count))
 
 
 def printable(text: Any, keep: str = '') -> str:

@@ -4,21 +4,18 @@ The demo searches for a cell, compiles the winner and NASNet-A to networks of ab
 same way, exports the winner to ONNX, classifies the test digits in ONNX Runtime, and compares the results with PyTorch.
 It takes about two minutes on two CPU cores.
 """
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import save_model
 
 from .data.datasets import load_digits
 from .deploy.classifier import Classifier
 from .deploy.export import export_onnx, make_preprocessing
-from .description import describe
 from .drawing import draw
 from .extras import require
 from .files import write_json
@@ -26,7 +23,9 @@ from .genotype.loader import load_genotype
 from .genotype.schema import Genotype
 from .graph.compare import relative_difference
 from .network.nasnet import NASNet, compile_genotype
+from .progress import make_progress
 from .search.config import ChildSettings, SearchConfig
+from .search.match import matched_filters, reference_cost
 from .training.metrics import evaluate
 from .training.recipe import Recipe
 from .training.trainer import train
@@ -62,12 +61,6 @@ class DemoSettings(NamedTuple):
     seed: int = 0
 
 
-def _progress(text: str) -> Progress:
-    """Return a progress bar, which is not drawn if the output is not a terminal."""
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(TextColumn(text), *columns, console=console, disable=not sys.stdout.isatty())
-
-
 def _search(args: DemoSettings) -> Tuple[Genotype, Dict[str, Any]]:
     """Search with small children: one normal cell in each stage, 8 filters, two epochs. It resumes when interrupted."""
     console.print(f'[bold]1. Search[/] in the NASNet space: {args.trials} children, two at a time')
@@ -76,7 +69,8 @@ def _search(args: DemoSettings) -> Tuple[Genotype, Dict[str, Any]]:
     from .search.run import run_search
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = args.out / 'search'
-    with _progress('   best accuracy {task.fields[best]:.1%} on digits held out of training') as progress:
+    with make_progress(
+            '   best accuracy {task.fields[best]:.1%} on digits held out of training', stderr=False) as progress:
         task = progress.add_task('', total=args.trials, best=0.)
         config = SearchConfig(
             out=folder, data='digits', protocol='paper', trials=args.trials, workers=2, top=2, final_epochs=6,
@@ -90,12 +84,6 @@ def _search(args: DemoSettings) -> Tuple[Genotype, Dict[str, Any]]:
     return load_genotype(folder / 'cell.json'), report
 
 
-def _filters_for(genotype: Genotype, params: int) -> int:
-    """Return the number of filters whose network has closest to `params` parameters."""
-    return min(range(4, 41, 2), key=lambda filters: abs(
-        describe(genotype, cell_filters=filters, **NETWORK)['params'] - params))
-
-
 def _compile_and_train(genotype: Genotype, cell_filters: int, args: DemoSettings) -> Tuple[NASNet, Dict[str, Any]]:
     """Return a trained network, and its size, accuracy on the test digits and training time."""
     train_set, test_set = load_digits()
@@ -104,7 +92,7 @@ def _compile_and_train(genotype: Genotype, cell_filters: int, args: DemoSettings
     params = sum(p.numel() for p in model.parameters())
     begun = time.perf_counter()
     text = f'   {genotype.name}, F = {cell_filters}, {params:,} parameters: loss {{task.fields[loss]:.3f}}'
-    with _progress(text) as progress:
+    with make_progress(text, stderr=False) as progress:
         task = progress.add_task('', total=None, loss=float('nan'))
         train(model, train_set, Recipe(epochs=args.epochs, seed=args.seed, **RECIPE), on_step=lambda s: progress.update(
             task, completed=s['step'], total=s['steps'], loss=s['loss']))
@@ -173,8 +161,9 @@ def run_demo(args: DemoSettings) -> Dict[str, Any]:
 
     nasnet_a = load_genotype('nasnet_a')
     console.print(f'[bold]2. Compile and train[/] the winner and NASNet-A for {args.epochs} epochs')
-    size = describe(nasnet_a, cell_filters=FILTERS, **NETWORK)['params']
-    model, ours = _compile_and_train(cell, _filters_for(cell, size), args)
+    wanted = dict(NETWORK, cell_filters=FILTERS)
+    filters = matched_filters(cell, 'params', reference_cost('params', **wanted), **wanted)
+    model, ours = _compile_and_train(cell, filters, args)
     _, theirs = _compile_and_train(nasnet_a, FILTERS, args)
     model.eval()
     save_model(model, str(files['model.safetensors']))

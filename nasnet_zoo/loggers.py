@@ -16,7 +16,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 from .extras import require
 from .files import atomic_write, write_json
 
-__all__ = ['LOGGERS', 'CsvLogger', 'LoggerKind', 'RunLogger', 'default_loggers', 'open_loggers']
+__all__ = ['LOGGERS', 'CsvLogger', 'LoggerKind', 'RunLogger', 'StepLogger', 'check_loggers', 'default_loggers',
+           'open_loggers']
 
 Row = Mapping[str, Any]  # the figures of a step; the first entry is the number of the step
 
@@ -31,18 +32,10 @@ class RunLogger(abc.ABC):
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, settings
-        self._written = 0
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write those of all rows so far that have not been written."""
-        for row in rows[self._written:]:
-            (_, step), *figures = row.items()
-            self._log(step, {name: float(value) for name, value in figures if value is not None})
-            self._written += 1
 
     @abc.abstractmethod
-    def _log(self, step: int, figures: Dict[str, float]) -> None:
-        """Write the figures of one step."""
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write all rows so far, of which some may have been written before."""
 
 
 class CsvLogger(RunLogger):
@@ -54,11 +47,23 @@ class CsvLogger(RunLogger):
             writer.writeheader()
             writer.writerows(rows)
 
+
+class StepLogger(RunLogger):
+    """Writes the figures of each step once, to a place that keeps them."""
+    _written = 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows[self._written:]:
+            (_, step), *figures = row.items()
+            self._log(step, {name: float(value) for name, value in figures if value is not None})
+            self._written += 1
+
+    @abc.abstractmethod
     def _log(self, step: int, figures: Dict[str, float]) -> None:
-        raise NotImplementedError('the file is written as a whole')
+        """Write the figures of one step."""
 
 
-class TensorBoardLogger(RunLogger):
+class TensorBoardLogger(StepLogger):
     """Writes events to ``tensorboard/`` in the folder of the run, in place of those of an earlier process."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -76,7 +81,7 @@ class TensorBoardLogger(RunLogger):
         self._board.flush()
 
 
-class MlflowLogger(RunLogger):
+class MlflowLogger(StepLogger):
     """Logs to MLflow. Its own variables, such as ``MLFLOW_TRACKING_URI``, say where that is."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -99,7 +104,7 @@ class MlflowLogger(RunLogger):
                 self._client.log_metric(self._id, name, value, step=step)
 
 
-class WandbLogger(RunLogger):
+class WandbLogger(StepLogger):
     """Logs to Weights & Biases. Its own variables, such as ``WANDB_PROJECT`` and ``WANDB_MODE``, say where and how."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -109,7 +114,8 @@ class WandbLogger(RunLogger):
         name = known or secrets.token_hex(4)
         self._run = wandb.init(
             project=os.environ.get('WANDB_PROJECT', 'nasnet-zoo'), name=folder.name, id=name, resume='allow',
-            dir=str(folder), config=dict(settings), settings=wandb.Settings(silent=True, console='off'))
+            dir=str(folder), config=dict(settings), settings=wandb.Settings(silent=True, console='off'),
+            reinit=True)  # the run of an earlier training in this process is finished
         if known is None:
             _keep_id(folder, 'wandb', name)
 
@@ -144,6 +150,21 @@ def default_loggers() -> List[str]:
     return ['csv', *(['tensorboard'] if find_spec('tensorboard') else [])]
 
 
+def check_loggers(names: Sequence[str]) -> None:
+    """Check that loggers can be used.
+
+    Args:
+        names: Names in :data:`LOGGERS`.
+
+    Raises:
+        ImportError: If a package is missing. The message says how to install it.
+    """
+    for name in names:
+        extra = LOGGERS[name].extra
+        if extra:
+            require(f'--log {name}', extra)
+
+
 def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> Callable[[Sequence[Row]], None]:
     """Check that loggers can be used, and return a function that writes rows to all of them.
 
@@ -158,11 +179,8 @@ def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]
     Raises:
         ImportError: If a package is missing. The message says how to install it.
     """
+    check_loggers(names)
     chosen = dict.fromkeys(['csv', *(names or default_loggers())])
-    for name in chosen:
-        extra = LOGGERS[name].extra
-        if extra and name in names:
-            require(f'--log {name}', extra)
     opened: Dict[str, RunLogger] = {}
 
     def write(rows: Sequence[Row]) -> None:

@@ -85,7 +85,7 @@ def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
 
 
 def test_a_service_that_fails(tmp_path, monkeypatch):
-    class Unreachable(loggers.RunLogger):
+    class Unreachable(loggers.StepLogger):
         def _log(self, step, figures):
             raise ConnectionError('no route\nto host')
     monkeypatch.setitem(loggers.LOGGERS, 'mlflow', loggers.LoggerKind('', None, Unreachable))

@@ -8,6 +8,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 
 import torch
 
+from ..checked import join_first
+
 __all__ = ['Entry', 'find_entry']
 
 _AVERAGED = re.compile(r'(?<![a-z])(ema|swa|avg|averaged?|averaging|polyak|shadow|exponentialmovingaverage)(?![a-z])')
@@ -108,5 +110,4 @@ def _group(names: List[str], places: List[str]) -> List[str]:
 
 
 def _join(names: Any) -> str:
-    names = [name.rstrip('.')[:200] for name in names]
-    return ', '.join([*names[:_MAX_SHOWN], *(['…'] if len(names) > _MAX_SHOWN else [])])
+    return join_first([name.rstrip('.') for name in names], _MAX_SHOWN)

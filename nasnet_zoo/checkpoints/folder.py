@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Dict
 
+from ..checked import join_first
 from .bounds import check_index_size
 
 __all__ = ['find_file', 'read_index']
@@ -42,7 +43,7 @@ def _find_in_folder(folder: Path) -> Path:
                          'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE')
     if not found:
         raise ValueError(f'{folder}: is a folder without a weight file')
-    names = ', '.join([path.name for path in found[:_MAX_SHOWN]] + ['…'] * (len(found) > _MAX_SHOWN))
+    names = join_first([path.name for path in found], _MAX_SHOWN)
     raise ValueError(f'{folder}: is a folder with several weight files; pass one of them: {names}')
 
 

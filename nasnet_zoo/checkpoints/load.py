@@ -5,11 +5,13 @@ These packages also pad pools differently (see ``network.ops.pool``): a model gi
 """
 import os
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 
+from ..checked import join_first
 from ..network.nasnet import NASNet
 from .entries import Entry, find_entry
 from .flatten import flatten
@@ -27,7 +29,7 @@ NAME_TABLES: Tuple[NameTable, ...] = (TENSORFLOW, TORCH, KERAS, DARTS)
 Source = Union[Mapping[str, Any], str, 'os.PathLike[str]']
 _CLASSIFIER = ('head.fc.weight', 'head.fc.bias')
 _CLASSIFIERS = (_CLASSIFIER, ('aux_head.head.fc.weight', 'aux_head.head.fc.bias'))
-_MAX_SHOWN = 3  # tensors of a kind in an error message
+_join = partial(join_first, count=3, separator='; ')  # tensors of a kind in an error message
 
 
 def load_foreign_weights(model: NASNet, source: Source, entry: Optional[str] = None) -> Entry:
@@ -127,13 +129,13 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: NASNet) -> Dict[str
     if table is None:
         *others, last = [name for table in NAME_TABLES for name in table.code_bases]
         raise ValueError(f'these are not weights of a NASNet, PNASNet or AmoebaNet from {", ".join(others)} or {last}: '
-                         + (f'the tensors are {_shorten(list(state_dict))}' if state_dict else 'there are no tensors'))
+                         + (f'the tensors are {_join(list(state_dict))}' if state_dict else 'there are no tensors'))
     names = rename(table, list(state_dict), our_names, model.plan.cells)
     converted: Dict[str, Any] = {}
     for name, ours in names.items():
         if ours in converted:
             same = [name for name in names if names[name] == ours]
-            raise ValueError(f'several tensors map to {ours}: {_shorten(same)}')
+            raise ValueError(f'several tensors map to {ours}: {_join(same)}')
         converted[ours] = state_dict[name]
     for classifier in _CLASSIFIERS:
         if model.num_classes == 1000 and all(
@@ -193,7 +195,7 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
             f'model.reset_classifier({model.num_classes}) after loading')
     given, needed = ({name: str(tuple(tensor.shape)) for name, tensor in side.items()} for side in (tensors, wanted))
     lines = ['these are not the weights of this model'] + [
-        f'{len(names)} {what}: {_shorten([text.format(name, given.get(name), needed.get(name)) for name in names])}'
+        f'{len(names)} {what}: {_join([text.format(name, given.get(name), needed.get(name)) for name in names])}'
         for what, names, text in (
             ('of the wrong shape', misshapen, '{0} is {1}, the model needs {2}'),
             ('missing', missing, '{0} {2}'),
@@ -210,8 +212,3 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: NASNet) -> None:
     if any(name.startswith('aux_head.') for name in missing):
         lines.append('the weights have no auxiliary head: create the model with aux_head=False')
     raise ValueError('\n  '.join(lines))
-
-
-def _shorten(items: List[str]) -> str:
-    """The first few of a list of names, for an error message."""
-    return '; '.join([str(item)[:200] for item in items[:_MAX_SHOWN]] + ['…'] * (len(items) > _MAX_SHOWN))

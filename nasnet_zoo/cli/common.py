@@ -1,20 +1,17 @@
-"""What several commands share: errors, progress bars, tables and JSON."""
+"""What several commands share: errors, tables and JSON."""
 import json
 import os
 import sys
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Callable, Dict, Iterator, Optional
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
 from ..checked import printable
 
-__all__ = ['AsJson', 'drop_none', 'exit_on_error', 'exit_on_interrupt', 'line_printer', 'make_progress', 'print_report']
+__all__ = ['AsJson', 'drop_none', 'exit_on_error', 'exit_on_interrupt', 'print_report']
 
 # The parameter that `print_report` needs.
 AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
@@ -61,32 +58,6 @@ def exit_on_error(resumable: Optional[Path] = None) -> Iterator[None]:
 def drop_none(**options: Any) -> Dict[str, Any]:
     """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def make_progress(
-        *before: str, after: str = '', left: Optional[ProgressColumn] = None, transient: bool = False,
-        quiet: bool = False,
-) -> Progress:
-    """Return a progress bar on standard error: texts, a bar, how many of how many, a text, and the time that is left.
-
-    Nothing is drawn if standard error is not a terminal.
-
-    Args:
-        before: Texts to the left of the bar. They may show fields of the task: ``'loss {task.fields[loss]:.3f}'``.
-        after: Text to the right of the counts.
-        left: Shows the time that is left. By default it is computed from how the counts have grown in the last seconds.
-        transient: Remove the bar at the end.
-        quiet: Print nothing.
-    """
-    columns = [*map(TextColumn, before), BarColumn(), MofNCompleteColumn(), *([TextColumn(after)] if after else []),
-               left or TimeRemainingColumn()]
-    return Progress(*columns, console=Console(highlight=False, stderr=True, quiet=quiet), transient=transient,
-                    disable=not sys.stderr.isatty())
-
-
-def line_printer(progress: Progress) -> Callable[[str], None]:
-    """Return a function that prints a line above a progress bar. Long lines, such as those with paths, stay whole."""
-    return partial(progress.console.print, markup=False, soft_wrap=True)
 
 
 def print_report(report: Any, as_json: bool, print_text: Callable[[Any], None]) -> None:

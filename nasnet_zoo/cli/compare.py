@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..extras import require
+from ..progress import line_printer, make_progress
 from ..search.compare_config import CompareConfig
-from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
+from .common import AsJson, exit_on_error, print_report
 from .options import with_settings
 
 __all__ = ['compare']

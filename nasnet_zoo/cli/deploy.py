@@ -17,7 +17,8 @@ from ..data.tree import LeftOut, describe_left_out
 from ..deploy.classifier import Classifier, Prediction
 from ..deploy.config import ExportConfig, parse_numbers, parse_size
 from ..deploy.runtimes import AUTO_PROVIDERS, RUNTIME_PRECISIONS, RUNTIMES
-from .common import AsJson, drop_none, exit_on_error, make_progress, print_report
+from ..progress import make_progress
+from .common import AsJson, drop_none, exit_on_error, print_report
 from .options import with_settings
 
 __all__ = ['classify', 'export']

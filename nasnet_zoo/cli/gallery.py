@@ -3,7 +3,8 @@ from pathlib import Path
 
 import typer
 
-from .common import AsJson, exit_on_error, make_progress, print_report
+from ..progress import make_progress
+from .common import AsJson, exit_on_error, print_report
 
 __all__ = ['gallery']
 

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..extras import require
+from ..progress import line_printer, make_progress
 from ..search.config import SearchConfig
-from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
+from .common import AsJson, exit_on_error, print_report
 from .options import with_settings
 
 __all__ = ['search']

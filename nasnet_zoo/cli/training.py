@@ -7,8 +7,9 @@ from typing import Any, Dict, Optional
 import typer
 
 from ..data.datasets import DATA_SETS
+from ..progress import line_printer, make_progress
 from ..training.config import TrainConfig
-from .common import AsJson, exit_on_error, line_printer, make_progress, print_report
+from .common import AsJson, exit_on_error, print_report
 from .options import with_settings
 
 __all__ = ['train', 'validate']

@@ -8,7 +8,7 @@ import re
 import warnings
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..checked import shorten
+from ..checked import join_first, shorten
 from .loader import load_genotype
 from .schema import Genotype
 
@@ -95,7 +95,7 @@ def import_genotype(text: str, name: str = 'imported', which: Optional[str] = No
     text = text.replace('\r\n', '\n').translate(_QUOTES)
     found = list(_find(text))
     names = list(dict.fromkeys(name for entry in found for name in entry.names))
-    others = ', '.join([*names[:_MAX_SHOWN], *['…'] * (len(names) > _MAX_SHOWN)])
+    others = join_first(names, _MAX_SHOWN)
     if which is not None:
         found = [entry for entry in found if which in entry.names]
         if not found:
@@ -226,7 +226,7 @@ def _explain(text: str) -> str:
     found = f'{shorten(" ".join(text.split()))!r}' if text.strip() else 'an empty text'
     keys = re.findall(r'''["']([^"'\n]{1,60})["']\s*:''', text[:10_000]) if text.lstrip()[:1] == '{' else []
     if keys:
-        found = f'a dict with the keys {", ".join(keys[:5])}{", …" if len(keys) > 5 else ""}'
+        found = f'a dict with the keys {join_first(keys, 5)}'
     call = re.search(r'\bGenotype\s*\(', text)
     if call:
         line = text.count('\n', 0, call.start()) + 1

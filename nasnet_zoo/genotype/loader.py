@@ -23,6 +23,7 @@ from .schema import (
     Genotype,
     GenotypeError,
     GenotypeWarning,
+    too_large,
 )
 
 __all__ = ['load_genotype', 'list_genotypes', 'genotypes_dir']
@@ -93,7 +94,7 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
             for chunk in json.JSONEncoder().iterencode(dict(source)):  # shared lists may be huge in JSON
                 text += chunk
                 if len(text) > MAX_BYTES:
-                    raise GenotypeError('<dict>', [('', f'too large: over {MAX_BYTES} bytes as JSON')])
+                    raise too_large('<dict>', MAX_BYTES)
             return '<dict>', text
         except GenotypeError:
             raise
@@ -127,7 +128,7 @@ def _read_file(path: Path, label: str) -> str:
         with open(path, 'rb') as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise GenotypeError(label, [('', f'too large: over {MAX_BYTES} bytes; a genotype is a page of text')])
+            raise too_large(label, MAX_BYTES)
         return raw.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise GenotypeError(label, [('', f'not UTF-8 text: byte {error.start} is invalid')]) from None

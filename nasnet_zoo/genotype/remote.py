@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from ..checked import shorten
-from .schema import GenotypeError
+from .schema import GenotypeError, too_large
 
 __all__ = ['HUB', 'download_genotype']
 
@@ -34,7 +34,7 @@ def download_genotype(source: str, max_bytes: int) -> Path:
     except (HTTPError, OSError):
         size = None  # the Hub cannot be reached, but the file may be in the cache
     if size is not None and size > max_bytes:
-        raise GenotypeError(shorten(source), [('', f'too large: over {max_bytes} bytes; a genotype is a page of text')])
+        raise too_large(shorten(source), max_bytes)
     try:
         return Path(hf_hub_download(repo, _FILE, revision=revision or None))
     except (HTTPError, OSError, HFValidationError) as error:

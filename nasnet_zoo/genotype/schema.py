@@ -17,7 +17,7 @@ from ..files import write_utf8
 from .operations import COMBINE_ALIASES, COMBINES, OP_ALIASES, OPERATIONS
 
 __all__ = ['Genotype', 'GenotypeError', 'GenotypeWarning', 'Cell', 'Block', 'Edge', 'json_schema', 'FORMAT', 'KINDS',
-           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE', 'Width']
+           'MAX_BLOCKS', 'MAX_INPUTS', 'MAX_PROBLEMS', 'STATE', 'Width', 'too_large']
 
 FORMAT = 1
 MAX_BLOCKS = 64
@@ -45,6 +45,11 @@ class GenotypeError(ValueError):
         if len(problems) > MAX_PROBLEMS:
             shown.append(f'{source}: … and more problems')
         super().__init__('\n'.join(shown))
+
+
+def too_large(source: str, max_bytes: int) -> GenotypeError:
+    """Return the error for a document of more than `max_bytes` bytes."""
+    return GenotypeError(source, [('', f'too large: over {max_bytes} bytes; a genotype is a page of text')])
 
 
 class GenotypeWarning(UserWarning):

@@ -16,6 +16,7 @@ from ..description import describe
 from ..files import write_json
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
+from ..loggers import check_loggers
 from ..network.nasnet import compile_genotype
 from ..training.config import TrainConfig
 from ..training.recipe import with_defaults
@@ -90,7 +91,9 @@ def run_comparison(
 
     Raises:
         SearchError: If the settings do not fit together or to the comparison in the folder, or if a training fails.
+        ImportError: If a logger needs a package that is not installed.
     """
+    check_loggers(config.log)
     data = _load(config)
     jobs, target = _plan(config, data)
     path = config.out / 'compare.json'
@@ -191,7 +194,7 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
     try:
         report = run_training(TrainConfig(
             source=str(folder / 'cell.json'), data=config.data, out=folder, resume=(folder / 'run.json').exists(),
-            data_root=config.data_root, img_size=config.img_size,
+            data_root=config.data_root, img_size=config.img_size, log=config.log,
             val_share=config.val_share if config.split == 'validation' else 0.,
             **dict(config.network_args, cell_filters=job.cell_filters),
             recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)

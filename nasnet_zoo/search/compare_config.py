@@ -6,7 +6,9 @@ from pydantic import Field
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..loggers import LOGGERS
 from ..network.stems import STEMS
+from ..training.config import LoggerNames
 from ..training.recipe import Recipe
 from .config import ChildRecipe
 from .match import MATCHES
@@ -69,6 +71,9 @@ class CompareConfig(Checked):
         'Number of GPUs that a network needs on a Ray cluster. With a fraction, several networks share a GPU.'))] = 0.
     resume: Annotated[bool, Field(description=(
         'Continue the comparison in --out. Cells and seeds may be added.'))] = False
+    log: Annotated[LoggerNames, Field(strict=False, description=(
+        f'Where the figures of each epoch of each training are logged: {", ".join(LOGGERS)}. May be repeated. log.csv '
+        'in the folder of a training is always written. The default is tensorboard if it is installed.'))] = ()
     data_root: Annotated[Optional[_Path], Field(description='Folder in which torchvision stores data sets.')] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
     recipe: Recipe = ChildRecipe()
@@ -82,4 +87,4 @@ class CompareConfig(Checked):
         """Return the settings that a comparison must be resumed with, as JSON data."""
         return self.model_dump(mode='json', exclude={
             'cells', 'out', 'seeds', 'first_seed', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'resume',
-            'data_root', 'download'})
+            'log', 'data_root', 'download'})

@@ -6,7 +6,9 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
+from ..loggers import LOGGERS
 from ..network.stems import STEMS
+from ..training.config import LoggerNames
 from ..training.recipe import Recipe
 from .make_space import OWN_SPACE
 from .match import MATCHES
@@ -126,6 +128,9 @@ class SearchConfig(Checked):
         'Folder of another search, whose best accuracy is shown in the report for comparison.'))] = None
     storage: Annotated[Optional[str], Field(description=(
         'URL of an Optuna storage for the trials. The default is a journal file in --out.'))] = None
+    log: Annotated[LoggerNames, Field(strict=False, description=(
+        f'Where the figures of each child are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is then written, '
+        'too. The default is nowhere but in the study and the report.'))] = ()
     data_root: Annotated[Optional[_Path], Field(description="Folder in which torchvision stores data sets.")] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
     top: Annotated[int, Field(ge=1, description=(
@@ -174,4 +179,4 @@ class SearchConfig(Checked):
         A storage's URL may contain a password, the settings of a preset are stored themselves, and the other fields
         left out concern one run of the process.
         """
-        return self.model_dump(mode='json', exclude={'out', 'resume', 'download', 'storage', 'preset'})
+        return self.model_dump(mode='json', exclude={'out', 'resume', 'log', 'download', 'storage', 'preset'})

@@ -22,6 +22,7 @@ from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
+from ..loggers import open_loggers
 from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
@@ -54,6 +55,7 @@ from .study import (
     StudySettings,
     check_cells,
     check_storage,
+    child_rows,
     evaluated_trials,
     finished_children,
     open_stored_study,
@@ -108,9 +110,11 @@ def run_search(
     Raises:
         SearchError: If the settings do not fit together, the folder contains another search, or no child has an
             accuracy.
+        ImportError: If a logger needs a package that is not installed.
     """
     prepared = _prepare(config, log)
     config, space = prepared.config, prepared.space
+    write_logs = open_loggers(config.log, config.out, study_settings(config, space)) if config.log else None
     # This fails, before anything is written, if a child does not fit into the cluster.
     with closing(_make_pool(prepared, config.child, config.workers)) as pool:
         if config.storage is not None:
@@ -123,6 +127,8 @@ def run_search(
             log(forecast.describe(len(known), _durations(known)))
 
             def report(now: Progress) -> None:
+                if write_logs and now.finished:
+                    write_logs(child_rows(search.trials()))
                 if on_progress:
                     on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
 

@@ -12,8 +12,8 @@ from .journal import BatchedJournalStorage, has_records, remove_damaged_end
 from .optuna_internals import get_storage
 from .space import Space
 
-__all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'evaluated_trials', 'finished_children',
-           'is_evaluated', 'open_stored_study', 'open_study']
+__all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'child_rows', 'evaluated_trials',
+           'finished_children', 'is_evaluated', 'open_stored_study', 'open_study']
 
 COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
@@ -167,3 +167,19 @@ def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
         # earlier versions stored no accuracy, because it was always the reward
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if 'duplicate_of' not in trial.user_attrs]
+
+
+def child_rows(trials: Sequence[FrozenTrial]) -> List[Dict[str, Any]]:
+    """Return the figures of all children that were trained, pruned or failed, for loggers.
+
+    The children are counted in the order in which they finished, since services refuse steps that go back. A pruned or
+    failed child has no reward and no cost.
+    """
+    rows: List[Dict[str, Any]] = []
+    best: Optional[float] = None
+    for trial in sorted(filter(is_evaluated, trials), key=lambda trial: trial.datetime_complete):
+        reward = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        best = max((known for known in (reward, best) if known is not None), default=None)
+        rows.append(dict(child=len(rows) + 1, trial=trial.number, reward=reward, best_reward=best, **{
+            name: trial.user_attrs.get(name) for name in ('accuracy', 'params', 'macs', 'latency', 'seconds')}))
+    return rows

@@ -11,7 +11,9 @@ from ..network.stems import STEMS
 from .recipe import Recipe
 from .recipes import DEFAULT_RECIPE, RECIPES
 
-__all__ = ['TrainConfig']
+__all__ = ['LoggerNames', 'TrainConfig']
+
+LoggerNames = Tuple[Annotated[str, OneOf('logger', LOGGERS)], ...]
 
 _Count = Annotated[int, Field(ge=1)]
 _NETWORK = (
@@ -67,7 +69,7 @@ class TrainConfig(Checked):
         'Device to train on: cpu, cuda, cuda:1, …. The default is cuda if there is a GPU, and otherwise cpu.'))] = None
     workers: Annotated[int, Field(ge=0, description=(
         'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
-    log: Annotated[Tuple[Annotated[str, OneOf('logger', LOGGERS)], ...], Field(strict=False, description=(
+    log: Annotated[LoggerNames, Field(strict=False, description=(
         f'Where the figures of each epoch are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is always '
         'written. The default is tensorboard if it is installed.'))] = ()
     recipe: Recipe = Recipe()

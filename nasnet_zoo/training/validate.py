@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 
+from ..checked import join_first
 from ..data.datasets import AnySet, DataError, data_name, load_data
 from ..data.preprocessing import make_preprocessing
 from ..hub.folder import record_accuracy, weight_file
@@ -87,5 +88,5 @@ def _check_classes(source: str, model: NASNet, data: AnySet) -> None:
         raise DataError(f'{source}: has {model.num_classes} classes, but {data.name} has {len(data.class_names)}')
     known = label_names(model)
     if known and known != list(data.class_names):
-        raise DataError(f'{source}: its classes are {", ".join(known[:3])}, …, but those of {data.name} are '
-                        f'{", ".join(data.class_names[:3])}, …')
+        raise DataError(f'{source}: its classes are {join_first(known, 3)}, but those of {data.name} are '
+                        f'{join_first(data.class_names, 3)}')

@@ -1,7 +1,5 @@
 """What users see of every command: exit codes, one line after Ctrl-C, and no bars or colours in a pipe."""
-import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -87,34 +85,6 @@ def test_interrupted_search_is_continued(tmp_path):
     assert err.splitlines()[-1] == 'interrupted; run the same command with --resume to continue'
     done = subprocess.run([*command, '--trials', '3', '--resume'], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def drawn(stream, monkeypatch, **environment):
-    """What a finished progress bar and a long line leave on standard error."""
-    for name in ('NO_COLOR', 'FORCE_COLOR', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE'):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in dict(TERM='xterm-256color', COLUMNS='80', **environment).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, 'stderr', stream)
-    with common.make_progress('children') as progress:
-        progress.update(progress.add_task('', total=2), completed=2)
-        common.line_printer(progress)('[bold]' + 'x' * 100)
-    return stream.getvalue()
-
-
-def test_bars_are_drawn_on_terminals_only(monkeypatch):
-    colour = re.compile(r'\x1b\[[0-9;]*3[0-9]')
-    text = drawn(Terminal(), monkeypatch)
-    assert '2/2' in text and colour.search(text)
-    text = drawn(Terminal(), monkeypatch, NO_COLOR='1')
-    assert '2/2' in text and not colour.search(text)
-    for environment in ({}, dict(FORCE_COLOR='1')):
-        assert drawn(io.StringIO(), monkeypatch, **environment) == '[bold]' + 'x' * 100 + '\n'
 
 
 def test_no_colours_in_a_pipe(tmp_path):

@@ -20,7 +20,7 @@ def compare(out, *options):
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp('compare') / 'cells'
-    result = compare(out, 'nasnet_a', 'pnasnet5', '--seeds', '2', '--json')
+    result = compare(out, 'nasnet_a', 'pnasnet5', '--seeds', '2', '--json', '--log', 'csv')
     assert result.exit_code == 0, result.output
     return out, json.loads(result.stdout)
 
@@ -38,6 +38,15 @@ def test_result(done):
         result['cells'][0]['mean'] - result['cells'][1]['mean'])
     stored = json.loads((out / 'compare.json').read_text(encoding='utf-8'))
     assert stored['differences'] == result['differences'] and (out / 'compare.svg').exists()
+    assert (out / 'runs' / 'pnasnet5-1' / 'log.csv').exists()
+    assert not list(out.glob('runs/*/tensorboard')), '--log csv: nothing else'
+
+
+def test_a_logger_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr('nasnet_zoo.extras.find_spec', lambda name: None if name == 'wandb' else True)
+    refused = compare(tmp_path / 'cells', 'nasnet_a', '--log', 'wandb')
+    assert refused.exit_code == 1 and '--log wandb needs wandb' in refused.stderr
+    assert not (tmp_path / 'cells').exists()
 
 
 def test_a_comparison_is_resumed_and_extended(done):

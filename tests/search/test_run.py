@@ -1,4 +1,5 @@
 """The search as its users see it: a folder with a winner in it."""
+import csv
 import json
 import os
 import re
@@ -6,10 +7,12 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from filelock import FileLock
+from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from helpers.darts import PC_DARTS_CIFAR
@@ -22,7 +25,7 @@ from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.selection import rank_children
 from nasnet_zoo.search.space import SPACES
-from nasnet_zoo.search.study import open_study
+from nasnet_zoo.search.study import child_rows, open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 CHILD = ['--protocol', 'paper', '--num-cells', '1', '--cell-filters', '2', '--epochs', '1', '--batch-size', '256',
@@ -45,7 +48,7 @@ def searched(tmp_path_factory):
     first = command(out, '--trials', '3', '--json', '--seed', '5')
     assert first.exit_code == 0, first.output
     assert re.search(r'^about .*: 3 children at [0-9.]+ s with 1 worker, then 2 for 3 epochs \(', first.stderr, re.M)
-    second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume')
+    second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume', '--log', 'csv')
     assert second.exit_code == 0, second.output
     return out, json.loads(first.stdout), json.loads(second.stdout)
 
@@ -60,6 +63,32 @@ def test_a_winner_is_found(searched):
     assert all(row['epochs'] == 3 for row in second['finals'])
     model = compile_genotype(cell, num_cells=1, cell_filters=2, stem='cifar', num_classes=10, in_chans=1, img_size=8)
     assert sum(p.numel() for p in model.parameters()) == second['params']
+
+
+def test_children_are_logged(searched):
+    """All of them, although only the process that resumed the search was asked to."""
+    out, _, _ = searched
+    with (out / 'log.csv').open(encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    children = [trial for trial in study_in(out).trials if 'duplicate_of' not in trial.user_attrs]
+    assert [row['child'] for row in rows] == ['1', '2', '3', '4']
+    for name in ('params', 'seconds'):
+        assert [float(row[name]) for row in rows] == [trial.user_attrs[name] for trial in children]
+    rewards = [trial.value for trial in children]
+    assert [float(row['reward']) for row in rows] == rewards
+    assert [float(row['best_reward']) for row in rows] == [max(rewards[:i + 1]) for i in range(4)]
+
+
+def test_children_that_failed_are_logged_without_a_reward():
+    begun = datetime(2026, 1, 1)
+    trials = [optuna.trial.FrozenTrial(
+        number=number, state=state, value=value, values=None, datetime_start=begun,
+        datetime_complete=begun + timedelta(minutes=minute), params={}, distributions={}, intermediate_values={},
+        system_attrs={}, trial_id=number, user_attrs=dict(architecture=str(number)))
+        for number, minute, state, value in ((0, 2, TrialState.COMPLETE, 0.5), (1, 1, TrialState.FAIL, None))]
+    rows = child_rows(trials)
+    assert [(row['child'], row['trial'], row['reward'], row['best_reward']) for row in rows] == [
+        (1, 1, None, None), (2, 0, 0.5, 0.5)]
 
 
 def test_the_finalists_have_the_highest_fitted_means(searched):

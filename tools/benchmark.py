@@ -214,7 +214,8 @@ def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: 
     parser.add_argument('--device', default='cpu', help='device to measure on: cpu or cuda')
     parser.add_argument('--plain-allocator', action='store_true', help=(
         "do not change the settings of glibc's memory allocator"))
-    parser.add_argument('--batch-size', type=int, help='number of images in a batch (the default depends on the network)')
+    parser.add_argument('--batch-size', type=int, help=(
+        'number of images in a batch (the default depends on the network)'))
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
     parser.add_argument('--blocks', type=int, default=blocks, help='number of turns (blocks of calls) of each variant')
     parser.add_argument('--calls', type=int, default=calls, help=f'number of {call} in a turn')

@@ -19,6 +19,8 @@ TUTORIALS = 'docs/tutorials'
 BRANCH = 'main'
 
 _inserted: Dict[str, str] = {}  # HTML by the comment that stands for it
+_PUBLIC = {f'{module}.{name}': path for module in site_reference.public_modules()
+           for name, path in site_reference.public_objects(module).items()}
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -85,6 +87,8 @@ def _generated(config: MkDocsConfig) -> Iterator[File]:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to files that are not on the site lead to the repository, and load no pictures from other servers."""
     folder = posixpath.dirname(page.file.src_uri)
+    if page.parent is None:  # it is alone on its tab
+        page.meta['hide'] = ['navigation']
 
     def locate(match: Match) -> str:
         target = posixpath.normpath(posixpath.join(folder, match[1]))
@@ -100,13 +104,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(html: str, **unused: Any) -> str:
     """Insert the cells of the gallery, and turn the roles of docstrings, such as :class:`~a.b.C`, into links."""
-    public = {f'{module}.{name}': path for module in site_reference.public_modules()
-              for name, path in site_reference.public_objects(module).items()}
-
     def link(match: Match) -> str:
         path = match[1].lstrip('~')
         shown = path.rpartition('.')[2] if match[1].startswith('~') else path
-        return f'<autoref optional identifier="{public.get(path, path)}"><code>{shown}</code></autoref>'
+        return f'<autoref optional identifier="{_PUBLIC.get(path, path)}"><code>{shown}</code></autoref>'
 
     html = re.sub(r'<!-- genotype [\w.-]+ -->', lambda match: _inserted[match[0]], html)
     return re.sub(r':(?:attr|class|data|func|meth|mod):<code>(~?[\w.]+)</code>', link, html)

@@ -8,15 +8,16 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import typer
 
+from nasnet_zoo.checked import Checked, OneOf
 from nasnet_zoo.cli import app
 from nasnet_zoo.gallery import show_genotype
 from nasnet_zoo.genotype.loader import list_genotypes, load_genotype
 
-__all__ = ['command_page', 'gallery_page', 'public_modules', 'public_objects', 'python_page', 'tool_names', 'tools_page']
+__all__ = ['command_page', 'gallery_page', 'public_modules', 'public_objects', 'python_page', 'tools_page']
 
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
@@ -98,7 +99,7 @@ def command_page() -> str:
 
 # The tools
 
-def tool_names() -> List[str]:
+def _tool_names() -> List[str]:
     """Return the names of the tools that have options of their own: those with a function ``make_parser``."""
     return [path.stem for path in sorted(TOOLS.glob('*.py'))
             if '\ndef make_parser(' in path.read_text(encoding='utf-8')]
@@ -152,12 +153,12 @@ def tools_page() -> str:
     """Return the page of the scripts in ``tools/`` that have options of their own."""
     lines = ['# Tools in a checkout', '',
              'The folder `tools/` of a checkout has scripts that measure, train and release. Call them as '
-             '`python tools/NAME.py`. They are not part of the package, and [may change](../docs/stability.md) in every '
-             'version.', '',
+             '`python tools/NAME.py`. They are not part of the package, and every version '
+             '[may change them](../docs/stability.md).', '',
              'Some scripts are the same as a command: `train.py`, `search.py`, `validate.py`, `describe.py`, '
-             '`classify.py` and `demo.py` take the options of [the command of this name](commands.md), `export_onnx.py` '
-             'those of `export`, and `push_to_hub.py` those of `push`.']
-    for name in tool_names():
+             '`classify.py` and `demo.py` take the options of [the command of this name](commands.md), '
+             '`export_onnx.py` those of `export`, and `push_to_hub.py` those of `push`.']
+    for name in _tool_names():
         lines += _tool_section(name)
     return '\n'.join(lines) + '\n'
 
@@ -180,10 +181,29 @@ def public_objects(module: str) -> Dict[str, str]:
 def python_page(module: str) -> str:
     """Return the page of a module. mkdocstrings writes in place of a line with ``:::`` what the docstring says."""
     summary = inspect.cleandoc(importlib.import_module(module).__doc__ or '').splitlines()[0]
-    lines = [f'# {module}', '', f'    from {module} import …', '', summary.partition(': ')[2] or summary]
+    lines = [f'# {module}', '', escape(summary)]
     for name, path in public_objects(module).items():
         lines += ['', f'::: {path}', '    options:', f'      heading: {name}', f'      toc_label: {name}']
+        found = getattr(importlib.import_module(module), name)
+        if isinstance(found, type) and issubclass(found, Checked):
+            lines += _field_table(found)
     return '\n'.join(lines) + '\n'
+
+
+def _field_table(settings: Type[Checked]) -> Iterator[str]:
+    """Yield the lines of a table of the fields of checked settings."""
+    yield from ('', f'**Fields of `{settings.__name__}`**', '', '<div class="options" markdown>', '',
+                '| field | default | meaning |', '|---|---|---|')
+    for name, field in settings.model_fields.items():
+        default = '' if field.is_required() else f'`{field.get_default(call_default_factory=True)!r}`'
+        inner = field.annotation if isinstance(field.annotation, type) else None
+        if inner and issubclass(inner, Checked):
+            default, text = '', f'{inner.__name__}, see there'
+        else:
+            names = [name for note in field.metadata if isinstance(note, OneOf) for name in note.names]
+            text = (field.description or '') + (f' One of: {", ".join(names)}.' if names else '')
+        yield f'| `{name}` | {default} | {escape(text)}{" **Required.**" if field.is_required() else ""} |'
+    yield from ('', '</div>')
 
 
 # The cells

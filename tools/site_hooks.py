@@ -78,7 +78,8 @@ def _generated(config: MkDocsConfig) -> Iterator[File]:
     """Yield the pages that are written from the code."""
     gallery, parts = site_reference.gallery_page()
     _inserted.update(parts)
-    pages = {'commands': site_reference.command_page(), 'tools': site_reference.tools_page(), 'gallery': gallery}
+    pages = {'commands': site_reference.command_page(), 'tools': site_reference.tools_page(),
+             'extension_points': site_reference.extension_page(), 'gallery': gallery}
     pages.update({module: site_reference.python_page(module) for module in site_reference.public_modules()})
     for name, text in pages.items():
         yield File.generated(config, f'reference/{name}.md', content=text)

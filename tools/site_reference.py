@@ -3,12 +3,13 @@
 ``tools/site_hooks.py`` adds them to the site. Nothing here needs mkdocs.
 """
 import argparse
+import functools
 import importlib
 import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Type
 
 import typer
 
@@ -17,10 +18,19 @@ from nasnet_zoo.cli import app
 from nasnet_zoo.gallery import show_genotype
 from nasnet_zoo.genotype.loader import list_genotypes, load_genotype
 
-__all__ = ['command_page', 'gallery_page', 'public_modules', 'public_objects', 'python_page', 'tools_page']
+__all__ = ['command_page', 'extension_page', 'gallery_page', 'public_modules', 'public_objects', 'python_page',
+           'tools_page']
 
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
+EXTENSION_POINTS = (
+    'nasnet_zoo.genotype.operations.Operation', 'nasnet_zoo.genotype.operations.register_operation',
+    'nasnet_zoo.genotype.operations.Combine', 'nasnet_zoo.genotype.operations.register_combine',
+    'nasnet_zoo.network.ops.LayerArgs', 'nasnet_zoo.network.stems.Stem', 'nasnet_zoo.network.stems.StemConv',
+    'nasnet_zoo.search.samplers.base.SpaceSampler', 'nasnet_zoo.deploy.layouts.Layout',
+    'nasnet_zoo.deploy.deployment.Deployment', 'nasnet_zoo.deploy.deployment.ModelFacts',
+    'nasnet_zoo.training.config.TrainConfig', 'nasnet_zoo.training.run.run_training',
+    'nasnet_zoo.deploy.config.ExportConfig', 'nasnet_zoo.deploy.bundle.deploy')
 
 
 class Option(NamedTuple):
@@ -181,13 +191,26 @@ def public_objects(module: str) -> Dict[str, str]:
 def python_page(module: str) -> str:
     """Return the page of a module. mkdocstrings writes in place of a line with ``:::`` what the docstring says."""
     summary = inspect.cleandoc(importlib.import_module(module).__doc__ or '').splitlines()[0]
-    lines = [f'# {module}', '', escape(summary)]
-    for name, path in public_objects(module).items():
-        lines += ['', f'::: {path}', '    options:', f'      heading: {name}', f'      toc_label: {name}']
+    return '\n'.join([f'# {module}', '', escape(summary), *_entries(public_objects(module).values())]) + '\n'
+
+
+def extension_page() -> str:
+    """Return the page of the names with which the package is extended, and of what the commands call."""
+    lines = ['# Extension points', '',
+             'With these names, programs add operations, stems, samplers and layouts, as in the '
+             '[worked examples](../docs/architecture.md#adding-an-operation), or do what the commands `train` and '
+             '`export` do. They are not covered by the promises of [API stability](../docs/stability.md).']
+    return '\n'.join([*lines, *_entries(EXTENSION_POINTS)]) + '\n'
+
+
+def _entries(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of the entries of a reference page."""
+    for path in paths:
+        module, _, name = path.rpartition('.')
+        yield from ('', f'::: {path}', '    options:', f'      heading: {name}', f'      toc_label: {name}')
         found = getattr(importlib.import_module(module), name)
         if isinstance(found, type) and issubclass(found, Checked):
-            lines += _field_table(found)
-    return '\n'.join(lines) + '\n'
+            yield from _field_table(found)
 
 
 def _field_table(settings: Type[Checked]) -> Iterator[str]:
@@ -198,7 +221,9 @@ def _field_table(settings: Type[Checked]) -> Iterator[str]:
         default = '' if field.is_required() else f'`{field.get_default(call_default_factory=True)!r}`'
         inner = field.annotation if isinstance(field.annotation, type) else None
         if inner and issubclass(inner, Checked):
-            default, text = '', f'{inner.__name__}, see there'
+            known = {path.rpartition('.')[2] for module in public_modules() for path in public_objects(module).values()}
+            names = [one.__name__ for one in inner.__mro__ if one.__name__ in known]
+            default, text = '', f'The fields of {names[0]}.' if names else inspect.getdoc(inner) or ''
         else:
             names = [name for note in field.metadata if isinstance(note, OneOf) for name in note.names]
             text = (field.description or '') + (f' One of: {", ".join(names)}.' if names else '')
@@ -208,20 +233,18 @@ def _field_table(settings: Type[Checked]) -> Iterator[str]:
 
 # The cells
 
-def gallery_page(names: Optional[Sequence[str]] = None) -> Tuple[str, Dict[str, str]]:
-    """Return the page of the shipped genotypes with a comment in place of each, and the HTML for each comment.
-
-    Args:
-        names: The genotypes; by default all.
-    """
+@functools.cache  # it takes half a minute, and mkdocs serve asks for it after every change of a page
+def gallery_page() -> Tuple[str, Dict[str, str]]:
+    """Return the page of the shipped genotypes with a comment in place of each, and the HTML for each comment."""
     lines = ['# Gallery of cells', '',
              'These are the genotypes that are part of the package: the cells, what networks of them cost, and the '
              'published results. Parameters include the classifier; mult-adds are those of convolutions and of the '
              'classifier, for one image. [Genotypes](../genotypes/README.md) explains the format, and '
              '`nasnet-zoo gallery --out FOLDER` writes this gallery as a single page.']
     parts: Dict[str, str] = {}
-    for name in names or list_genotypes():
+    for name in list_genotypes():
         comment = f'<!-- genotype {name} -->'
-        parts[comment] = f'<div class="gallery">{"".join(show_genotype(load_genotype(name)))}</div>'
+        parts[comment] = (
+            f'<div class="gallery" data-search-exclude>{"".join(show_genotype(load_genotype(name)))}</div>')
         lines += ['', f'## {name}', '', comment]
     return '\n'.join(lines) + '\n', parts

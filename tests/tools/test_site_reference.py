@@ -70,6 +70,12 @@ def test_every_public_name_is_documented():
             assert path == f'{found.__module__}.{found.__qualname__}'
 
 
+def test_extension_points():
+    page = reference.extension_page()
+    assert re.findall(r'^::: (\S+)$', page, re.MULTILINE) == list(reference.EXTENSION_POINTS)
+    assert '**Fields of `ExportConfig`**' in page and '| `layout` | `\'plain\'` | Arrangement of the files.' in page
+
+
 def test_fields_of_settings():
     page = reference.python_page('nasnet_zoo.search').split('**Fields of `SearchConfig`**')[1].split(':::')[0]
     assert set(re.findall(r'^\| `(\w+)` \|', page, re.MULTILINE)) == set(SearchConfig.model_fields)
@@ -79,7 +85,8 @@ def test_fields_of_settings():
 
 def test_gallery(monkeypatch):
     monkeypatch.setattr(reference, 'show_genotype', lambda genotype: ['<p>', genotype.name, '</p>'])
-    page, parts = reference.gallery_page()
+    page, parts = reference.gallery_page.__wrapped__()  # without the cache
     names = nasnet_zoo.list_genotypes()
     assert re.findall(r'\n## (\w+)\n\n<!-- genotype \1 -->\n', page) == names
-    assert parts == {f'<!-- genotype {name} -->': f'<div class="gallery"><p>{name}</p></div>' for name in names}
+    assert list(parts) == [f'<!-- genotype {name} -->' for name in names]
+    assert parts['<!-- genotype nasnet_c -->'] == '<div class="gallery" data-search-exclude><p>nasnet_c</p></div>'

@@ -110,5 +110,6 @@ def on_page_content(html: str, **unused: Any) -> str:
         shown = path.rpartition('.')[2] if match[1].startswith('~') else path
         return f'<autoref optional identifier="{_PUBLIC.get(path, path)}"><code>{shown}</code></autoref>'
 
+    html = re.sub(r'(?<=\d) %(?=[^<>]*</td>)', '&nbsp;%', html)  # narrow columns break lines there
     html = re.sub(r'<!-- genotype [\w.-]+ -->', lambda match: _inserted[match[0]], html)
     return re.sub(r':(?:attr|class|data|func|meth|mod):<code>(~?[\w.]+)</code>', link, html)

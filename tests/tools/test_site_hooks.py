@@ -74,6 +74,7 @@ def test_notebooks(hooks, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_site(tmp_path):
     """``make docs``: mkdocs finds nothing wrong, every link leads somewhere, and nothing comes from another server."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), SITE_URL='https://example.org/zoo/', NO_MKDOCS_2_WARNING='1')

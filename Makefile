@@ -1,5 +1,6 @@
 # make demo: from a search to classified images. make test: the tests but for the slow ones, which make test-all runs too.
-# make lint: style and types. make package: sdist and wheel. make doctor: what works on this machine.
+# make lint: style and types. make package: sdist and wheel. make doctor: what works on this machine. make docs: the
+# documentation site, in site/.
 # Each sets up what it needs in .venv. make test-lowest and make test-pre have environments of their own, with the
 # lowest versions of all dependencies and with pre-releases.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # A crash ends the run, which then names the test. (With --dist loadfile, xdist cannot replace the process.)
 PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: demo test test-all test-lowest test-pre lint package check-tag doctor pre-commit clean
+.PHONY: demo test test-all test-lowest test-pre lint package check-tag docs doctor pre-commit clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/nasnet-zoo demo --out demo
@@ -51,6 +52,9 @@ package: $(VENV)/package.stamp
 check-tag:
 	grep -qx "__version__ = '$(TAG:v%=%)'" nasnet_zoo/version.py
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/mkdocs build
+
 doctor: $(VENV)/demo.stamp
 	$(BIN)/nasnet-zoo doctor
 
@@ -60,4 +64,4 @@ $(VENV)/%.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-pre demo build dist .mypy_cache
+	rm -rf $(VENV) .venv-lowest .venv-pre demo build dist site .mypy_cache

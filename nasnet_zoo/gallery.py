@@ -10,7 +10,7 @@ from .genotype.loader import list_genotypes, load_genotype
 from .genotype.schema import Genotype
 from .zoo import models_of
 
-__all__ = ['write_gallery']
+__all__ = ['show_genotype', 'write_gallery']
 
 # The sizes at which genotypes without a named model are measured
 _SIZES: Dict[str, Dict[str, Any]] = {
@@ -38,7 +38,7 @@ def write_gallery(
     for name in names:
         if on_genotype:
             on_genotype(name, len(names))
-        sections.append(_section(load_genotype(name)))
+        sections.append(html.section(name, *show_genotype(load_genotype(name))))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_utf8(path, html.page('Searched cells', [
         html.paragraph('The genotypes of nasnet-zoo: cells that were found by neural architecture search. Parameters '
@@ -48,15 +48,18 @@ def write_gallery(
     return path
 
 
-def _section(genotype: Genotype) -> str:
-    """Return the section of a genotype."""
+def show_genotype(genotype: Genotype) -> List[str]:
+    """Return what the gallery shows of a genotype, as elements of HTML.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     named = models_of(genotype.name)
     models = named or _SIZES
     code = ['import nasnet_zoo, timm', *(f'timm.create_model({name!r})' for name in named)] if named else [
         'import nasnet_zoo', *(_call(genotype.name, args) for args in _SIZES.values())]
     search = '. '.join(f'{_heading(name)}: {value}' for name, value in (genotype.search or {}).items())
-    return html.section(
-        genotype.name,
+    return [
         html.paragraph(f'Source: {genotype.source or "unknown"}'),
         html.pictures([html.show_cells('Cells', genotype)]),
         html.paragraph('Costs', soft=True),
@@ -67,7 +70,7 @@ def _section(genotype: Genotype) -> str:
         _results(genotype),
         html.paragraph(search, soft=True) if search else '',
         html.paragraph(f'Architecture digest: {genotype.architecture_digest}', soft=True),
-        html.paragraph(f'Layout digest: {genotype.layout_digest}', soft=True))
+        html.paragraph(f'Layout digest: {genotype.layout_digest}', soft=True)]
 
 
 def _call(genotype: str, args: Mapping[str, Any]) -> str:

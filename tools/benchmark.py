@@ -211,14 +211,16 @@ def with_pytorch_gradients(call: Callable) -> Callable:
 
 def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
     """Add the options that every comparison has."""
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default='cpu', help='device to measure on: cpu or cuda')
     parser.add_argument('--plain-allocator', action='store_true', help=(
         "do not change the settings of glibc's memory allocator"))
-    parser.add_argument('--batch-size', type=int)
+    parser.add_argument('--batch-size', type=int, help=(
+        'number of images in a batch (the default depends on the network)'))
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
     parser.add_argument('--blocks', type=int, default=blocks, help='number of turns (blocks of calls) of each variant')
     parser.add_argument('--calls', type=int, default=calls, help=f'number of {call} in a turn')
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help=(
+        "number of threads (default: PyTorch's)"))
     parser.add_argument('--json', type=Path, help='write all figures to this file')
     return parser
 
@@ -240,8 +242,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--opt', default='momentum', help='optimiser')
     sub.add_argument('--img-size', type=int, help='height and width in pixels to which images are resized')
     sub.add_argument('--images', type=int, default=2560, help='number of images in an epoch')
-    sub.add_argument('--num-cells', type=int, default=1)
-    sub.add_argument('--cell-filters', type=int, default=8)
+    sub.add_argument('--num-cells', type=int, default=1, help='number of normal cells in each stage')
+    sub.add_argument('--cell-filters', type=int, default=8, help='number of filters in the cells of the first stage')
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
     sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
     sub.add_argument('--peer', choices=list(benchmark_exports.PEERS), action='append', help='default: nasnetamobile')

@@ -125,13 +125,18 @@ def search(name: str, seed: int, cells: int, surrogate: Surrogate) -> List[float
     return list(evaluate.known.values())
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nb301', type=Path, required=True, help='folder that contains the surrogate')
     parser.add_argument('--peers', default=','.join(PEERS), help='comma-separated list (default: %(default)s)')
     parser.add_argument('--cells', type=int, default=500, help='number of different cells per seed (default: 500)')
     parser.add_argument('--seeds', type=int, default=10, help='number of seeds (default: 10)')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write: peer, budget, best of each seed')
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     args = parser.parse_args()
     unknown = [name for name in args.peers.split(',') if name not in PEERS]
     if unknown:

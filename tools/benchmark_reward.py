@@ -282,7 +282,7 @@ def plot(summary: Dict[str, Dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def parse_arguments() -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cells', type=Path, help='file of cells and their accuracies')
     parser.add_argument('--data', help='data set, folder or archive of small images, as for nasnet-zoo search')
@@ -304,10 +304,7 @@ def parse_arguments() -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--good', type=int, default=0, help='number of good cells for --nb301 (default: 0)')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write or to continue')
     parser.add_argument('--plot', type=Path, help='plot to write: rank correlation over cost')
-    args = parser.parse_args()
-    if not args.nb301 and (args.cells is None or args.data is None or not args.protocol):
-        parser.error('give --cells, --data and --protocol, or --nb301')
-    return parser, args
+    return parser
 
 
 def load_images(source: str, root: Optional[Path]) -> ImageSet:
@@ -373,7 +370,10 @@ def rate_cells(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser, args = parse_arguments()
+    parser = make_parser()
+    args = parser.parse_args()
+    if not args.nb301 and (args.cells is None or args.data is None or not args.protocol):
+        parser.error('give --cells, --data and --protocol, or --nb301')
     torch.set_num_threads(1)
     try:
         if args.nb301:

@@ -189,7 +189,8 @@ def run_all(names: Sequence[str], seeds: Sequence[int], task: Task, out: Path, w
 
 
 def main() -> None:
-    parser, args = parse_args()
+    parser = make_parser()
+    args = parser.parse_args()
     names, seeds = args.samplers.split(','), range(args.first_seed, args.first_seed + args.seeds)
     check_arguments(parser, args, names)
     task = Task(args.nb301, args.space, args.trials, args.noise, args.outstanding)
@@ -209,10 +210,10 @@ def main() -> None:
         plot({name: [row['best'] for row in rows] for name, rows in runs.items()}, args.trials, args.plot)
 
 
-def parse_args() -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nb301', type=Path, required=True, help='folder that contains the surrogate')
-    parser.add_argument('--space', choices=['darts'], default='darts')
+    parser.add_argument('--space', choices=['darts'], default='darts', help='search space')
     parser.add_argument('--samplers', default=','.join(SAMPLERS),
                         help=f'comma-separated list of {", ".join(CONTESTANTS)} (default: %(default)s)')
     parser.add_argument('--trials', type=int, default=500, help='number of different cells per run (default: 500)')
@@ -227,7 +228,7 @@ def parse_args() -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write, or to continue')
     parser.add_argument('--plot', type=Path, help=(
         'plot to write: the best value so far, its mean and 95 %% interval over the seeds'))
-    return parser, parser.parse_args()
+    return parser
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -99,7 +99,7 @@ def growth(args: argparse.Namespace) -> List[Dict[str, float]]:
     return rows
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ray', metavar='ADDRESS', help=(
         'Ray cluster to measure, or local for a new one; by default, Ray is not measured'))
@@ -110,7 +110,11 @@ def main() -> None:
     parser.add_argument('--children', type=int, default=60, help='number of children on local workers (default: 60)')
     parser.add_argument('--trials', type=int, default=2000, help='number of trials in the study (default: 2000)')
     parser.add_argument('--json', type=Path, help='JSON file to write')
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     report: Dict[str, Any] = dict(sampler=args.sampler, cores=os.cpu_count(), machine=platform.machine(),

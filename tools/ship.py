@@ -21,12 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LOSS = 5e-4  # of top-1 accuracy, by half precision
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help='Run folder of the finished training run.')
     parser.add_argument('name', help='Name of the model that gets the weights.')
     parser.add_argument('--data', required=True, help='Data set with the test images.')
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
 
     model = timm.create_model(f'local-dir:{args.run}', pretrained=True).eval()
     timm.create_model(args.name).load_state_dict(model.state_dict())  # raises unless it is the same network

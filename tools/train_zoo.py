@@ -460,12 +460,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--names', nargs='+', default=list(NAMES), help='models of the zoo for small images')
     parser.add_argument('--data', required=True, help='data set of small images, as nasnet-zoo train takes it')
     parser.add_argument('--out', type=Path, required=True, help='folder in which each model gets its run folder')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help=(
+        'device to train on (default: cuda if there is a GPU)'))
     parser.add_argument('--mode', choices=MODES, default='graph', help=(
         'how a step runs: compiled and captured as a CUDA graph, only captured, or neither. If a mode fails, the next '
         'one is tried. Compilation takes 1 to 2 minutes for each model'))
-    parser.add_argument('--batch-size', type=int, default=256)
-    parser.add_argument('--max-epochs', type=int, default=200)
+    parser.add_argument('--batch-size', type=int, default=256, help='number of images in a batch')
+    parser.add_argument('--max-epochs', type=int, default=200, help='largest number of epochs for a model')
     parser.add_argument('--reserve', type=float, default=4., help='seconds reserved for the end of each training')
     parser.add_argument('--epoch-overhead', type=float, default=0.2, help='seconds of an epoch outside its steps')
     parser.add_argument('--tiny', action='store_true', help='try the tool: narrow networks, every ninth image')

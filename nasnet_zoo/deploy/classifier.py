@@ -71,7 +71,8 @@ class Classifier:
 
     Attributes:
         preprocessing: How images are prepared.
-        runtime, provider: What runs the file.
+        runtime: The name of the runtime that runs the file.
+        provider: The name of its execution provider or device.
         precision: The precision that was asked for, None for the file's own.
         batch_size: The number of images that the file takes at a time, None for any number.
 

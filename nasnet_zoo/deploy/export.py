@@ -75,7 +75,7 @@ def export_onnx(
         half: Compute in float16. Input and output stay float32.
         calibration: Quantise to int8, with ranges measured on these images: uint8 [N, C, H, W], of the preprocessing's
             size.
-        images: Images to compare on, like `calibration`. The file is compared on random images in any case.
+        pictures: Images to compare on, like `calibration`. The file is compared on random images in any case.
         passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make files faster on the target.
         metadata: Further entries of the file's metadata.
 

@@ -56,8 +56,9 @@ def write_folder(
         model: The network. Its auxiliary head, if it has one, is written too.
         folder: The folder. It is created if necessary.
         class_names: Names of the classes, in the order of the logits. The default is those of the configuration.
-        mean, std: Mean and standard deviation of each channel, on a scale of 0 to 1, by which images are normalised.
-            The default is what ``model.pretrained_cfg`` says.
+        mean: Mean of each channel, on a scale of 0 to 1, by which images are normalised. The default is what
+            ``model.pretrained_cfg`` says.
+        std: Standard deviation of each channel, likewise.
         half: Write float16 instead of float32, which halves the size.
 
     Returns:

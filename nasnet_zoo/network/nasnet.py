@@ -316,7 +316,8 @@ def compile_genotype(
         drop_path_rate: Probability of drop path in the last cell at the end of training; see
             :meth:`NASNet.set_drop_path_progress`.
         aux_head: Whether to add the auxiliary classifier.
-        device, dtype: Of the parameters.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
         **skeleton: Other fields of :class:`~nasnet_zoo.Skeleton`, such as ``output_stride``. The default of
             ``aux_filters`` is that of the genotype, if it has one.
 

@@ -166,7 +166,8 @@ class SearchConfig(Checked):
 
         Args:
             on_gpu: Whether children are trained on a GPU, which decides about the protocol if none was given.
-            side, images: Height and width of the images, and their number, those held out included.
+            side: Height and width of the images.
+            images: Number of images, those held out included.
         """
         name = self.protocol or default_protocol(on_gpu)
         defaults = PROTOCOLS[name].settings(side, round(images * (1 - self.child.val_share)))

@@ -199,7 +199,7 @@ class Run:
             if known:
                 shares.plot(*zip(*known), label=f'{label}, {known[-1][1]:.2f} % at the end')
         shares.set_ylabel('accuracy, %')
-        figure.legend(loc='outside upper center', ncols=3)
+        figure.legend(loc='outside upper center', ncols=2)
         with atomic_write(self.folder / 'curve.png') as part:
             figure.savefig(part, dpi=100)
         return self.folder / 'curve.png'

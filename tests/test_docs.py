@@ -105,6 +105,7 @@ def test_options_in_the_text_exist():
     """Every option in the running text is one of a command or of a tool, as the reference lists them."""
     pytest.importorskip('optuna', reason='some tools need it')
     pytest.importorskip('onnxscript', reason='some tools need it')
+    pytest.importorskip('nbclient', reason='some tools need it')
     reference = import_tool('site_reference')
     known = set(re.findall(r'`(--[a-z0-9-]+)', reference.command_page() + reference.tools_page()))
     known |= {option for parameter in typer.main.get_command(app).params for option in parameter.opts} | {'--help'}

@@ -34,10 +34,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.progress import track
 
-from nasnet_zoo.cli.common import exit_on_interrupt, make_progress
+from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.loader import load_genotype
 from nasnet_zoo.genotype.schema import Genotype
+from nasnet_zoo.progress import make_progress
 from nasnet_zoo.search import EvolutionSampler, search_status
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.evaluator import Evaluation

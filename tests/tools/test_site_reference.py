@@ -51,6 +51,7 @@ def test_options_of_a_parser():
 def test_tools():
     pytest.importorskip('optuna', reason='some tools need it')
     pytest.importorskip('onnxscript', reason='some tools need it')
+    pytest.importorskip('nbclient', reason='some tools need it')
     page = reference.tools_page()
     assert {'benchmark', 'benchmark_gpu', 'benchmark_search', 'reliability', 'ship', 'train_zoo'} <= set(
         re.findall(r'^## (\w+)\.py$', page, re.MULTILINE))

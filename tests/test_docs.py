@@ -144,7 +144,7 @@ def test_grad_cam_runs(tmp_path):
 @pytest.mark.parametrize('block', [1, 2])
 def test_dense_prediction_with_a_searched_cell(block, tmp_path):
     pytest.importorskip('segmentation_models_pytorch', reason='the code needs pip install -e .[dense]')
-    shutil.copy(ROOT / 'docs' / 'results' / 'search' / 'ppo' / 'cell.json', tmp_path)
+    shutil.copy(ROOT / 'genotypes' / 'darts_v2.json', tmp_path / 'cell.json')
     test_code_runs('docs/dense_prediction.md', block, tmp_path)
 
 
@@ -170,7 +170,7 @@ def worked_example(heading):
 
 def test_adding_a_stem(monkeypatch):
     import torch
-    monkeypatch.delitem(STEMS, 'half', raising=False)  # and is deleted again
+    monkeypatch.setitem(STEMS, 'half', None)  # so it is deleted again
     block, = worked_example('Adding a stem')
     model = execute(block)['model'].eval()
     images = torch.randn(2, 3, 64, 64)
@@ -188,7 +188,7 @@ def test_adding_a_sampler(monkeypatch):
     from nasnet_zoo.search import SearchConfig
     from nasnet_zoo.search.samplers import SAMPLERS
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    monkeypatch.delitem(SAMPLERS, 'climb', raising=False)
+    monkeypatch.setitem(SAMPLERS, 'climb', None)
     sampler, row = worked_example('Adding a sampler')
     module = types.ModuleType('nasnet_zoo.search.samplers.climb')
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -204,7 +204,7 @@ def test_adding_a_sampler(monkeypatch):
 
 
 def test_adding_a_layout(monkeypatch, tmp_path):
-    monkeypatch.delitem(LAYOUTS, 'json', raising=False)
+    monkeypatch.setitem(LAYOUTS, 'json', None)
     monkeypatch.chdir(tmp_path)
     block, = worked_example('Adding a layout')
     execute(block)

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from helpers.paths import ROOT
-from helpers.tools import import_tool
+from helpers.tools import import_tool, skip_unless_all_tools_can_be_imported
 from nasnet_zoo import describe, optimize_for_inference
 from nasnet_zoo.cli import app
 from nasnet_zoo.deploy.layouts import LAYOUTS
@@ -103,9 +103,7 @@ def test_command_lines_of_tools_are_understood(arguments):
 
 def test_options_in_the_text_exist():
     """Every option in the running text is one of a command or of a tool, as the reference lists them."""
-    pytest.importorskip('optuna', reason='some tools need it')
-    pytest.importorskip('onnxscript', reason='some tools need it')
-    pytest.importorskip('nbclient', reason='some tools need it')
+    skip_unless_all_tools_can_be_imported()
     reference = import_tool('site_reference')
     known = set(re.findall(r'`(--[a-z0-9-]+)', reference.command_page() + reference.tools_page()))
     known |= {option for parameter in typer.main.get_command(app).params for option in parameter.opts} | {'--help'}

@@ -215,13 +215,13 @@ def _entries(paths: Iterable[str]) -> Iterator[str]:
 
 def _field_table(settings: Type[Checked]) -> Iterator[str]:
     """Yield the lines of a table of the fields of checked settings."""
+    known = {path.rpartition('.')[2] for module in public_modules() for path in public_objects(module).values()}
     yield from ('', f'**Fields of `{settings.__name__}`**', '', '<div class="options" markdown>', '',
                 '| field | default | meaning |', '|---|---|---|')
     for name, field in settings.model_fields.items():
         default = '' if field.is_required() else f'`{field.get_default(call_default_factory=True)!r}`'
         inner = field.annotation if isinstance(field.annotation, type) else None
         if inner and issubclass(inner, Checked):
-            known = {path.rpartition('.')[2] for module in public_modules() for path in public_objects(module).values()}
             names = [one.__name__ for one in inner.__mro__ if one.__name__ in known]
             default, text = '', f'The fields of {names[0]}.' if names else inspect.getdoc(inner) or ''
         else:

@@ -2,6 +2,8 @@
 import importlib
 import sys
 
+import pytest
+
 from .paths import ROOT
 
 
@@ -11,3 +13,9 @@ def import_tool(name):
     if sys.path[0] != folder:  # ONNX Runtime puts a folder with a module "benchmark" there
         sys.path.insert(0, folder)
     return importlib.import_module(name)
+
+
+def skip_unless_all_tools_can_be_imported():
+    """Skip the test if a package is missing that some of the tools import."""
+    for package in 'optuna', 'onnxscript', 'nbclient':
+        pytest.importorskip(package, reason='some tools need it')

@@ -3,13 +3,12 @@ import argparse
 import re
 from pathlib import Path
 
-import pytest
 import typer
 
 import nasnet_zoo
 import nasnet_zoo.hub
 import nasnet_zoo.search
-from helpers.tools import import_tool
+from helpers.tools import import_tool, skip_unless_all_tools_can_be_imported
 from nasnet_zoo.cli import app
 from nasnet_zoo.search import SearchConfig
 
@@ -49,9 +48,7 @@ def test_options_of_a_parser():
 
 
 def test_tools():
-    pytest.importorskip('optuna', reason='some tools need it')
-    pytest.importorskip('onnxscript', reason='some tools need it')
-    pytest.importorskip('nbclient', reason='some tools need it')
+    skip_unless_all_tools_can_be_imported()
     page = reference.tools_page()
     assert {'benchmark', 'benchmark_gpu', 'benchmark_search', 'reliability', 'ship', 'train_zoo'} <= set(
         re.findall(r'^## (\w+)\.py$', page, re.MULTILINE))

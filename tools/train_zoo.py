@@ -26,6 +26,7 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Tuple
 import timm
 import torch
 from pydantic import Field
+from timm.layers import to_2tuple
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import nn
 from torch.nn import functional as F
@@ -110,6 +111,46 @@ class Muon:
             torch._foreach_sub_(group, [part.view_as(param) for part, param in zip(update, group)])
 
 
+class DepthwiseAvgPool2d(nn.Module):
+    """An average pool that does not count padding, as a depthwise convolution.
+
+    On channels-last images in bfloat16, the kernels of cuDNN take a fifth of the time of PyTorch's own for pools.
+
+    Args:
+        pool: The layer that it computes.
+    """
+
+    def __init__(self, pool: nn.AvgPool2d) -> None:
+        super().__init__()
+        self.kernel_size, self.place = to_2tuple(pool.kernel_size), (pool.stride, pool.padding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels, window = x.shape[1], x.new_ones(1, 1, *self.kernel_size)
+        inside = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), window, None, *self.place)
+        return F.conv2d(x, window.expand(channels, -1, -1, -1), None, *self.place, groups=channels) / inside
+
+
+def use_fast_kernels(model: nn.Module) -> None:
+    """Let a network compute the same with faster kernels on a GPU (docs/gpu.md has what each of the two saves).
+
+    Average pools become depthwise convolutions. Batch norms get their gradients channels-last: those of a
+    concatenation's inputs are slices, for which PyTorch has a slower batch norm.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.AvgPool2d and not (
+                    child.count_include_pad or child.ceil_mode or child.divisor_override):
+                setattr(module, name, DepthwiseAvgPool2d(child))
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(_take_gradient_channels_last)
+
+
+def _take_gradient_channels_last(_: nn.Module, inputs: Tuple, output: torch.Tensor) -> None:
+    """Let a layer get the gradient of its output channels-last. This is a forward hook."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+
+
 class GpuTrainer:
     """Trains a network with steps that are all the same sequence of kernels.
 
@@ -139,7 +180,11 @@ class GpuTrainer:
         self.model = model.to(device).train()
         self.params = list(self.model.parameters())
         self.ema = copy.deepcopy(self.model)
-        self.forward = torch.compile(self.model, dynamic=False) if mode == 'compiled' else self.model
+        self.forward = self.model
+        if mode == 'compiled':
+            self.forward = torch.compile(self.model, dynamic=False)
+        else:
+            use_fast_kernels(self.model)
         self.steps = max(1, data.size() // recipe.batch_size)
         self.graph: Optional[torch.cuda.CUDAGraph] = None
         self._create_optimizers()

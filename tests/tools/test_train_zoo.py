@@ -1,4 +1,5 @@
 """Training of the zoo on one GPU, run on the CPU with narrow networks. Capturing and compiling need the GPU."""
+import copy
 import csv
 import json
 
@@ -115,6 +116,23 @@ def test_batch_without_augmentation_is_the_data():
                 expected = images[index].flip(-1) if mirrored[trainer.epoch, index] else images[index]
                 assert torch.allclose(image, expected, atol=1e-6)
     assert (mirrored[0] ^ mirrored[1]).all() and 32 < mirrored[0].sum() < 96
+
+
+@pytest.mark.parametrize('name', train_zoo.NAMES)
+def test_fast_kernels_compute_the_same(name):
+    data = digits(16)
+    plain = train_zoo.build_network(name, data, cell_filters=4).double()
+    images = data.normalized().double()
+    fast = copy.deepcopy(plain)
+    train_zoo.use_fast_kernels(fast)
+    assert not any(isinstance(module, torch.nn.AvgPool2d) for module in fast.modules())
+    results = []
+    for model in (plain, fast):
+        loss = torch.nn.functional.cross_entropy(model(images), data.labels)
+        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+    assert fast.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_infinite_loss_is_an_error():

@@ -1,5 +1,5 @@
 """Children of a search space as counts of what their genotypes consist of, for models that predict rewards."""
-from typing import Any, Dict, Hashable, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Hashable, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..genotype.operations import COMBINES
 from ..genotype.schema import KINDS
 from .space import Space
 
-__all__ = ['GROUPS', 'Encoder', 'Encoding', 'squared_distances']
+__all__ = ['GROUPS', 'Encoder', 'Encoding', 'EncodingCache', 'squared_distances']
 
 _LEVELS = 3  # of features, from the general to the specific
 GROUPS = _LEVELS * len(KINDS)
@@ -73,6 +73,32 @@ class Encoder:
             features = self._features[first + level]
             self._columns[first + level][-1].append(features.setdefault(feature, len(features)))
         return self._numbers.setdefault(part, len(self._numbers))
+
+
+class EncodingCache:
+    """An encoder that remembers the encodings of children, given by their choices.
+
+    Args:
+        space: The search space.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.encoder = Encoder(space)
+        self._encodings: Dict[Tuple[int, ...], Encoding] = {}
+
+    def encode(self, tokens: Tuple[int, ...]) -> Encoding:
+        """Return the encoding of a child."""
+        if tokens not in self._encodings:
+            self._encodings[tokens] = self.encoder.encode(tokens)
+        return self._encodings[tokens]
+
+    def counts(self, children: Iterable[Tuple[int, ...]]) -> List[np.ndarray]:
+        """Return what :meth:`Encoder.counts` returns for some children."""
+        return self.encoder.counts([self.encode(tokens) for tokens in children])
+
+    def keep_only(self, children: Iterable[Tuple[int, ...]]) -> None:
+        """Forget the encodings of all other children."""
+        self._encodings = {tokens: self.encode(tokens) for tokens in children}
 
 
 def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> List[np.ndarray]:

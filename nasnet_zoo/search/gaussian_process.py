@@ -134,6 +134,21 @@ class GaussianProcess:
         variance = np.exp(self.hyperparameters.amplitude) - (whitened ** 2).sum(0).numpy()
         return self.shift + self.scale * mean, self.scale * np.sqrt(variance.clip(1e-12))
 
+    def moments_given(
+            self, counts: Counts, whitened: torch.Tensor, new: Counts, rewards: Rewards, pending: Counts,
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of children as they are once the process is extended.
+
+        Args:
+            counts: The children.
+            whitened: What :meth:`whiten` returns for them.
+            new, rewards, pending: See :meth:`extend`. Both sets may be empty.
+        """
+        if not len(new[0]) and not len(pending[0]):
+            return self.moments(whitened)
+        process = self.extend(new, rewards, pending)
+        return process.moments(process.whiten(counts, whitened))
+
     def predict(self, counts: Counts) -> Tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of children, without noise, in the unit of the rewards; float64 [n]."""
         return self.moments(self.whiten(counts))

@@ -1,12 +1,12 @@
 """What the controller learns from besides finished children: a model that predicts their rewards."""
-from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Collection, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from .controller import Controller
-from .encoding import Encoder, Encoding
+from .encoding import Encoding, EncodingCache
 from .gaussian_process import Counts, GaussianProcess, Hyperparameters, fit_hyperparameters, select
 from .ppo import Sample
 from .ppo_settings import ModelSettings
@@ -61,8 +61,7 @@ class RewardModel:
 
     def __init__(self, space: Space, settings: ModelSettings) -> None:
         self.settings = settings
-        self._encoder = Encoder(space)
-        self._encodings: Dict[Tokens, Encoding] = {}
+        self._encodings = EncodingCache(space)
         self._hyperparameters: Optional[Hyperparameters] = None
         self._fitted = 0  # number of children to which the hyperparameters were fitted
         self._process: GaussianProcess  # once there are enough children
@@ -78,8 +77,9 @@ class RewardModel:
         if len(samples) < self.settings.first:
             return
         self._samples = list(samples)
-        self._encodings = {sample.tokens: self._encode(sample.tokens) for sample in samples}  # forget those imagined
-        counts, rewards = self._counts(sample.tokens for sample in samples), [sample.reward for sample in samples]
+        self._encodings.keep_only(sample.tokens for sample in samples)  # not those that were only imagined
+        counts = self._encodings.counts(sample.tokens for sample in samples)
+        rewards = [sample.reward for sample in samples]
         if len(samples) >= _GROWTH * self._fitted:
             self._hyperparameters, self._fitted = fit_hyperparameters(counts, rewards), len(samples)
         known = select(rewards, self.settings.known)
@@ -88,7 +88,7 @@ class RewardModel:
 
     def predict(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the upper confidence bounds, float64 [B], of children that are given as int64 [B, decisions]."""
-        return self._bounds(*self._process.predict(self._counts(_rows(tokens))))
+        return self._bounds(*self._process.predict(self._encodings.counts(_rows(tokens))))
 
     def candidates(self, controller: Controller, allowed: torch.Tensor, rng: np.random.Generator) -> Candidates:
         """Return children that the controller draws: whole ones, edited good ones, and edited candidates.
@@ -109,10 +109,11 @@ class RewardModel:
             found = tuple(map(torch.cat, zip(found, self._draw(controller, edits, rng))))
         tokens, log_probs, whitened, _ = found
         children = _rows(tokens)
-        rows = {self._encode(child): row for row, child in enumerate(children)}  # equal children are listed once
+        # Equal children are listed once.
+        rows = {self._encodings.encode(child): row for row, child in enumerate(children)}
         encodings, kept = list(rows), list(rows.values())
-        return Candidates([children[row] for row in kept], log_probs[kept], encodings, self._encoder.counts(encodings),
-                          whitened[kept].T)
+        return Candidates([children[row] for row in kept], log_probs[kept], encodings,
+                          self._encodings.encoder.counts(encodings), whitened[kept].T)
 
     def choose(
             self, candidates: Candidates, samples: Sequence[Sample], pending: Sequence[Tokens],
@@ -126,14 +127,11 @@ class RewardModel:
             pending: Children whose reward is not known yet.
             proposed: All children that have been proposed or are finished.
         """
-        process, whitened = self._process, candidates.whitened
         new = samples[len(self._samples):]
-        if new or pending:
-            process = process.extend(self._counts(sample.tokens for sample in new), [sample.reward for sample in new],
-                                     self._counts(pending))
-            whitened = process.whiten(candidates.counts, whitened)
-        mean, deviation = process.moments(whitened)
-        known = {self._encode(child) for child in [*proposed, *pending]}
+        mean, deviation = self._process.moments_given(
+            candidates.counts, candidates.whitened, self._encodings.counts(sample.tokens for sample in new),
+            [sample.reward for sample in new], self._encodings.counts(pending))
+        known = {self._encodings.encode(child) for child in [*proposed, *pending]}
         is_new = torch.tensor([encoding not in known for encoding in candidates.encodings])
         if not is_new.any():
             return None
@@ -147,19 +145,11 @@ class RewardModel:
         """Draw a child for each row of `allowed`. Return tokens, log-probabilities, whitened covariances and bounds."""
         uniforms = torch.from_numpy(rng.random(allowed.shape[:2])).float()
         tokens, log_probs = controller.sample(uniforms, allowed)
-        whitened = self._process.whiten(self._counts(_rows(tokens)))
+        whitened = self._process.whiten(self._encodings.counts(_rows(tokens)))
         return tokens, log_probs, whitened.T, self._bounds(*self._process.moments(whitened))
 
     def _bounds(self, mean: np.ndarray, deviation: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(mean + self.settings.deviations * deviation)
-
-    def _encode(self, child: Tokens) -> Encoding:
-        if child not in self._encodings:
-            self._encodings[child] = self._encoder.encode(child)
-        return self._encodings[child]
-
-    def _counts(self, children: Iterable[Tokens]) -> Counts:
-        return self._encoder.counts([self._encode(child) for child in children])
 
 
 def _rows(tokens: torch.Tensor) -> List[Tokens]:

@@ -1,12 +1,12 @@
 """Bayesian optimization: a Gaussian process predicts rewards, and the most promising children are proposed."""
 import random
 from math import ceil
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from ..encoding import Encoder, Encoding
+from ..encoding import Encoding, EncodingCache
 from ..gaussian_process import MAX_CHILDREN, GaussianProcess, Hyperparameters, fit_hyperparameters, select
 from ..space import Space
 from .base import FinishedTrial, Options, Reward, SpaceSampler, Tokens
@@ -93,8 +93,8 @@ class GPSampler(SpaceSampler):
         return dict(super().settings, num_random=self.num_random, exploration=self.exploration)
 
     def start(self) -> None:
-        self._encoder = Encoder(self.space)
-        self._encodings: Dict[Tokens, Encoding] = {}  # of all trials
+        self._encodings = EncodingCache(self.space)  # of all trials
+        self._encoder = self._encodings.encoder  # for candidates, which are too many to be remembered
         self._children: List[FinishedTrial] = []
         self._fitted: Tuple[int, Hyperparameters] = 0, Hyperparameters()  # to so many children
         self._pool: Optional[_Pool] = None
@@ -104,7 +104,7 @@ class GPSampler(SpaceSampler):
 
     def propose(self, number: int, options: Options) -> Tuple[Tokens, Dict[str, Any]]:
         pending = [tokens for _, tokens in sorted(self._history.pending.items())]
-        seen = {self._encode(tokens) for tokens in [*self._history.proposed, *pending]}
+        seen = {self._encodings.encode(tokens) for tokens in [*self._history.proposed, *pending]}
         if len(self._children) >= self.num_random:
             pool = self._current_pool(options)
             mean, deviation = self._predict(pool, pending)
@@ -114,24 +114,14 @@ class GPSampler(SpaceSampler):
                     return candidate.tokens, dict(
                         predicted=[float(mean[i]), float(deviation[i])], parent=candidate.parent)
         rng = random.Random(f'{self._seed}/{number}')
-        return first_new(lambda: draw(rng, options), lambda tokens: self._encode(tokens) in seen), {}
-
-    def _encode(self, tokens: Tokens) -> Encoding:
-        if tokens not in self._encodings:
-            self._encodings[tokens] = self._encoder.encode(tokens)
-        return self._encodings[tokens]
-
-    def _counts(self, children: Iterable[Tokens]) -> List[np.ndarray]:
-        return self._encoder.counts([self._encode(tokens) for tokens in children])
+        return first_new(lambda: draw(rng, options), lambda tokens: self._encodings.encode(tokens) in seen), {}
 
     def _predict(self, pool: _Pool, pending: Sequence[Tokens]) -> Tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of each candidate, given all that is known by now."""
         new = self._children[pool.size:]
-        if not new and not pending:
-            return pool.process.moments(pool.whitened)
-        process = pool.process.extend(
-            self._counts(child.tokens for child in new), [child.reward for child in new], self._counts(pending))
-        return process.moments(process.whiten(pool.counts, pool.whitened))
+        return pool.process.moments_given(
+            pool.counts, pool.whitened, self._encodings.counts(child.tokens for child in new),
+            [child.reward for child in new], self._encodings.counts(pending))
 
     def _bounds(self, process: GaussianProcess, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         """Return upper confidence bounds, standardised."""
@@ -149,7 +139,7 @@ class GPSampler(SpaceSampler):
         The latter are made in several rounds, each from the candidates with the highest bounds so far.
         """
         rng, process = random.Random(f'{self._seed}/pool/{size}'), self._new_process(size)
-        finished = {self._encode(child.tokens): child for child in self._children[:size]}
+        finished = {self._encodings.encode(child.tokens): child for child in self._children[:size]}
         best = sorted(finished, key=lambda encoding: -finished[encoding].reward)[:NUM_PARENTS]
         parents = [_Candidate(tuple(restricted(rng, finished[encoding].tokens, options)), encoding,
                               finished[encoding].number) for encoding in best]
@@ -187,11 +177,11 @@ class GPSampler(SpaceSampler):
             fitted = ceil(fitted * GROWTH)
         rewards = np.array([child.reward for child in self._children[:size]])
         if self._fitted[0] != fitted:
-            counts = self._counts(child.tokens for child in self._children[:fitted])
+            counts = self._encodings.counts(child.tokens for child in self._children[:fitted])
             self._fitted = fitted, fit_hyperparameters(counts, rewards[:fitted])
         chosen = select(rewards, MAX_CHILDREN)
         return GaussianProcess(
-            self._counts(self._children[i].tokens for i in chosen), rewards[chosen], self._fitted[1])
+            self._encodings.counts(self._children[i].tokens for i in chosen), rewards[chosen], self._fitted[1])
 
 
 def _descending(bounds: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
 """Networks of equal cost."""
+from functools import cache
+
 import pytest
 
 from helpers.networks import GENOTYPES
@@ -8,6 +10,7 @@ from nasnet_zoo.search.match import MATCHES, MatchError, matched_filters, refere
 ARGS = dict(num_cells=1, cell_filters=8, stem='cifar', num_classes=10, img_size=16)
 
 
+@cache
 def cost(name, match, filters):
     return describe(name, **dict(ARGS, cell_filters=filters))[match]
 

@@ -73,17 +73,18 @@ def test_same_seed_same_weights():
     dict(sched='poly', channels_last=False, sizes=((0, 8), (1, 10)))],
     ids=['adamw, average', 'lamb', 'mixup', 'bf16', 'sizes'])
 def test_state_is_all_that_the_next_epoch_needs(options):
-    chosen = recipe(epochs=3, batch_size=256, **options)
-    whole = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    chosen, few = recipe(epochs=3, batch_size=128, **options), TRAIN._replace(
+        images=TRAIN.images[:400], labels=TRAIN.labels[:400])
+    whole = Trainer(small(drop_path_rate=0.2, aux_head=True), few, chosen)
     rows = [whole.run_epoch() for _ in range(3)]
     assert all(math.isfinite(row['loss']) for row in rows) and rows[-1]['epoch'] == 3
 
-    halves = Trainer(small(drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    halves = Trainer(small(drop_path_rate=0.2, aux_head=True), few, chosen)
     halves.run_epoch()
     tensors, rest = halves.state()
     tensors, rest = {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(rest))
     torch.manual_seed(77)
-    resumed = Trainer(small(genotype='nasnet_a', drop_path_rate=0.2, aux_head=True), TRAIN, chosen)
+    resumed = Trainer(small(genotype='nasnet_a', drop_path_rate=0.2, aux_head=True), few, chosen)
     resumed.load_state(tensors, rest)
     for row in rows[1:]:
         assert resumed.run_epoch()['loss'] == row['loss']

@@ -23,7 +23,7 @@ LeftOut = Dict[str, List[str]]  # the names of the entries that are not used, by
 _REASONS = {
     'hidden': 'hidden',
     'not an image': 'not images',
-    'image without the ending of one': 'images without the ending of one',
+    'image without an image extension': 'images without an image extension',
     'image in a format that is not supported': 'images in formats that are not supported',
     'image that cannot be read': 'images that cannot be read',
     'archive': 'archives',
@@ -255,4 +255,4 @@ def _reason_to_leave_out(tree: Tree, name: str, entry: Entry, above: Sequence[An
     for endings, reason in ((ARCHIVE_ENDINGS, 'archive'), (_UNSUPPORTED, 'image in a format that is not supported')):
         if ending(name) in endings:
             return reason
-    return 'image without the ending of one' if tree.is_image(name) else 'not an image'
+    return 'image without an image extension' if tree.is_image(name) else 'not an image'

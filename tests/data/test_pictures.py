@@ -107,7 +107,7 @@ def test_errors_say_what_was_found_instead(folder):
     add(folder / 'train' / 'bird' / 'photo', 'png')
     add(folder / 'train' / 'bird' / '.hidden.png', 'png')
     with pytest.raises(DataError, match=r'train/bird has no images \(4 files left out: 1 hidden \(train/bird/'
-                                        r'.hidden.png\), .* 1 image without the ending of one \(train/bird/photo\)\); '
+                                        r'.hidden.png\), .* 1 image without an image extension \(train/bird/photo\)\); '
                                         'add some'):
         load_data(folder)
     for split in ('train', 'test'):

@@ -82,7 +82,7 @@ def test_every_entry_is_used_or_counted(folder):
     assert found.images == ['a.png'] and found.left_out == {
         'hidden': ['._a.png', '.git/', '.hidden.png', '__MACOSX/'],
         'not an image': ['README', 'empty', 'notes.txt', 'x.json'],
-        'image without the ending of one': ['b.jpg_original', 'c.dat', 'photo', 'photo.txt'],
+        'image without an image extension': ['b.jpg_original', 'c.dat', 'photo', 'photo.txt'],
         'image in a format that is not supported': ['IMG_1.HEIC', 'plan.pdf'],
         'archive': ['more.tar.gz', 'more.zip'],
         'broken link': ['gone', 'gone.png'],

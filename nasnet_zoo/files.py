@@ -5,17 +5,18 @@ All of them get the permissions that the process's umask gives.
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, Union
+from typing import Any, Dict, Iterator, Mapping, Tuple, Union
 
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_folder', 'atomic_write', 'read_safetensors', 'sha256', 'sort_safetensors_metadata', 'write_json',
-           'write_utf8']
+__all__ = ['atomic_folder', 'atomic_write', 'flattened', 'read_safetensors', 'remove_partial_files', 'sha256',
+           'sort_safetensors_metadata', 'write_json', 'write_utf8']
 
 
 @contextmanager
@@ -37,6 +38,13 @@ def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Union[str, os.PathLike]) -> None:
+    """Remove the temporary files of :func:`atomic_write` that a killed process has left in a folder."""
+    for path in Path(folder).glob('.*'):
+        if re.fullmatch(r'\..+\.[0-9a-f]{8}(\.\w+)?', path.name) and path.is_file():
+            path.unlink()
 
 
 @contextmanager
@@ -105,6 +113,14 @@ def sha256(path: Union[str, os.PathLike]) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
+    """Return nested settings as one level, with names such as 'recipe.lr'."""
+    level: Dict[str, Any] = {}
+    for name, value in settings.items():
+        level.update(flattened(value, f'{prefix}{name}.') if isinstance(value, Mapping) else {prefix + name: value})
+    return level
 
 
 def write_json(path: Union[str, os.PathLike], data: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from .extras import require
-from .files import atomic_write, write_json
+from .files import atomic_write, flattened, write_json
 
 __all__ = ['LOGGERS', 'CsvLogger', 'LoggerKind', 'RunLogger', 'StepLogger', 'check_loggers', 'default_loggers',
            'open_loggers']
@@ -93,7 +93,7 @@ class MlflowLogger(StepLogger):
             experiment = mlflow.set_experiment(os.environ.get('MLFLOW_EXPERIMENT_NAME', 'nasnet-zoo'))
             self._id = self._client.create_run(experiment.experiment_id, run_name=folder.name).info.run_id
             _keep_id(folder, 'mlflow', self._id)
-            for name, value in _flat(settings).items():
+            for name, value in flattened(_with_names(settings)).items():
                 self._client.log_param(self._id, name, str(value)[:500])
         self._last = max((metric.step for name in self._client.get_run(self._id).data.metrics
                           for metric in self._client.get_metric_history(self._id, name)), default=-1)
@@ -212,14 +212,7 @@ def _keep_id(folder: Path, service: str, run_id: str) -> None:
     write_json(path, {**known, service: run_id})
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
-    """Return nested settings as one level, with names such as 'recipe.lr'. Genotypes are represented by their names."""
-    level: Dict[str, Any] = {}
-    for name, value in settings.items():
-        if name == 'genotype' and isinstance(value, Mapping):
-            level[prefix + name] = value.get('name')
-        elif isinstance(value, Mapping):
-            level.update(_flat(value, f'{prefix}{name}.'))
-        else:
-            level[prefix + name] = value
-    return level
+def _with_names(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return settings with the names of genotypes in place of the genotypes."""
+    return {key: value if not isinstance(value, Mapping) else value.get('name') if key == 'genotype' else
+            _with_names(value) for key, value in settings.items()}

@@ -9,6 +9,7 @@ from nasnet_zoo.files import (
     atomic_folder,
     atomic_write,
     read_safetensors,
+    remove_partial_files,
     sort_safetensors_metadata,
     write_json,
     write_utf8,
@@ -90,3 +91,13 @@ def test_safetensors_of_equal_content_have_equal_bytes(tmp_path):
     assert (tmp_path / 'one').read_bytes() == (tmp_path / 'two').read_bytes()
     found, facts = read_safetensors(tmp_path / 'one')
     assert facts == metadata and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_partial_files_are_removed(tmp_path):
+    """What a killed process left, and nothing else."""
+    kept = ['.lock', '.hidden', 'log.csv', '.model.json', '.a.0123456']
+    for name in (*kept, '.log.csv.1a2b3c4d.csv', '.checkpoint.safetensors.00ff00ff.safetensors', '.notes.1a2b3c4d'):
+        (tmp_path / name).touch()
+    (tmp_path / '.folder.1a2b3c4d').mkdir()
+    remove_partial_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, '.folder.1a2b3c4d'])

@@ -38,9 +38,9 @@ def _matrix_products(side: int, int8: bool) -> onnx.ModelProto:
             tensors.append(numpy_helper.from_array(values, weight))
         nodes.append(helper.make_node('MatMul', [current, weight], [f'y{i}']))
         current = f'y{i}'
-    graph = helper.make_graph(
-        nodes, 'products', *([helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side])]
-                             for name in ('x', current)), tensors)
+    inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side])]
+                       for name in ('x', current))
+    graph = helper.make_graph(nodes, 'products', inputs, outputs, tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
 
 

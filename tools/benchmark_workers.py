@@ -24,7 +24,7 @@ from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
-from nasnet_zoo.search.pool import WorkerPool
+from nasnet_zoo.search.pool import ChildPool
 from nasnet_zoo.search.pool_local import LocalPool
 from nasnet_zoo.search.pool_ray import RayPool
 from nasnet_zoo.search.ppo_settings import PRESETS
@@ -48,9 +48,9 @@ class InProcessPool:
     """A pool whose only worker is the process of the search; its children take no time."""
     size, host = 1, '127.0.0.1'
 
-    def submit(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
+    def submit(self, child: Genotype, should_prune: Optional[ShouldPrune] = None) -> Future:
         future: Future = Future()
-        future.set_result(sleeper(0.)(genotype, should_prune))
+        future.set_result(sleeper(0.)(child, should_prune))
         return future
 
     def result(self, future: Future) -> Evaluation:
@@ -66,7 +66,7 @@ def open_benchmark(folder: str, args: argparse.Namespace) -> optuna.Study:
         lambda trials: SAMPLERS[args.sampler].resolve()(nasnet_space(), 0, args.preset, trials, None)))
 
 
-def search(folder: str, pool: WorkerPool, children: int, args: argparse.Namespace) -> List[Tuple[float, int]]:
+def search(folder: str, pool: ChildPool, children: int, args: argparse.Namespace) -> List[Tuple[float, int]]:
     """Return pairs of a time in seconds and the number of children by then. The first children are to warm up."""
     times, first = [], 2 * pool.size
     Search(open_benchmark(folder, args), nasnet_space(), pool).run(
@@ -74,7 +74,7 @@ def search(folder: str, pool: WorkerPool, children: int, args: argparse.Namespac
     return [(when, count) for when, count in times if count >= first]
 
 
-def rate(pool: WorkerPool, children: int, args: argparse.Namespace) -> Dict[str, float]:
+def rate(pool: ChildPool, children: int, args: argparse.Namespace) -> Dict[str, float]:
     """Return the number of children per second."""
     with tempfile.TemporaryDirectory() as folder:
         times = search(folder, pool, children, args)

@@ -45,12 +45,13 @@ from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pruning import ShouldPrune
 from nasnet_zoo.search.space import darts_space
-from nasnet_zoo.search.study import StudySettings, open_study
+from nasnet_zoo.search.study import StudySettings, evaluated_trials, open_study
 from nasnet_zoo.training.run import versions
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 FILES = {'.lock', 'study.log', 'search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html'}  # of a search
 SPACE = darts_space(2)
+NODE: Dict[str, Any] = dict(num_cpus=1, object_store_memory=100 * 2 ** 20)  # each node of the Ray cluster
 # The cheapest real training: 256 images of 8 x 8 pixels, one epoch
 SEARCH = ['--data', 'digits', '--space', 'darts', '--blocks', '2', '--num-cells', '1', '--cell-filters', '2',
           '--epochs', '1', '--batch-size', '256', '--lr', '0.1', '--pad', '1', '--no-flip', '--limit-train', '256',
@@ -91,11 +92,8 @@ def evaluated(study: optuna.Study) -> Dict[int, Tuple[Any, ...]]:
 
     The values are architecture, state and accuracy.
     """
-    return {
-        trial.number: (trial.user_attrs['architecture'], trial.state.name, trial.values)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and 'architecture' in trial.user_attrs
-        and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'}}
+    return {trial.number: (trial.user_attrs['architecture'], trial.state.name, trial.values)
+            for trial in evaluated_trials(study)}
 
 
 def evaluated_in(out: Path) -> Dict[int, Tuple[Any, ...]]:
@@ -385,12 +383,10 @@ def ray_cluster(nodes: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
     os.environ.update(PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]),
                       RAY_health_check_period_ms='500', RAY_health_check_failure_threshold='3')
-    options: Dict[str, Any] = dict(num_cpus=1, object_store_memory=100 * 2 ** 20)
-    cluster = Cluster(initialize_head=True, head_node_args=dict(options, include_dashboard=False))
-    cluster.node_options = options
+    cluster = Cluster(initialize_head=True, head_node_args=dict(NODE, include_dashboard=False))
     try:
         for _ in range(nodes - 1):
-            cluster.add_node(**options)
+            cluster.add_node(**NODE)
         cluster.wait_for_nodes()
         yield cluster
     finally:
@@ -407,7 +403,7 @@ def kill_nodes(cluster: Any, seconds: float, rng: random.Random, search: Future)
     killed = 0
     while not wait([search], timeout=seconds).done:
         cluster.remove_node(rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
-        cluster.add_node(**cluster.node_options)
+        cluster.add_node(**NODE)
         killed += 1
     search.result()
     return killed

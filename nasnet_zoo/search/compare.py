@@ -4,7 +4,6 @@
     compare.svg       a plot of the accuracies
     runs/CELL-SEED/   the folder of each training run, from which it is resumed, with the trained model
 """
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -29,7 +28,7 @@ from .errors import ChildError, SearchError
 from .folder import exclusive_lock, read_json
 from .forecast import show_duration
 from .match import matched_filters, reference_cost
-from .pool import WorkerPool
+from .pool import ChildPool, completed
 from .pool_local import LocalPool
 from .pool_ray import RayPool
 from .timing import step_seconds
@@ -97,7 +96,7 @@ def run_comparison(
     data = _load(config)
     jobs, target = _plan(config, data)
     path = config.out / 'compare.json'
-    with exclusive_lock(config.out):
+    with exclusive_lock(config.out, 'another process is running this comparison; wait until it has finished'):
         rows = _start_or_resume(config, path)
         known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
         todo = [job for job in jobs if job.key not in known]
@@ -107,10 +106,12 @@ def run_comparison(
             known[row['architecture'], row['seed']] = row
             _write(config, path, list(known.values()))
 
+        if pool is not None:
+            seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe, before anything is written
+            log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
+                f'{show_duration(seconds * len(todo) / pool.size)}')
         _write(config, path, rows)
         if pool is not None:
-            log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
-                f'{show_duration(_seconds(config, data, todo[0]) * len(todo) / pool.size)}')
             _train(config, todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
         result = dict(target=target, **summarise(
             [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
@@ -159,7 +160,8 @@ def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
         raise SearchError(f'{config.out}: contains a comparison already; add --resume to continue it, or choose '
                           'another --out')
     content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get('settings'), dict):
+    if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)
+            and isinstance(content.get('rows'), list)):
         raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
     settings = dict(content['settings'], recipe=with_defaults(content['settings'].get('recipe', {})))
     changed = changes(settings, config.stored())
@@ -174,7 +176,7 @@ def _write(
     write_json(path, dict(settings=config.stored(), versions=versions(), rows=rows, **(result or {})))
 
 
-def _make_pool(config: CompareConfig, jobs: int) -> WorkerPool:
+def _make_pool(config: CompareConfig, jobs: int) -> ChildPool:
     make = partial(_make_trainer, config)
     if config.ray is None:
         return LocalPool(make, min(jobs, config.workers or 1))
@@ -189,21 +191,21 @@ def _make_trainer(config: CompareConfig) -> Callable[..., Dict[str, Any]]:
 def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Dict[str, Any]:
     """Train a network in its folder, from where the training was interrupted, and return its row of the results."""
     folder = job.folder(config)
+    cell = folder / 'cell.json'
+    if cell.exists() and load_genotype(cell).architecture_digest != job.genotype.architecture_digest:
+        raise ChildError(f'{folder} contains the training of another cell of this name; rename the new cell')
     folder.mkdir(parents=True, exist_ok=True)
-    job.genotype.save(folder / 'cell.json')
-    try:
-        report = run_training(TrainConfig(
-            source=str(folder / 'cell.json'), data=config.data, out=folder, resume=(folder / 'run.json').exists(),
-            data_root=config.data_root, img_size=config.img_size, log=config.log,
-            val_share=config.val_share if config.split == 'validation' else 0.,
-            **dict(config.network_args, cell_filters=job.cell_filters),
-            recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)
-    except FloatingPointError as error:
-        raise ChildError(f'{job.name}, seed {job.seed}: {error}') from None
+    job.genotype.save(cell)
+    report = run_training(TrainConfig(
+        source=str(cell), data=config.data, out=folder, resume=(folder / 'run.json').exists(),
+        data_root=config.data_root, img_size=config.img_size, log=config.log,
+        val_share=config.val_share if config.split == 'validation' else 0.,
+        **dict(config.network_args, cell_filters=job.cell_filters),
+        recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)
     assert report is not None  # there is a single process
     accuracy = report['log']['val_accuracy']
     if config.split == 'test':
-        accuracy = validate(str(folder), config.data, 'test', config.data_root)['top1']
+        accuracy = validate(str(folder), config.data, 'test', config.data_root, device=_device())['top1']
     return dict(
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
@@ -233,7 +235,7 @@ class _Epochs:
 
 
 def _train(
-        config: CompareConfig, todo: List[Job], pool: WorkerPool, save: Callable[[Dict[str, Any]], None],
+        config: CompareConfig, todo: List[Job], pool: ChildPool, save: Callable[[Dict[str, Any]], None],
         epochs: _Epochs, log: Callable[[str], None],
 ) -> None:
     """Train what is left to do.
@@ -241,35 +243,34 @@ def _train(
     Raises:
         SearchError: If a training fails. The others that are running are stopped, and continue with --resume.
     """
-    waiting = list(todo)
-    running: Dict[Future, Job] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < pool.size:
-                job = waiting.pop(0)
-                running[pool.submit(job)] = job
-            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
+        for job, future in completed(pool.submit, pool.size, todo, POLL, epochs.report):
+            try:
                 row = pool.result(future)
-                save(row)
-                log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
-                    f'{row["seconds"]:.0f} s)')
+            except Exception as error:
+                raise SearchError(f'{job.name}, seed {job.seed}: {error}') from None
+            save(row)
+            log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
+                f'{row["seconds"]:.0f} s)')
             epochs.report()
-    except ChildError as error:
-        raise SearchError(str(error)) from None
     finally:
         pool.close()
 
 
-def _seconds(config: CompareConfig, data: ImageSet, job: Job) -> float:
+def _device() -> str:
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def _seconds(config: CompareConfig, data: ImageSet, job: Job, workers: int) -> float:
     """Return how long a training will take, from a few steps with as many threads as a worker has."""
+    if config.split == 'validation':
+        data, _ = data.split(config.val_share)
     channels, *image = data.input_size
     model = compile_genotype(job.genotype, **dict(config.network_args, cell_filters=job.cell_filters),
                              in_chans=channels, num_classes=len(data.class_names), img_size=tuple(image))
-    trainer = Trainer(model, data, config.recipe, 'cuda' if torch.cuda.is_available() else 'cpu')
+    trainer = Trainer(model, data, config.recipe, _device())
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // (config.workers or 1)))
+    torch.set_num_threads(max(1, threads // workers))
     try:
         _, step = step_seconds(trainer)
     finally:

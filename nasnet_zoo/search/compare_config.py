@@ -2,21 +2,25 @@
 from pathlib import Path
 from typing import Annotated, Any, Dict, Literal, Optional, Tuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ..checked import Checked, CliOption, OneOf
 from ..data.datasets import DATA_SETS
 from ..loggers import LOGGERS
 from ..network.stems import STEMS
 from ..training.config import LoggerNames
-from ..training.recipe import Recipe
 from .config import ChildRecipe
 from .match import MATCHES
 
-__all__ = ['CompareConfig']
+__all__ = ['CompareConfig', 'CompareRecipe']
 
 _Count = Annotated[int, Field(ge=1)]
 _Path = Annotated[Path, Field(strict=False)]  # strings are accepted, too
+
+
+class CompareRecipe(ChildRecipe):
+    """How the networks are trained: the defaults are those of children. ``seed`` is that of each training."""
+    model_config = ConfigDict(title='Training recipe')
 
 
 class CompareConfig(Checked):
@@ -76,7 +80,13 @@ class CompareConfig(Checked):
         'in the folder of a training is always written. The default is tensorboard if it is installed.'))] = ()
     data_root: Annotated[Optional[_Path], Field(description='Folder in which torchvision stores data sets.')] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
-    recipe: Recipe = ChildRecipe()
+    recipe: CompareRecipe = CompareRecipe()
+
+    @model_validator(mode='after')
+    def _check_seed(self) -> 'CompareConfig':
+        if self.recipe.seed:
+            raise ValueError('seed: each training has a seed of its own; --first-seed chooses the first of them')
+        return self
 
     @property
     def network_args(self) -> Dict[str, Any]:

@@ -1,5 +1,5 @@
 """The last stage of a search, in which its best children are trained again, for longer."""
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
@@ -7,7 +7,7 @@ from ..files import write_json
 from ..genotype.schema import Genotype
 from .errors import ChildError
 from .folder import read_json
-from .pool import WorkerPool
+from .pool import ChildPool, completed
 
 __all__ = ['Finalist', 'train_finalists']
 
@@ -26,7 +26,7 @@ class Finalist(NamedTuple):
 
 
 def train_finalists(
-        path: Path, finalists: Sequence[Finalist], pool: WorkerPool, epochs: int, log: Callable[[str], None],
+        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, log: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
     """Train the best children again, and keep the results in a file from which the training is resumed.
 
@@ -45,15 +45,10 @@ def train_finalists(
     rows = [row for row in rows if 'accuracy' in row]  # those that failed are tried again
     known = {row['architecture'] for row in rows if row['epochs'] == epochs}
     todo = [one for one in finalists if one.genotype.architecture_digest not in known]
-    running: Dict[Future, Finalist] = {}
     try:
-        while todo or running:
-            while todo and len(running) < pool.size:
-                finalist = todo.pop(0)
-                running[pool.submit(finalist.genotype)] = finalist
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                rows.append(_row(running.pop(future), future, pool, epochs, log))
-                write_json(path, rows)
+        for finalist, future in completed(lambda one: pool.submit(one.genotype), pool.size, todo):
+            rows.append(_row(finalist, future, pool, epochs, log))
+            write_json(path, rows)
     finally:
         pool.close()
     wanted = {one.genotype.architecture_digest for one in finalists}
@@ -61,7 +56,7 @@ def train_finalists(
 
 
 def _row(
-        finalist: Finalist, future: Future, pool: WorkerPool, epochs: int, log: Callable[[str], None],
+        finalist: Finalist, future: Future, pool: ChildPool, epochs: int, log: Callable[[str], None],
 ) -> Dict[str, Any]:
     """Return the row of a finished child: what was measured, or the reason why it failed."""
     row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
-from ..files import write_json
+from ..files import remove_partial_files, write_json
 from ..training.recipe import with_defaults
 from ..training.run import changes, versions
 from .config import SearchConfig
@@ -27,8 +27,6 @@ _ADDED: Dict[str, Any] = dict(protocol='paper', forbid_op=[])
 _ADDED_TO_CHILD: Dict[str, Any] = dict(
     match=None, match_below=False, match_target=None, stem='cifar', reductions='extra', stages=3,
     reward='accuracy')
-
-_FILES = ('search.json', 'finals.json', 'cell.json', 'cells.svg', 'report.html')  # those that are replaced in one step
 
 
 def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
@@ -78,8 +76,13 @@ def _is_old(settings: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def exclusive_lock(out: Path) -> Iterator[None]:
+def exclusive_lock(
+        out: Path, busy: str = 'another process is running this search; --status shows its progress') -> Iterator[None]:
     """Lock a search folder: a second process would mistake the running trials of the first for interrupted ones.
+
+    Args:
+        out: The folder. It is created if necessary.
+        busy: What to say if another process holds the lock.
 
     Raises:
         SearchError: If another process holds the lock.
@@ -87,17 +90,10 @@ def exclusive_lock(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / '.lock', timeout=0):
-            _remove_partial_files(out)
+            remove_partial_files(out)
             yield
     except Timeout:
-        raise SearchError(f'{out}: another process is running this search; --status shows its progress') from None
-
-
-def _remove_partial_files(out: Path) -> None:
-    """Remove the temporary files of ``atomic_write`` that a killed process has left."""
-    for name in _FILES:
-        for path in out.glob(f'.{name}.*{Path(name).suffix}'):
-            path.unlink()
+        raise SearchError(f'{out}: {busy}') from None
 
 
 def read_json(path: Path) -> Any:

@@ -1,14 +1,13 @@
 """How long a search will take, from a few steps of some children at first, and then from those that have finished."""
 import random
 import statistics
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Annotated, List, Optional, Sequence, Set
+from typing import Annotated, List, Optional, Sequence
 
 from pydantic import Field
 
 from ..checked import Checked
 from .errors import ChildError
-from .pool import WorkerPool
+from .pool import WorkerPool, completed
 from .space import Space
 
 __all__ = ['Forecast', 'measure_children', 'show_duration']
@@ -88,17 +87,12 @@ def measure_children(pool: WorkerPool, space: Space) -> Optional[float]:
     """
     rng, count = random.Random(0), min(max(MEASURED, pool.size), MAX_MEASURED)
     todo = [space.genotype([rng.randrange(size) for size in space.sizes]) for _ in range(count)]
-    running: Set[Future] = set()
     seconds: List[float] = []
-    while todo or running:
-        while todo and len(running) < pool.size:
-            running.add(pool.estimate(todo.pop()))
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            try:
-                seconds.append(pool.result(future))
-            except ChildError:  # it counts as failed in the search, too
-                pass
+    for _, future in completed(pool.estimate, pool.size, todo):
+        try:
+            seconds.append(pool.result(future))
+        except ChildError:  # it counts as failed in the search, too
+            pass
     return statistics.mean(seconds) if seconds else None
 
 

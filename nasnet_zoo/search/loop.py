@@ -1,4 +1,5 @@
 """The loop of a search: ask for a child, evaluate it, tell the sampler. It can be interrupted at any moment."""
+import math
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..genotype.schema import Genotype
 from .errors import ChildError, Pruned, SearchError, WorkerDied
 from .optuna_internals import set_trial_user_attr
-from .pool import WorkerPool
+from .pool import ChildPool
 from .pruning import PruningServer
 from .space import Space
 from .study import batched_writes, evaluated_trials
@@ -58,7 +59,7 @@ class Search:
     """
 
     def __init__(
-            self, study: optuna.Study, space: Space, pool: WorkerPool, objective: Optional[str] = None) -> None:
+            self, study: optuna.Study, space: Space, pool: ChildPool, objective: Optional[str] = None) -> None:
         self.study, self.space, self.pool, self.objective = study, space, pool, objective
         self._study_lock = threading.Lock()  # pruning questions are answered in threads
         self._known: Dict[str, FrozenTrial] = {}  # architecture: the trial that was evaluated
@@ -180,6 +181,8 @@ class Search:
         del self._evaluating[first.number]
         try:
             found = self.pool.result(future)
+            if math.isnan(found.reward):  # Optuna would record a failure without a reason
+                raise ChildError(f'the reward is {found.reward}: the network has diverged')
             self._deaths = 0
             for name, measured in found._asdict().items():
                 if name != 'reward' and measured is not None:
@@ -214,7 +217,7 @@ class Search:
             self._best = told.values[0] if self._best is None else max(self._best, told.values[0])
             self._durations += [told.user_attrs['seconds']] if 'seconds' in told.user_attrs else []
         elif told.state == TrialState.FAIL:
-            self._failures.append(told.user_attrs['reason'])
+            self._failures.append(told.user_attrs.get('reason', 'unknown reason'))
 
     def _progress(self, trials: int, before: int, seconds: float) -> Progress:
         finished = len(self._known)

@@ -1,6 +1,7 @@
 """The interface of worker pools, and the functions that run in a worker process."""
-from concurrent.futures import Future
-from typing import Any, Callable, Optional, Protocol
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Protocol, Tuple
 
 import torch
 
@@ -9,14 +10,15 @@ from .errors import ChildError
 from .pruning import ShouldPrune
 from .timing import child_seconds
 
-__all__ = ['Evaluate', 'MakeEvaluate', 'WorkerPool', 'estimate_in_worker', 'evaluate_in_worker', 'prepare_worker']
+__all__ = ['ChildPool', 'Evaluate', 'MakeEvaluate', 'WorkerPool', 'completed', 'estimate_in_worker',
+           'evaluate_in_worker', 'prepare_worker']
 
 # What a worker does: in a search it takes a genotype and returns an Evaluation, in a comparison a job and its row.
 Evaluate = Callable[[Any, Optional[ShouldPrune]], Any]
 MakeEvaluate = Callable[[], Evaluate]
 
 
-class WorkerPool(Protocol):
+class ChildPool(Protocol):
     """Workers that evaluate children.
 
     Attributes:
@@ -32,9 +34,6 @@ class WorkerPool(Protocol):
         At most `size` children may be waiting for :meth:`result` at the same time.
         """
 
-    def estimate(self, child: Any) -> Future:
-        """Start to measure how many seconds the evaluation of a child will take. It counts as a child, too."""
-
     def result(self, future: Future) -> Any:
         """Return what the function of the workers has returned, or the seconds. It must be called once for each future.
 
@@ -44,6 +43,39 @@ class WorkerPool(Protocol):
 
     def close(self) -> None:
         """Stop all evaluations and release the workers."""
+
+
+class WorkerPool(ChildPool, Protocol):
+    """Workers that can also say beforehand how long an evaluation will take."""
+
+    def estimate(self, child: Any) -> Future:
+        """Start to measure how many seconds the evaluation of a child will take. It counts as a child, too."""
+
+
+def completed(
+        start: Callable[[Any], Future], size: int, children: Iterable[Any], poll: Optional[float] = None,
+        on_poll: Callable[[], None] = lambda: None,
+) -> Iterator[Tuple[Any, Future]]:
+    """Start all children, `size` at a time, and yield each with its future when that is done.
+
+    Args:
+        start: ``submit`` or ``estimate`` of a pool. The caller passes each future to the pool's ``result``.
+        size: Number of children that are evaluated at the same time.
+        children: The children.
+        poll: Number of seconds after which `on_poll` is called, again and again, while no child finishes.
+        on_poll: Is called without arguments.
+    """
+    waiting = deque(children)
+    running: Dict[Future, Any] = {}
+    while waiting or running:
+        while waiting and len(running) < size:
+            child = waiting.popleft()
+            running[start(child)] = child
+        done = wait(running, timeout=poll, return_when=FIRST_COMPLETED).done
+        for future in done:
+            yield running.pop(future), future
+        if not done:
+            on_poll()
 
 
 _evaluate: Evaluate  # the evaluator of this process, if it is a worker process

@@ -183,7 +183,9 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     forecast = Forecast(**content['forecast'])
     trials = evaluated_trials(study)
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
-    again = max(0, forecast.finals - sum(row['epochs'] == forecast.final_epochs for row in rows))
+    is_last_stage = len(trials) >= forecast.trials  # otherwise the finalists are those of an earlier end of the search
+    done = sum(row['epochs'] == forecast.final_epochs for row in rows) if is_last_stage else 0
+    again = max(0, forecast.finals - done)
     if len(trials) >= forecast.trials and not again:
         return None
     return forecast.describe(len(trials), _durations(trials), again)
@@ -214,7 +216,8 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
     config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
-    evaluator = Evaluator(loaded, child)
+    # A latency is compared with that of the children, which are evaluated on the GPU if there is one here.
+    evaluator = Evaluator(loaded, child, 'cuda' if child.latency and on_gpu and not config.ray else 'cpu')
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
     warm_start = find_cells(config.warm_start, space, config.forbid_op, log)
     target = _cost_target(config, evaluator)

@@ -81,7 +81,7 @@ class Recipe(Checked):
     bf16: Annotated[bool, Field(description='Train in mixed precision with bfloat16.')] = False
     channels_last: Annotated[bool, Field(description='Use the channels-last memory format.')] = True
     compile: Annotated[bool, Field(description='Compile the network with torch.compile.')] = False
-    seed: Annotated[_Count, Field(description='Seed of all random numbers.')] = 0
+    seed: Annotated[int, Field(ge=0, lt=2 ** 31, description='Seed of all random numbers.')] = 0
 
     @field_validator('opt')
     @classmethod

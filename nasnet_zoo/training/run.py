@@ -25,7 +25,7 @@ from torch import distributed
 
 from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
-from ..files import atomic_write, read_safetensors, write_json
+from ..files import atomic_write, flattened, read_safetensors, remove_partial_files, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..loggers import open_loggers
 from ..network.nasnet import NASNet
@@ -46,20 +46,9 @@ class RunError(ValueError):
     """Raised if a training run cannot be started or continued."""
 
 
-def _flat(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return nested settings as one level, with names such as 'recipe.lr'."""
-    level = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            level.update((f'{name}.{inner}', inner_value) for inner, inner_value in _flat(value).items())
-        else:
-            level[name] = value
-    return level
-
-
 def changes(known: Dict[str, Any], asked: Dict[str, Any]) -> str:
     """Return what differs between two settings as a text, which is empty if they are the same."""
-    old, new = _flat(known), _flat(asked)
+    old, new = flattened(known), flattened(asked)
     return '; '.join(f'{name} was {old.get(name)!r} and is {new.get(name)!r}'
                      for name in {**old, **new} if old.get(name) != new.get(name))
 
@@ -114,8 +103,7 @@ class Run:
         if existing:
             self._check_settings(known, was_resized)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part in self.folder.glob('.checkpoint.safetensors.*'):  # left by a process that was killed while writing
-            part.unlink()
+        remove_partial_files(self.folder)
         if not existing:
             write_json(self.folder / 'run.json', dict(
                 settings=self.settings, config=config.model_dump(mode='json'), versions=versions()))

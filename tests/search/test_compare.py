@@ -6,6 +6,8 @@ from typer.testing import CliRunner
 
 from nasnet_zoo import load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.search.compare_config import CompareConfig
+from nasnet_zoo.search.config import ChildRecipe
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('scipy', reason='tests of significance need SciPy')
@@ -77,6 +79,31 @@ def test_what_is_refused(done, tmp_path, options, message):
     copy.save(tmp_path / 'copy.json')
     result = compare(out, *(str(tmp_path / 'copy.json') if word == 'GENOTYPE' else word for word in options))
     assert result.exit_code == 1 and message in result.stderr, result.stderr
+
+
+def test_defaults_of_the_recipe_are_those_of_children():
+    """Also those that are not given beside others that are."""
+    config = CompareConfig(cells=('nasnet_a',), out='cells', recipe=dict(lr=0.1))
+    assert (config.recipe.lr, config.recipe.epochs) == (0.1, ChildRecipe().epochs)
+
+
+def test_the_seed_of_the_recipe_is_refused(tmp_path):
+    refused = compare(tmp_path / 'cells', 'nasnet_a', '--seed', '7')
+    assert refused.exit_code == 1 and '--first-seed' in refused.stderr
+
+
+def test_a_refused_recipe_leaves_no_comparison(tmp_path):
+    refused = compare(tmp_path / 'cells', 'nasnet_a', '--batch-size', '1300')
+    assert refused.exit_code == 1 and 'batch_size: 1300 is more than the 1217 images' in refused.stderr
+    assert not (tmp_path / 'cells' / 'compare.json').exists()
+
+
+def test_another_cell_of_the_same_name_is_refused(done, tmp_path):
+    out, _ = done
+    load_genotype('nasnet_b').model_copy(update=dict(name='nasnet_a')).save(tmp_path / 'cell.json')
+    refused = compare(out, str(tmp_path / 'cell.json'), '--resume')
+    assert refused.exit_code == 1 and 'nasnet_a-0 contains the training of another cell of this name' in refused.stderr
+    assert load_genotype(out / 'runs' / 'nasnet_a-0' / 'cell.json') == load_genotype('nasnet_a')
 
 
 def test_large_images_are_refused(tmp_path):

@@ -8,13 +8,19 @@ import pytest
 
 from helpers.paths import TESTS
 from helpers.search_children import Noted
-from helpers.searches import SPACE, search
+from helpers.searches import SPACE, MadeUpPool, search
 from nasnet_zoo.search import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_local import LocalPool
 from nasnet_zoo.search.space import Space, darts_space, nasnet_space
-from nasnet_zoo.search.study import StudySettings, batched_writes, finished_children, open_study
+from nasnet_zoo.search.study import (
+    StudySettings,
+    batched_writes,
+    evaluated_trials,
+    finished_children,
+    open_study,
+)
 
 
 def test_different_children_are_evaluated_once_each(tmp_path):
@@ -47,6 +53,21 @@ def test_failures_are_counted_with_their_reasons(tmp_path):
     assert failed and all(trial.user_attrs['reason'] == 'was not good' for trial in failed)
     assert seen[-1].failed == len(failed) and 'was not good' in seen[-1].failures
     assert len(finished_children(study)) + len(failed) == 14 == len(set(make.noted()))
+
+
+def test_a_reward_that_is_no_number_is_a_failure(tmp_path):
+    class Diverging(MadeUpPool):
+        def result(self, future):
+            found = super().result(future)
+            return found._replace(reward=float('nan')) if found.params % 2 else found
+
+    study = open_study(tmp_path, 'test', create=StudySettings(lambda trials: EvolutionSampler(SPACE, 0)))
+    Search(study, SPACE, Diverging()).run(30)
+    reasons = {trial.user_attrs['reason'] for trial in evaluated_trials(study) if trial.values is None}
+    assert 'the reward is nan: the network has diverged' in reasons
+    again = open_study(tmp_path, 'test', create=StudySettings(lambda trials: EvolutionSampler(SPACE, 0)))
+    Search(again, SPACE, Diverging()).run(32)
+    assert len(evaluated_trials(again)) == 32
 
 
 def test_a_worker_that_dies_takes_its_own_child_only(tmp_path):
@@ -84,7 +105,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers.search_children import Noted
-from helpers.searches import SPACE, search
+from helpers.searches import SPACE, MadeUpPool, search
 from nasnet_zoo.search import PPOSampler
 if __name__ == '__main__':
     search(Path({folder!r}), Noted({log!r}, 0.2), 200, PPOSampler(SPACE, 'fast', 0))

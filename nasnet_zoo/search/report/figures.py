@@ -9,7 +9,8 @@ from ..objectives import OBJECTIVES
 from .record import Child, SearchRecord
 from .statistics import TOPS, expected_best, moving_mean, pareto_front, shares, top_means
 
-__all__ = ['COLOURS', 'plot_cost', 'plot_distribution', 'plot_learning', 'plot_predictions', 'plot_shares', 'plot_tops']
+__all__ = ['COLOURS', 'colours', 'plot_cost', 'plot_distribution', 'plot_learning', 'plot_predictions', 'plot_shares',
+           'plot_tops']
 
 # Of the same lightness, so that they are visible on light and on dark pages, and distinguishable for the colour-blind.
 COLOURS = ('#3a86c8', '#d9722e', '#2a9d78', '#b565a7', '#b08a1a', '#7a6fd0', '#c2504a', '#5e9ba8')
@@ -58,14 +59,14 @@ def _show_upper_part(axes: Any, values: Sequence[float]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _colours(searches: Sequence[SearchRecord]) -> List[Tuple[SearchRecord, str]]:
+def colours(searches: Sequence[SearchRecord]) -> List[Tuple[SearchRecord, str]]:
     """Return each search with its colour. If there are more than eight, colours are used again."""
     return [(search, COLOURS[i % len(COLOURS)]) for i, search in enumerate(searches)]
 
 
 def _keys(searches: Sequence[SearchRecord], style: str = 'solid') -> List[Key]:
     """Return the entries of a legend for the colours of the searches."""
-    return [Key(search.label, colour, style) for search, colour in _colours(searches)]
+    return [Key(search.label, colour, style) for search, colour in colours(searches)]
 
 
 def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
@@ -87,7 +88,7 @@ def plot_tops(searches: Sequence[SearchRecord]) -> Picture:
         if expected:
             axes.plot(range(1, 1 + len(expected)), expected, color=GREY)
         lines = []
-        for search, colour in _colours(searches):
+        for search, colour in colours(searches):
             for name, top in TOPS.items():
                 places, means = top_means(search, top)
                 if places:
@@ -108,7 +109,7 @@ def plot_learning(searches: Sequence[SearchRecord]) -> Picture:
     width = max(len(search.children) for search in searches) // 10
 
     def paint(axes: Any) -> None:
-        for search, colour in _colours(searches):
+        for search, colour in colours(searches):
             places = [child.place for child in search.children]
             rewards = [child.reward for child in search.children]
             axes.plot(places, rewards, '.' if width > 1 else 'o', color=colour, alpha=0.4 if width > 1 else 1.)
@@ -130,7 +131,7 @@ def plot_distribution(searches: Sequence[SearchRecord]) -> Optional[Picture]:
         return None
 
     def paint(axes: Any) -> None:
-        for search, colour in _colours(searches):
+        for search, colour in colours(searches):
             rewards = np.sort([child.reward for child in search.children])
             axes.ecdf(rewards, complementary=True, color=colour)
         _reward_axis(axes.xaxis, searches[0])
@@ -144,7 +145,7 @@ def plot_distribution(searches: Sequence[SearchRecord]) -> Optional[Picture]:
 def plot_predictions(searches: Sequence[SearchRecord]) -> Optional[Picture]:
     """Plot the rewards that the samplers have predicted against the measured ones, if there are any."""
     predicted = [(search, colour, [child for child in search.children if child.predicted])
-                 for search, colour in _colours(searches)]
+                 for search, colour in colours(searches)]
     predicted = [row for row in predicted if len(row[2]) > 1]
     if not predicted:
         return None
@@ -180,7 +181,7 @@ def plot_cost(searches: Sequence[SearchRecord], cost: str) -> Picture:
 
     def paint(axes: Any) -> None:
         shown: List[float] = []
-        for search, colour in _colours(searches):
+        for search, colour in colours(searches):
             points = [(child.measured[cost] / unit, child.accuracy) for child in search.children
                       if child.measured.get(cost) is not None]
             if points:

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from optuna.trial import TrialState
 
 from ... import html
-from ...files import write_utf8
+from ...files import flattened, write_utf8
+from ..forecast import show_duration
 from . import figures
 from .record import SearchRecord, read_record
 from .statistics import TOPS, ancestors, best_fifth, differences, top_means
@@ -64,7 +65,7 @@ def comparison_page(records: Sequence[SearchRecord]) -> str:
                                             texts=['search', 'sampler', 'space', 'winner'])),
          *(_plots(shown) if shown else []), _differences(shown),
          _cells_of_good_children([(f'best fifth of {record.label}', colour, record, best_fifth(record))
-                                  for record, colour in zip(shown, figures.COLOURS)]),
+                                  for record, colour in figures.colours(shown)]),
          html.section('The best cells', html.pictures(cells))])
 
 
@@ -120,7 +121,7 @@ def _summary_row(record: SearchRecord) -> Dict[str, str]:
         'space': str(record.settings.get('space')),
         'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
         **{name: _reward(record, value) for name, value in found['rewards'].items()},
-        'training time': _duration(found['seconds']), 'winner': found['winner'] or '',
+        'training time': show_duration(found['seconds']), 'winner': found['winner'] or '',
         'after longer training': _percent(final.get('accuracy')),
         'parameters': f'{final["params"]:,}' if final else '', 'mult-adds': f'{final["macs"]:,}' if final else ''}
 
@@ -142,16 +143,6 @@ def _difference(record: SearchRecord, value: float) -> str:
     return f'{100 * value:+.2f} points' if record.reward_format.endswith('%') else f'{value:+{record.reward_format}}'
 
 
-def _duration(seconds: float) -> str:
-    """Return a duration with the two largest units that matter."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f'{seconds:.0f} s'
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f'{days} d {hours} h' if days else f'{hours} h {minutes} min' if hours else f'{minutes} min'
-
-
 def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> str:
     """Return how far a search is, and when it will probably end."""
     now = datetime.now(UTC)
@@ -164,12 +155,12 @@ def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> st
             rate = recent / max((now - since).total_seconds(), 1e-9)
             per_hour = f'{3600 * rate:.3g}'
             left = timedelta(seconds=(record.wanted - done) / rate)
-            end = f'{now + left:%d %b %H:%M} UTC, in {_duration(left.total_seconds())}'
+            end = f'{now + left:%d %b %H:%M} UTC, in {show_duration(left.total_seconds())}'
     values = {
         f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
         'children per hour': per_hour, 'expected end of the search': end,
-        'training time': _duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
+        'training time': show_duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
         'best children trained again': str(len(record.finals)) if record.finals else None,
         'as of': f'{now:%d %b %Y %H:%M:%S} UTC',
     }
@@ -202,7 +193,8 @@ def _winner(record: SearchRecord) -> List[str]:
         'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
         'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',
         'mult-adds': f'{row["macs"]:,}', 'filters (F)': str(row.get('cell_filters') or ''),
-        'training time': _duration(row['seconds']), 'architecture': row['architecture'][:12]} for row in record.finals]
+        'training time': show_duration(row['seconds']), 'architecture': row['architecture'][:12]}
+        for row in record.finals]
     finals = html.section('The best children, trained again', html.table(
         'accuracies after longer training', rows, texts=['architecture']))
     if record.winner is None:
@@ -260,7 +252,7 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
 
 def _unequal_settings(records: Sequence[SearchRecord]) -> str:
     """Return a warning if the searches differ in how children are trained and rated."""
-    settings = [_flat({name: record.settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
+    settings = [flattened({name: record.settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
                 for record in records]
     names = [name for name in dict.fromkeys(chain(*settings))
              if name != 'child.recipe.seed' and len({str(one.get(name)) for one in settings}) > 1]
@@ -284,13 +276,6 @@ def _failures(record: SearchRecord) -> str:
 def _settings(record: SearchRecord) -> str:
     """Return the settings of the search that are not None."""
     return html.details('Settings', html.table('settings of the search', [
-        {'setting': name, 'value': str(value)} for name, value in _flat(record.settings).items() if value is not None],
-        texts=['setting', 'value']))
+        {'setting': name, 'value': str(value)} for name, value in flattened(record.settings).items()
+        if value is not None], texts=['setting', 'value']))
 
-
-def _flat(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:
-    """Return nested settings with dotted names."""
-    flat: Dict[str, Any] = {}
-    for name, value in settings.items():
-        flat.update(_flat(value, f'{prefix}{name}.') if isinstance(value, Mapping) else {prefix + name: value})
-    return flat

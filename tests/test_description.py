@@ -70,7 +70,7 @@ def test_cells_as_text():
 
 
 @pytest.mark.parametrize('args, message', [
-    (['nasnet_d'], "did you mean 'nasnet_c'"),
+    (['nasnet_cc'], "did you mean 'nasnet_c'"),
     (['nowhere.json'], 'No such file'),
     (['nasnet_a', '--filters', '1000'], 'the nearest are 984 (cell_filters=41) and 1008 (cell_filters=42)'),
     (['nasnet_a', '--num-cells', '0'], 'num_cells: '),
@@ -89,7 +89,7 @@ def test_errors_are_sentences(args, message, tmp_path, monkeypatch):
 
 def test_the_tool_is_the_subcommand(tmp_path):
     process = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'describe.py', 'nasnet_d'], cwd=tmp_path, capture_output=True, text=True)
+        [sys.executable, ROOT / 'tools' / 'describe.py', 'nasnet_cc'], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 1 and "did you mean 'nasnet_c'" in process.stderr and not process.stdout
 
 

@@ -52,8 +52,8 @@ def test_names():
         'darts_v1_cifar', 'darts_v2', 'darts_v2_cifar', 'nasnet',
         'nasnet_a_5x1536', 'nasnet_a_7x1920', 'nasnet_a_cifar', 'nasnet_a_cifar_small', 'nasnet_a_cifar_wide',
         'nasnet_a_large', 'nasnet_a_mobile', 'nasnet_b_cifar', 'nasnet_b_cifar_small', 'nasnet_b_mobile',
-        'nasnet_c_cifar', 'nasnet_c_cifar_small', 'nasnet_c_mobile', 'pc_darts', 'pc_darts_cifar', 'pnasnet5_large',
-        'pnasnet5_mobile']
+        'nasnet_c_cifar', 'nasnet_c_cifar_small', 'nasnet_c_mobile', 'nasnet_z_cifar_small', 'pc_darts',
+        'pc_darts_cifar', 'pnasnet5_large', 'pnasnet5_mobile']
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

@@ -341,7 +341,7 @@ def test_all_shipped_weights(server, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and not server.requests, result.output
     shown = {report['repo_id']: report['files'] for report in json.loads(result.stdout)}
-    assert list(shown) == [f'OWNER/nasnet_{kind}_cifar_small.cifar10' for kind in 'abc']
+    assert list(shown) == [f'OWNER/nasnet_{kind}_cifar_small.cifar10' for kind in 'abcz']
     assert all(files.keys() >= {hub.WEIGHTS, 'config.json', 'genotype.json', 'README.md'} for files in shown.values())
     monkeypatch.setattr(publish, 'shipped_weights', lambda: ['nasnet_c_cifar_small.cifar10'])  # one is enough
     first, second = (publish.push_all('someone', tmp_path / name) for name in ('first', 'second'))

@@ -5,8 +5,8 @@
 Images are stored and augmented on the GPU, and a whole training step is captured as one CUDA graph: networks of this
 size are limited by kernel launches, of which a step has well over a thousand. First, the time of a step is measured
 for every model. Then each model is trained for as many epochs as all the remaining models can have in the remaining
-time. The learning rate reaches zero at the end of the last epoch. There is no validation set, because nothing is
-selected: the test images are used once, after the last epoch.
+time. The learning rate reaches zero at the end of the last epoch. The accuracy is measured once, after the last epoch,
+on the test images; settings are chosen with --val-share, which holds out training images and measures it on these.
 
 OUT/NAME is a run folder like those of ``nasnet-zoo train`` (see nasnet_zoo/training/run.py). The same command resumes
 an interrupted run, for the number of epochs that was planned when it began. ``python tools/ship.py OUT/NAME NAME
@@ -433,12 +433,12 @@ def planned_epochs(config: GpuTrainConfig) -> Optional[int]:
 
 
 def train_one(trainer: GpuTrainer, config: GpuTrainConfig, data: Tuple[ImageSet, ImageSet], epochs: int) -> Dict:
-    """Train from the beginning or the last checkpoint to the end, and measure the accuracy on the test images once.
+    """Train from the beginning or the last checkpoint to the end, and measure the accuracy once.
 
     Args:
         trainer: Before its first epoch.
         config: What is trained. `epochs` replaces its number of epochs unless there is a checkpoint.
-        data: The training set and the test set.
+        data: The training set, and the test set or the images that are held out.
         epochs: Number of epochs of a new run.
 
     Returns:
@@ -454,7 +454,8 @@ def train_one(trainer: GpuTrainer, config: GpuTrainConfig, data: Tuple[ImageSet,
         return run.report['accuracy']
     train_epochs(trainer, None, run, lambda line: print(f'{config.source}, {line}', flush=True), None)
     result = trainer.result.eval()
-    accuracy = dict(model=config.source, dataset=data_name(config.data), split='test',
+    split = 'validation' if config.val_share else 'test'
+    accuracy = dict(model=config.source, dataset=data_name(config.data), split=split,
                     **evaluate(result, data[1], 1000, config.device).to_dict())
     run.finish(result, data[0], dict(
         settings, versions=versions(), device=device_name(config.device), mode=trainer.mode, accuracy=accuracy,
@@ -463,7 +464,7 @@ def train_one(trainer: GpuTrainer, config: GpuTrainConfig, data: Tuple[ImageSet,
 
 
 def load_small_images(args: argparse.Namespace) -> Tuple[ImageSet, ImageSet]:
-    """Load the data set, with ``--tiny`` only every ninth image.
+    """Return the images to train on and those on which the accuracy is measured; with ``--tiny`` every ninth image.
 
     Raises:
         DataError: If the images are too large for memory.
@@ -471,6 +472,8 @@ def load_small_images(args: argparse.Namespace) -> Tuple[ImageSet, ImageSet]:
     parts = load_data(args.data)
     if not all(isinstance(part, ImageSet) for part in parts):
         raise DataError(f'{args.data}: only small images can be kept on the device')
+    if args.val_share:
+        parts = parts[0].split(args.val_share)
     step = 9 if args.tiny else 1
     return tuple(part._replace(images=part.images[::step], labels=part.labels[::step]) for part in parts)
 
@@ -479,9 +482,9 @@ def train_all(args: argparse.Namespace) -> List[Dict]:
     """Train all models in turn. Return their accuracies."""
     begun = time.perf_counter()
     data = load_small_images(args)
-    recipe = GpuRecipe(batch_size=args.batch_size, bf16=torch.device(args.device).type == 'cuda')
+    recipe = GpuRecipe(**{'bf16': torch.device(args.device).type == 'cuda', **args.recipe})
     configs = [GpuTrainConfig(
-        source=name, data=args.data, out=args.out / name, device=args.device, recipe=recipe,
+        source=name, data=args.data, out=args.out / name, device=args.device, val_share=args.val_share, recipe=recipe,
         **TINY_NETWORK if args.tiny else {}) for name in args.names]
     prepared, results = [], []
     for config in configs:
@@ -493,8 +496,8 @@ def train_all(args: argparse.Namespace) -> List[Dict]:
         left = 60 * args.minutes - (time.perf_counter() - begun) - args.reserve * (len(prepared) - i)
         epochs = int(left / sum(seconds for _, seconds in prepared[i:]))
         results.append(train_one(trainer, config, data, max(1, min(args.max_epochs, epochs))))
-        print(f'{config.source}: {results[-1]["top1"]:.2%} of {results[-1]["count"]} test images after '
-              f'{trainer.epoch} epochs')
+        print(f'{config.source}: {results[-1]["top1"]:.2%} of {results[-1]["count"]} {results[-1]["split"]} images '
+              f'after {trainer.epoch} epochs')
     return results
 
 
@@ -510,7 +513,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--mode', choices=MODES, default='graph', help=(
         'how a step runs: compiled and captured as a CUDA graph, only captured, or neither. If a mode fails, the next '
         'one is tried. Compilation takes 1 to 2 minutes for each model'))
-    parser.add_argument('--batch-size', type=int, default=256, help='number of images in a batch')
+    parser.add_argument('--recipe', type=json.loads, default={}, metavar='JSON', help=(
+        'how to train, for example \'{"cutout": 12, "weight_decay": 0.05}\'; settings that are not given are those of '
+        'GpuRecipe'))
+    parser.add_argument('--val-share', type=float, default=0., help=(
+        'fraction of the training images to hold out, on which the accuracy is then measured'))
     parser.add_argument('--max-epochs', type=int, default=200, help='largest number of epochs for a model')
     parser.add_argument('--reserve', type=float, default=4., help='seconds reserved for the end of each training')
     parser.add_argument('--epoch-overhead', type=float, default=0.2, help='seconds of an epoch outside its steps')

@@ -17,10 +17,10 @@ train_zoo = import_tool('train_zoo')
 NAME = 'nasnet_c_cifar_small'
 
 
-def train(folder, capsys, *options):
+def train(folder, capsys, *options, **recipe):
     """Train with the tool. Return its last line, the accuracy."""
-    train_zoo.main(['--tiny', '--device', 'cpu', '--data', 'digits', '--out', str(folder), '--batch-size', '64',
-                    '--minutes', '1', '--max-epochs', '2', '--names', NAME, *options])
+    train_zoo.main(['--tiny', '--device', 'cpu', '--data', 'digits', '--out', str(folder), '--minutes', '1',
+                    '--max-epochs', '2', '--names', NAME, '--recipe', json.dumps(dict(batch_size=64, **recipe)), *options])
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -53,13 +53,24 @@ def test_run_folder(tmp_path, capsys):
     assert model.aux_head is None and not model.drop_path_rate
 
 
+def test_images_are_held_out(tmp_path, capsys):
+    accuracy = train(tmp_path, capsys, '--val-share', '0.1', weight_decay=0.05)
+    run = json.loads((tmp_path / NAME / 'run.json').read_text(encoding='utf-8'))
+    assert accuracy['split'] == 'validation' and accuracy['count'] == 15
+    assert run['settings']['val_share'] == 0.1 and run['settings']['recipe']['weight_decay'] == 0.05
+    with pytest.raises(SystemExit, match='val_share was 0.1 and is 0'):
+        train(tmp_path, capsys, weight_decay=0.05)
+    with pytest.raises(SystemExit, match='weight_decay: input should be less than or equal to 1'):
+        train(tmp_path / 'other', capsys, weight_decay=5.)
+
+
 def test_finished_run_is_not_repeated(tmp_path, capsys):
     accuracy = train(tmp_path, capsys)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / NAME).iterdir()}
     assert train(tmp_path, capsys, '--max-epochs', '7') == accuracy  # the planned number of epochs is kept
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / NAME).iterdir()} == files
     with pytest.raises(SystemExit, match='the run was started with other settings: recipe.batch_size was 64 and is 32'):
-        train(tmp_path, capsys, '--batch-size', '32')
+        train(tmp_path, capsys, '--recipe', '{"batch_size": 32}')
     (tmp_path / NAME / 'run.json').write_text('[]', encoding='utf-8')
     with pytest.raises(SystemExit, match='run.json: is not the JSON of a run'):
         train(tmp_path, capsys)

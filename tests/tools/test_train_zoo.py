@@ -20,7 +20,8 @@ NAME = 'nasnet_c_cifar_small'
 def train(folder, capsys, *options, **recipe):
     """Train with the tool. Return its last line, the accuracy."""
     train_zoo.main(['--tiny', '--device', 'cpu', '--data', 'digits', '--out', str(folder), '--minutes', '1',
-                    '--max-epochs', '2', '--names', NAME, '--recipe', json.dumps(dict(batch_size=64, **recipe)), *options])
+                    '--max-epochs', '2', '--names', NAME, '--recipe', json.dumps(dict(batch_size=64, **recipe)),
+                    *options])
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 

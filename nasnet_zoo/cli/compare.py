@@ -17,8 +17,8 @@ __all__ = ['compare']
 def compare(config: CompareConfig, as_json: AsJson = False) -> None:
     """Compare cells at equal cost.
 
-    Each cell is built into a network, with --match of the same cost for all, and trained with several seeds. The
-    accuracies are compared seed by seed. An interrupted comparison continues with --resume.
+    Each cell is built into a network and trained with several seeds. With --match, all networks have about the same
+    cost. The accuracies are compared seed by seed. An interrupted comparison continues with --resume.
     """
     with exit_on_error(config.out / 'compare.json'):
         require('a comparison', 'search')

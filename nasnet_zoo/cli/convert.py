@@ -17,8 +17,8 @@ def convert(
         model: Optional[str] = typer.Option(None, help=(
             'Write a model folder: the name of the model that the weights are for, or a genotype.')),
         to: Optional[str] = typer.Option(None, help=(
-            'Write a weight file under the names of this package: timm or cadene (pretrainedmodels). It is a '
-            'safetensors file if its name ends in .safetensors, otherwise a PyTorch file.')),
+            'Write a weight file for another package, under its names: timm or cadene (pretrainedmodels). It is a '
+            'safetensors file if the name of --out ends in .safetensors, and otherwise a PyTorch file.')),
         entry: Optional[str] = typer.Option(
             None, '--checkpoint-entry', help='Which weights to take if the file has several.'),
         num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage (N in the paper).'),
@@ -31,7 +31,7 @@ def convert(
         pool_padding: Optional[str] = typer.Option(None, help=(
             'How the package that trained the weights pads pools: tf, timm or keras. (default: tf)')),
 ) -> None:
-    """Convert foreign weights to a model folder (--model), or a model's weights to another package's names (--to)."""
+    """Convert weights of another package to a model folder (--model), or the reverse (--to)."""
     from ..convert import convert_to_folder, export_weights
     network = drop_none(num_cells=num_cells, num_layers=num_layers, cell_filters=cell_filters, stem=stem,
                         stem_filters=stem_filters, pool_padding=pool_padding)
@@ -44,5 +44,6 @@ def convert(
             print('\n'.join(filter(None, [loaded, f'written: {out}'])))
             return
         if network or entry:
-            raise ValueError('with --to, the network is that of the model folder; leave out the other options')
+            raise ValueError('with --to, the network is that of the model folder; leave out --checkpoint-entry '
+                             'and the options for its size')
         print(f'written: {out}; the network for it: {export_weights(source, to or "", out)}')

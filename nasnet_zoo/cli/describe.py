@@ -19,7 +19,7 @@ _STEM_HELP = f"Stem of the network. {'; '.join(f'{name}: {stem.summary}' for nam
 
 def describe(
         source: str = typer.Argument(metavar='NAME_OR_JSON', help=(
-            'The name of a model or of a built-in genotype, a genotype file, or a model folder.')),
+            'The name of a model or of a built-in genotype, a genotype file, a model folder, or hf-hub:OWNER/NAME.')),
         num_cells: Optional[int] = typer.Option(None, help='Number of normal cells in each stage (N in the paper).'),
         num_layers: Optional[int] = typer.Option(None, help=(
             'Number of all cells behind the stem, as DARTS counts; an alternative to --num-cells.')),

@@ -13,7 +13,7 @@ def gallery(
         out: Path = typer.Option(..., help='Folder to which the page is written, as index.html.'),
         as_json: AsJson = False,
 ) -> None:
-    """Write a page with every shipped genotype: its cells, costs, published results, and the code that builds it.
+    """Write a page with every built-in genotype: its cells, costs, published results, and the code that builds it.
 
     The page needs no other file and no server.
     """

@@ -19,7 +19,7 @@ _Path = Annotated[Path, Field(strict=False)]  # strings are accepted, too
 
 
 class CompareRecipe(ChildRecipe):
-    """How the networks are trained: the defaults are those of children. ``seed`` is that of each training."""
+    """How the networks are trained: the defaults are those of children. Each training run gets its own ``seed``."""
     model_config = ConfigDict(title='Training recipe')
 
 
@@ -60,7 +60,7 @@ class CompareConfig(Checked):
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Probability with which paths in the last cell are dropped at the end of training.'))] = 0.
-    aux_head: Annotated[bool, Field(description='Train with an auxiliary classifier.')] = False
+    aux_head: Annotated[bool, Field(description='Train with an auxiliary head.')] = False
     val_share: Annotated[float, Field(gt=0, lt=1, description=(
         'Fraction of the training images to hold out, with --split validation.'))] = 0.1
     workers: Annotated[Optional[_Count], Field(description=(
@@ -76,8 +76,8 @@ class CompareConfig(Checked):
     resume: Annotated[bool, Field(description=(
         'Continue the comparison in --out. Cells and seeds may be added.'))] = False
     log: Annotated[LoggerNames, Field(strict=False, description=(
-        f'Where the figures of each epoch of each training are logged: {", ".join(LOGGERS)}. May be repeated. log.csv '
-        'in the folder of a training is always written. The default is tensorboard if it is installed.'))] = ()
+        f'Where the metrics of each epoch of each training run are logged: {", ".join(LOGGERS)}. May be repeated. '
+        'log.csv in the folder of each run is always written. The default is tensorboard if it is installed.'))] = ()
     data_root: Annotated[Optional[_Path], Field(description='Folder in which torchvision stores data sets.')] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
     recipe: CompareRecipe = CompareRecipe()
@@ -85,7 +85,7 @@ class CompareConfig(Checked):
     @model_validator(mode='after')
     def _check_seed(self) -> 'CompareConfig':
         if self.recipe.seed:
-            raise ValueError('seed: each training has a seed of its own; --first-seed chooses the first of them')
+            raise ValueError('seed: each training run has its own seed; --first-seed chooses the first of them')
         return self
 
     @property

@@ -30,7 +30,7 @@ _NameSet = Annotated[_Names, AfterValidator(lambda names: tuple(sorted(set(names
 
 class ChildRecipe(Recipe):
     """How children are trained: 20 epochs, and otherwise the defaults of a recipe, as in the paper (appendix A.1)."""
-    model_config = ConfigDict(title='Training recipe of the children')
+    model_config = ConfigDict(title='Training recipe of the children (defaults of --protocol paper; quick has others)')
 
     epochs: Annotated[int, Field(ge=1, description='Number of epochs for which each child is trained.')] = 20
 
@@ -41,7 +41,7 @@ class ChildSettings(Checked):
     The defaults are those of the paper (appendix A.1) and of --protocol paper: N = 2, F = 32, 20 epochs of SGD with
     momentum and one cosine period. A tenth of the training images is held out.
     """
-    model_config = ConfigDict(title='Children')
+    model_config = ConfigDict(title='Children (defaults of --protocol paper; quick has others)')
 
     num_cells: Annotated[int, Field(ge=1, description="Number of normal cells in each stage (N in the paper).")] = 2
     cell_filters: Annotated[int, Field(ge=1, description=(
@@ -62,7 +62,7 @@ class ChildSettings(Checked):
     drop_path_rate: Annotated[float, CliOption(hidden=True), Field(ge=0, le=1, description=(
         'Probability of dropping a path in the last cell at the end of the training.'))] = 0.
     aux_head: Annotated[bool, CliOption(hidden=True), Field(description=(
-        'Train with an auxiliary classifier.'))] = False
+        'Train with an auxiliary head.'))] = False
     val_share: Annotated[float, Field(gt=0, lt=1, description=(
         'Fraction of the training images to hold out for measuring the accuracy of the children.'))] = 0.1
     img_size: Annotated[Optional[int], Field(ge=4, description=(
@@ -70,7 +70,7 @@ class ChildSettings(Checked):
     limit_train: Annotated[_Limit, Field(description=(
         'Number of training images to use. The default is all of them.'))] = None
     reward: Annotated[str, OneOf('reward', REWARDS), Field(description=(
-        'By what a child is rated; the accuracy is reported, too.'))] = 'accuracy'
+        'What the reward of a child is. The accuracy is reported, too.'))] = 'accuracy'
     max_params: Annotated[_Limit, Field(description=(
         'Maximum number of parameters. A child with more is not trained, and counts as failed.'))] = None
     max_macs: Annotated[_Limit, Field(description=(
@@ -122,19 +122,19 @@ class SearchConfig(Checked):
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(
         'Second objective, which is minimised.'))] = None
     cost_target: Annotated[Optional[float], Field(gt=0, description=(
-        'Cost that --match gives each child; with --objective, the value for which the reward is equal to the '
-        'accuracy. The default is the value of a child with the cells of NASNet-A.'))] = None
+        'Cost that --match gives each child; with --objective, the cost at which the second objective does not change '
+        'the reward. The default is the cost of a child with the cells of NASNet-A.'))] = None
     baseline: Annotated[Optional[_Path], Field(description=(
-        'Folder of another search, whose best accuracy is shown in the report for comparison.'))] = None
+        'Folder of another search to show in the plots of the report, for comparison.'))] = None
     storage: Annotated[Optional[str], Field(description=(
         'URL of an Optuna storage for the trials. The default is a journal file in --out.'))] = None
     log: Annotated[LoggerNames, Field(strict=False, description=(
-        f'Where the figures of each child are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is then written, '
+        f'Where the metrics of each child are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is then written, '
         'too. The default is nowhere but in the study and the report.'))] = ()
     data_root: Annotated[Optional[_Path], Field(description="Folder in which torchvision stores data sets.")] = None
     download: Annotated[bool, Field(description='Let torchvision download the data set if it is missing.')] = False
     top: Annotated[int, Field(ge=1, description=(
-        'Number of children, the best ones, to train again, for longer.'))] = 3
+        'Number of the best children to train again, for longer, at the end.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
         'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
     protocol: Annotated[Optional[str], OneOf('protocol', PROTOCOLS), Field(description=(

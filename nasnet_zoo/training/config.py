@@ -28,7 +28,8 @@ class TrainConfig(Checked):
         ValueError: If a value has the wrong type or is out of bounds. The message names the field.
     """
     source: Annotated[str, CliOption(argument=True, metavar='NAME_OR_JSON'), Field(description=(
-        'What to train: the name of a model or of a built-in genotype, a genotype file, or a model folder.'))]
+        'What to train: the name of a model or of a built-in genotype, a genotype file, a model folder, or '
+        'hf-hub:OWNER/NAME.'))]
     data: Annotated[str, Field(description=(
         f"Data set: {', '.join(DATA_SETS)}, a folder or archive of images (train/CLASS/IMAGE and "
         "test/CLASS/IMAGE), or one of timm's data sets such as hfds/…."))] = 'digits'
@@ -60,9 +61,9 @@ class TrainConfig(Checked):
         "DARTS's networks."))] = None
     drop_rate: Annotated[float, Field(ge=0, lt=1, description='Probability of dropout before the classifier.')] = 0.
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
-        'Probability with which paths in the last cell are dropped at the end of training.'))
+        'Drop path rate at the end of training: that of the last cell or, with the stems of DARTS, of every cell.'))
     ] = 0.4
-    aux_head: Annotated[bool, Field(description='Train with an auxiliary classifier.')] = True
+    aux_head: Annotated[bool, Field(description='Train with an auxiliary head.')] = True
     pretrained: Annotated[bool, Field(description=(
         'Start from the pretrained weights of the model instead of random ones.'))] = False
     device: Annotated[Optional[str], Field(description=(
@@ -70,7 +71,7 @@ class TrainConfig(Checked):
     workers: Annotated[int, Field(ge=0, description=(
         'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
     log: Annotated[LoggerNames, Field(strict=False, description=(
-        f'Where the figures of each epoch are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is always '
+        f'Where the metrics of each epoch are logged: {", ".join(LOGGERS)}. May be repeated. log.csv is always '
         'written. The default is tensorboard if it is installed.'))] = ()
     recipe: Recipe = Recipe()
 

@@ -44,9 +44,10 @@ class Recipe(Checked):
         "Epsilon of the optimiser; the default is timm's."))] = None
     momentum: Annotated[_Fraction, Field(description='Momentum, for optimisers that use it.')] = 0.9
     weight_decay: Annotated[_Fraction, Field(description=(
-        'Weight decay. It is not applied to biases and to the weights of normalisation layers.'))] = 5e-4
+        'Weight decay. It is not applied to biases or to the weights of normalisation layers.'))] = 5e-4
     sched: Annotated[Literal['cosine', 'poly', 'step', 'tanh'], Field(description=(
-        "Learning rate schedule, by its name in timm; step is exponential decay."))] = 'cosine'
+        'Learning rate schedule, by its name in timm; step multiplies the rate by --decay-rate every --decay-epochs '
+        'epochs.'))] = 'cosine'
     decay_epochs: Annotated[_Positive, Field(description=(
         'Number of epochs after which the learning rate is multiplied by --decay-rate, for --sched step.'))] = 2.4
     decay_rate: Annotated[float, Field(gt=0, le=1, description=(
@@ -55,7 +56,7 @@ class Recipe(Checked):
         'Number of epochs in which the learning rate rises linearly from lr / 10 to lr; at most a fifth of all '
         'epochs.'))] = 1.
     clip_grad: Annotated[_Positive, Field(description='Norm to which the gradient is clipped.')] = 5.
-    aux_weight: Annotated[float, Field(ge=0, description="Weight of the loss of the auxiliary classifier.")] = 0.4
+    aux_weight: Annotated[float, Field(ge=0, description="Weight of the loss of the auxiliary head.")] = 0.4
     label_smoothing: Annotated[_Fraction, Field(description=(
         'Fraction of the target probability that is spread evenly over all classes.'))] = 0.
     pad: Annotated[_Count, Field(description=(

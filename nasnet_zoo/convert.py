@@ -15,7 +15,7 @@ from .files import atomic_write
 from .genotype.loader import load_genotype
 from .hub.folder import write_folder
 from .network.nasnet import NASNet
-from .zoo import build
+from .zoo import build, forget_origin
 
 __all__ = ['PACKAGES', 'convert_to_folder', 'export_weights']
 
@@ -89,6 +89,7 @@ def convert_to_folder(
     if classes != built.num_classes:
         built = build(model, num_classes=classes, **network)
     load_tensors(built, found.values, os.fspath(source))
+    forget_origin(built)
     write_folder(built, folder)
     return found.describe()
 

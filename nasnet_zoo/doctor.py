@@ -1,6 +1,7 @@
 """What is installed, what works on this machine, and what is missing for which command."""
 import os
 import platform
+import stat
 import sys
 from functools import partial
 from importlib import metadata
@@ -129,10 +130,17 @@ def _caches() -> Dict[str, Dict[str, Any]]:
 
 def _size(folder: Path) -> int:
     """Return the bytes of all files in a folder. Links, which the Hub's cache is full of, do not count."""
-    return sum(path.lstat().st_size for path in folder.rglob('*') if path.is_file() and not path.is_symlink())
+    total = 0
+    for path in folder.rglob('*'):
+        try:
+            status = path.lstat()
+        except OSError:  # another process has removed it
+            continue
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def _is_writable(folder: Path) -> bool:
     """Return whether files can be written to a folder, or the folder can be created."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return os.access(existing, os.W_OK)
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
+    return existing is not None and os.access(existing, os.W_OK)

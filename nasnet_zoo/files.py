@@ -90,8 +90,8 @@ def read_safetensors(path: Union[str, os.PathLike]) -> Tuple[Dict[str, torch.Ten
     Raises:
         SafetensorError: If the file is not a safetensors file.
     """
-    with safe_open(path, 'pt') as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    with safe_open(path, 'pt') as file:  # copies: Windows does not let a file be replaced that is mapped into memory
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}
 
 
 def sort_safetensors_metadata(path: Union[str, os.PathLike]) -> None:

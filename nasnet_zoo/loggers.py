@@ -16,8 +16,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 from .extras import require
 from .files import atomic_write, flattened, write_json
 
-__all__ = ['LOGGERS', 'CsvLogger', 'LoggerKind', 'RunLogger', 'StepLogger', 'check_loggers', 'default_loggers',
-           'open_loggers']
+__all__ = ['LOGGERS', 'CsvLogger', 'LoggerKind', 'Loggers', 'RunLogger', 'StepLogger', 'check_loggers',
+           'default_loggers']
 
 Row = Mapping[str, Any]  # the figures of a step; the first entry is the number of the step
 
@@ -37,6 +37,10 @@ class RunLogger(abc.ABC):
     def write(self, rows: Sequence[Row]) -> None:
         """Write all rows so far, of which some may have been written before."""
 
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the run at the service."""
+
 
 class CsvLogger(RunLogger):
     """Writes ``log.csv`` in the folder of the run, all of it after each row."""
@@ -46,6 +50,9 @@ class CsvLogger(RunLogger):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 class StepLogger(RunLogger):
@@ -80,6 +87,9 @@ class TensorBoardLogger(StepLogger):
             self._board.add_scalar(name, value, step)
         self._board.flush()
 
+    def close(self) -> None:
+        self._board.close()
+
 
 class MlflowLogger(StepLogger):
     """Logs to MLflow. Its own variables, such as ``MLFLOW_TRACKING_URI``, say where that is."""
@@ -95,6 +105,8 @@ class MlflowLogger(StepLogger):
             _keep_id(folder, 'mlflow', self._id)
             for name, value in flattened(_with_names(settings)).items():
                 self._client.log_param(self._id, name, str(value)[:500])
+        else:
+            self._client.update_run(self._id, status='RUNNING')
         self._last = max((metric.step for name in self._client.get_run(self._id).data.metrics
                           for metric in self._client.get_metric_history(self._id, name)), default=-1)
 
@@ -102,6 +114,9 @@ class MlflowLogger(StepLogger):
         if step > self._last:  # those before were logged by an earlier process
             for name, value in figures.items():
                 self._client.log_metric(self._id, name, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
 
 
 class WandbLogger(StepLogger):
@@ -122,6 +137,9 @@ class WandbLogger(StepLogger):
     def _log(self, step: int, figures: Dict[str, float]) -> None:
         if step >= self._run.step:  # those before were logged by an earlier process
             self._run.log(figures, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 class LoggerKind(NamedTuple):
@@ -165,8 +183,8 @@ def check_loggers(names: Sequence[str]) -> None:
             require(f'--log {name}', extra)
 
 
-def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> Callable[[Sequence[Row]], None]:
-    """Check that loggers can be used, and return a function that writes rows to all of them.
+class Loggers:
+    """Writes the figures of a run to all its loggers.
 
     ``csv`` is always among them. Each logger is opened when the first row is written. If another one than ``csv``
     fails, a warning says so, and the run goes on without it.
@@ -179,23 +197,32 @@ def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]
     Raises:
         ImportError: If a package is missing. The message says how to install it.
     """
-    check_loggers(names)
-    chosen = dict.fromkeys(['csv', *(names or default_loggers())])
-    opened: Dict[str, RunLogger] = {}
 
-    def write(rows: Sequence[Row]) -> None:
-        for name in list(chosen):
+    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> None:
+        check_loggers(names)
+        self._folder, self._settings = folder, settings
+        self._chosen = dict.fromkeys(['csv', *(names or default_loggers())])
+        self._opened: Dict[str, RunLogger] = {}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write all rows so far, of which some may have been written before."""
+        self._call('; the run goes on without this logger', lambda logger: logger.write(rows))
+
+    def close(self) -> None:
+        """End the run at the services."""
+        self._call('', lambda logger: logger.close())
+
+    def _call(self, consequence: str, function: Callable[[RunLogger], None]) -> None:
+        for name in list(self._chosen):
             try:
-                if name not in opened:
-                    opened[name] = LOGGERS[name].open(folder, settings)
-                opened[name].write(rows)
+                if name not in self._opened:
+                    self._opened[name] = LOGGERS[name].open(self._folder, self._settings)
+                function(self._opened[name])
             except Exception as error:  # the services' exceptions have no common base class
                 if name == 'csv':
                     raise
-                warnings.warn(f'{name}: {" ".join(str(error).split())[:300]}; the run goes on without this logger',
-                              stacklevel=2)
-                del chosen[name]
-    return write
+                warnings.warn(f'{name}: {" ".join(str(error).split())[:300]}{consequence}', stacklevel=3)
+                del self._chosen[name]
 
 
 _IDS = 'loggers.json'  # the identifiers of the run at the services

@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from .checkpoints.load import check_fit, find_weights
@@ -55,16 +56,18 @@ def _download(url: str, network: Mapping[str, Any], folder: Path) -> Path:
     if not name.endswith(_ARCHIVE):
         return download(url, folder)
     converted = folder / f'{name.removesuffix(_ARCHIVE)}.safetensors'
-    if not converted.exists():
-        archive = download(url, folder)
-        try:
-            tensors = _read_archive(archive, network)
-        except ValueError as error:
-            discard(archive)
-            raise DownloadError(f'{url}: is not the expected archive, and was deleted: {error}') from None
-        with atomic_write(converted) as part:
-            save_file(tensors, part, metadata=dict(format='pt', source=url))
-        archive.unlink(missing_ok=True)  # another process may have converted it at the same time
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f'{converted.name}.lock'):  # one process converts, and the others wait for it
+        if not converted.exists():
+            archive = download(url, folder)
+            try:
+                tensors = _read_archive(archive, network)
+            except ValueError as error:
+                discard(archive)
+                raise DownloadError(f'{url}: is not the expected archive, and was deleted: {error}') from None
+            with atomic_write(converted) as part:
+                save_file(tensors, part, metadata=dict(format='pt', source=url))
+            archive.unlink()
     return converted
 
 

@@ -21,6 +21,7 @@ from .genotype.loader import load_genotype
 from .genotype.schema import Genotype
 from .network.nasnet import NASNet, compile_genotype
 from .network.skeleton import Side, Skeleton
+from .network.stems import STEMS
 
 __all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the models
 
@@ -222,7 +223,7 @@ def _create(
 
     The genotype may come from an untrusted configuration. Therefore it must be a name or data, not a path.
     """
-    args = model.args
+    args, kwargs = model.args, _without_replaced(kwargs)
     genotype = kwargs.get('genotype', args['genotype'])
     if not isinstance(genotype, (str, Mapping)):
         raise TypeError('genotype: must be the name of a built-in genotype or a dict, not a '
@@ -237,7 +238,7 @@ def _create(
     overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
         overlay = _with_source(model, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
-    for name, other in (('filters', 'cell_filters'), ('num_cells', 'num_layers'), ('num_layers', 'num_cells')):
+    for name, other in _ALTERNATIVES:
         if kwargs.get(name) is not None:  # a width and a depth can be given either way
             args = {key: value for key, value in args.items() if key != other}
     kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
@@ -249,6 +250,23 @@ def _create(
         feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(levels))),
         **kwargs,
     )
+
+
+# A width and a depth can be given either way.
+_ALTERNATIVES = (('filters', 'cell_filters'), ('num_cells', 'num_layers'), ('num_layers', 'num_cells'))
+
+
+def _without_replaced(kwargs: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the arguments without those of a stored model that the caller's replace.
+
+    timm adds the arguments that are stored with a model to the caller's, and names them as `pretrained_model_args`.
+    """
+    stored = kwargs.get('pretrained_model_args') or {}
+    given = {name for name, value in kwargs.items() if value is not None and value != stored.get(name)}
+    replaced = {other for name, other in _ALTERNATIVES if name in given}
+    if 'stem' in given and stored.get('stem') in STEMS:
+        replaced |= {*STEMS[stored['stem']].defaults, 'output_stride', 'stem_filters'}
+    return {name: value for name, value in kwargs.items() if name not in (replaced & stored.keys()) - given}
 
 
 def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str, Any]:
@@ -281,6 +299,12 @@ def label_names(model: NASNet) -> Optional[List[str]]:
         by_number = {int(number): name for number, name in known.items()}
         known = [by_number[number] for number in sorted(by_number)]
     return list(known) or None
+
+
+def forget_origin(model: NASNet) -> None:
+    """Drop from a model's configuration what is only true of its published weights: its classes, licence and origin."""
+    facts = dict.fromkeys(('label_names', 'license', 'origin_url', 'tag'))
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **facts}
 
 
 def models_of(genotype: str) -> Dict[str, Dict[str, Any]]:

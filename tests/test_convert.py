@@ -40,6 +40,24 @@ def test_the_classes_are_those_of_the_file(tmp_path, classes):
     assert model.num_classes == classes and same(model, source)
 
 
+def test_what_is_true_of_other_weights_only_is_dropped(tmp_path):
+    torch.save(build('nasnet_c_cifar_small').state_dict(), tmp_path / 'model.pth')
+    convert_to_folder(tmp_path / 'model.pth', 'nasnet_c_cifar_small', tmp_path / 'out')
+    cfg = build(str(tmp_path / 'out'), pretrained=True).pretrained_cfg
+    assert not cfg.get('label_names') and not cfg.get('license') and not cfg.get('tag')
+
+
+@pytest.mark.parametrize('changes, found', [
+    (dict(num_layers=5), dict(num_cells=None, num_layers=5, cell_filters=4)),
+    (dict(filters=100), dict(num_cells=1, cell_filters=5)),
+    (dict(stem='imagenet'), dict(stem='imagenet', output_stride=32)),
+    (dict(num_cells=1, cell_filters=4), dict(num_cells=1, cell_filters=4))])
+def test_arguments_replace_those_of_a_folder(tmp_path, changes, found):
+    write_folder(compile_genotype('nasnet_c', num_cells=1, cell_filters=4, stem='cifar'), tmp_path / 'folder')
+    config = build(str(tmp_path / 'folder'), **changes).config
+    assert {name: config.get(name) for name in found} == found
+
+
 def test_other_weights_are_not_written(tmp_path):
     torch.save(compile_genotype('nasnet_c', num_cells=1, cell_filters=4).state_dict(), tmp_path / 'model.pth')
     with pytest.raises(ValueError, match='model.pth: these are not the weights of this model'):

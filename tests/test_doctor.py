@@ -29,7 +29,7 @@ def report():
 
 def test_report(report):
     assert json.loads(json.dumps(report)) == report
-    assert report['version'] == __version__ and report['weights'] == 3 and report['genotypes'] >= 18
+    assert report['version'] == __version__ and report['weights'] == 4 and report['genotypes'] >= 18
     assert report['packages']['torch'] and report['extras'].keys() == report['extras'].keys() & PROJECT[
         'optional-dependencies'].keys()
     works = {(row['runtime'], row['device']): row['works'] for row in report['runtimes']}

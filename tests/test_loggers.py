@@ -15,10 +15,11 @@ SETTINGS = dict(data='digits', recipe=dict(lr=0.1), model=dict(genotype=dict(nam
 
 def in_two_processes(names, folder):
     """Log the first row, and then, as a resumed run does, all rows one after another."""
-    loggers.open_loggers(names, folder, SETTINGS)(ROWS[:1])
-    write = loggers.open_loggers(names, folder, SETTINGS)
-    write(ROWS[:2])
-    write(ROWS)
+    loggers.Loggers(names, folder, SETTINGS).write(ROWS[:1])
+    resumed = loggers.Loggers(names, folder, SETTINGS)
+    resumed.write(ROWS[:2])
+    resumed.write(ROWS)
+    resumed.close()
 
 
 def test_csv(tmp_path):
@@ -51,20 +52,21 @@ def test_mlflow(tmp_path, monkeypatch):
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.5), (2, 1.5), (3, 1.25)]
     assert client.get_run(run_id).data.params == {
         'data': 'digits', 'recipe.lr': '0.1', 'model.genotype': 'nasnet_a'}
+    assert client.get_run(run_id).info.status == 'FINISHED'
 
 
 @pytest.mark.slow
 def test_wandb(tmp_path, monkeypatch):
     pytest.importorskip('wandb', reason='Weights & Biases is left out')
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    loggers.open_loggers(['wandb'], tmp_path, SETTINGS)(ROWS)
+    loggers.Loggers(['wandb'], tmp_path, SETTINGS).write(ROWS)
     run_id = json.loads((tmp_path / 'loggers.json').read_text(encoding='utf-8'))['wandb']
     assert list(tmp_path.glob(f'wandb/offline-run-*-{run_id}/run-{run_id}.wandb'))
 
 
 def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
     """With a stand-in for the package, which knows the last step of a run as the service does."""
-    logged, started = [], []
+    logged, started, finished = [], [], []
 
     class Run:
         step = 0
@@ -72,6 +74,9 @@ def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
         def log(self, figures, step):
             logged.append((step, figures))
             Run.step = step + 1
+
+        def finish(self):
+            finished.append(self)
 
     def init(**arguments):
         started.append(arguments['id'])
@@ -81,29 +86,33 @@ def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, 'require', lambda what, extra: None)
     in_two_processes(['wandb'], tmp_path)
     assert [step for step, _ in logged] == [1, 2, 3] and logged[1][1] == dict(loss=1.5, val_accuracy=0.5)
-    assert started[0] == started[1]
+    assert started[0] == started[1] and len(finished) == 1
 
 
 def test_a_service_that_fails(tmp_path, monkeypatch):
     class Unreachable(loggers.StepLogger):
         def _log(self, step, figures):
             raise ConnectionError('no route\nto host')
+
+        def close(self):
+            raise AssertionError('it is not used any more')
     monkeypatch.setitem(loggers.LOGGERS, 'mlflow', loggers.LoggerKind('', None, Unreachable))
-    write = loggers.open_loggers(['mlflow'], tmp_path, SETTINGS)
+    opened = loggers.Loggers(['mlflow'], tmp_path, SETTINGS)
     with pytest.warns(UserWarning, match='mlflow: no route to host; the run goes on without this logger'):
-        write(ROWS[:1])
-    write(ROWS)  # warns no more
+        opened.write(ROWS[:1])
+    opened.write(ROWS)  # warns no more
+    opened.close()
     assert len((tmp_path / 'log.csv').read_text(encoding='utf-8').splitlines()) == 4
 
 
 def test_a_package_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr('nasnet_zoo.extras.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'--log wandb needs wandb: pip install nasnet-zoo\[wandb\]'):
-        loggers.open_loggers(['wandb'], tmp_path, SETTINGS)
+        loggers.Loggers(['wandb'], tmp_path, SETTINGS)
     monkeypatch.setattr(loggers, 'find_spec', lambda name: None)
     assert loggers.default_loggers() == ['csv']
 
 
 def test_a_csv_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match='nowhere'):
-        loggers.open_loggers(['csv'], tmp_path / 'nowhere', SETTINGS)(ROWS)
+        loggers.Loggers(['csv'], tmp_path / 'nowhere', SETTINGS).write(ROWS)

@@ -25,7 +25,11 @@ __all__ = ['classify', 'export']
 
 
 def _read_lines(path: Optional[Path]) -> Optional[List[str]]:
-    return None if path is None else path.read_text(encoding='utf-8').splitlines()
+    """Return the lines of a text file. Editors on Windows begin it with a byte order mark."""
+    try:
+        return None if path is None else path.read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: is not UTF-8 ({error}); save it in this encoding') from None
 
 
 @with_settings(ExportConfig)
@@ -54,11 +58,11 @@ def export(
 
 def _print_manifest(out: Path, manifest: Dict[str, Any]) -> None:
     shapes = ' -> '.join(f'{name} {shape}' for name, shape in manifest['shapes'].items())
-    print(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}')
+    print(printable(f'{out / manifest["file"]["path"]}: {manifest["file"]["bytes"]:,} bytes, {shapes}'))
     weights = manifest['weights'] or {}
     if weights.get('entry') or weights.get('ignored'):
         described = Entry(weights['entry'], {}, tuple(weights['others']), tuple(weights['ignored'])).describe()
-        print(f'{weights["file"]}: {printable(described)}')
+        print(printable(f'{weights["file"]}: {described}'))
     for kind, found in manifest['compared_with_pytorch'].items():
         images = 'random images' if kind == 'random' else 'given images'
         print(f'{images}: relative difference from PyTorch {found["relative_difference"]:.1e}, same class for '
@@ -206,7 +210,7 @@ def _print_results(report: Dict[str, Any]) -> None:
     for result in report['results']:
         for i, entry in enumerate(result['top']):
             path = '' if i else escape(printable(result['path']))
-            table.add_row(path, escape(entry['label']), f'{entry["probability"]:.2%}')
+            table.add_row(path, escape(printable(entry['label'])), f'{entry["probability"]:.2%}')
     if report['results']:
         Console().print(table)
         print(f'{len(report["results"])} images, {report["images_per_second"]:.1f} per second, in '

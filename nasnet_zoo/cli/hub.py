@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 import typer
 
-from .common import AsJson, exit_on_error, print_report
+from .common import AsJson, drop_none, exit_on_error, print_report
 
 __all__ = ['push']
 
@@ -34,7 +34,7 @@ def push(
             None, help=(
                 'Folder to which the model is written first if it is given by name. The default is a temporary '
                 'folder.')),
-        message: str = typer.Option('Upload a model of nasnet-zoo', help='The commit message.'),
+        message: Optional[str] = typer.Option(None, help='The commit message. The default says what is uploaded.'),
         dry_run: bool = typer.Option(
             False, '--dry-run', help='Write the model card and list the files, but upload nothing.'),
         as_json: AsJson = False,
@@ -44,7 +44,7 @@ def push(
     A genotype file is published without weights; anyone can load it with load_genotype('hf-hub:OWNER/NAME').
     """
     from ..hub.publish import push_all
-    how: Dict[str, Any] = dict(private=private, revision=revision, message=message, dry_run=dry_run)
+    how: Dict[str, Any] = dict(private=private, revision=revision, dry_run=dry_run, **drop_none(message=message))
     target = out or Path(tempfile.mkdtemp())
     with exit_on_error():
         if everything and (repo_id or license or onnx or space or not (source or dry_run)):

@@ -169,6 +169,9 @@ class FileSet(NamedTuple):
 
     def prepared(self, preprocessing: Preprocessing) -> 'FileSet':
         """Return the set as a model takes it, see :meth:`ImageSet.prepared`."""
+        if preprocessing.input_size[0] not in (1, 3):  # files are read as RGB or as grey images
+            raise DataError(f'the model takes images of {tuple(preprocessing.input_size)}, but those of {self.name} '
+                            'have 3 channels')
         return self._replace(input_size=tuple(preprocessing.input_size), **_fields(preprocessing))
 
     def loader(self, batch_size: int, device: Union[str, torch.device] = 'cpu', **kwargs: Any) -> Iterable:
@@ -182,7 +185,16 @@ class FileSet(NamedTuple):
         """Yield all images in order, prepared for evaluation and in batches, with their labels."""
         loader = self.loader(batch_size, device)
         self.dataset.transform = self.preprocessing.prepare  # instead of timm's own, which differs for grey images
-        yield from loader
+        yield from self.read(loader)
+
+    @staticmethod
+    def read(loader: Iterable) -> Batches:
+        """Yield a loader's batches. Of an error in a worker process, only the message is kept, not its traceback."""
+        try:
+            yield from loader
+        except DataError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise DataError(last.partition('DataError: ')[2] or last) from None
 
 
 AnySet = Union[ImageSet, FileSet]
@@ -306,8 +318,10 @@ def _load_cifar(name: str, root: Root, download: bool) -> Tuple[ImageSet, ImageS
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; '
-                        'set another location with --data-root, or download the data set with --download') from None
+        raise DataError(
+            f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; commands that have the '
+            'options --data-root and --download, such as train and validate, read it from elsewhere or download it'
+        ) from None
     return _pair(name.lower(), tuple(parts[0].classes), *(
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts))
 
@@ -321,12 +335,19 @@ DATA_SETS: Dict[str, Callable[[Root, bool], Tuple[ImageSet, ImageSet]]] = {
 
 
 def _load_timm(name: str, root: Root, img_size: int, download: bool) -> Tuple[FileSet, FileSet]:
+    def part(split: str) -> torch.utils.data.Dataset:
+        return create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
+                              download=download)
     try:
-        parts = [create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
-                                download=download) for split in ('train', 'validation')]
-    except (AssertionError, RuntimeError, FileNotFoundError) as error:
+        train = part('train')
+        try:
+            test = part('validation')
+        except ValueError:  # data sets on the Hub name their splits as they like
+            test = part('test')
+    except (AssertionError, RuntimeError, ValueError, FileNotFoundError) as error:
         raise DataError(f'{name}: timm cannot open it: {error or type(error).__name__}') from None
-    return tuple(_file_set(name, part, (img_size, img_size), _class_names(name, part)) for part in parts)
+    return tuple(_file_set(name, dataset, (img_size, img_size), _class_names(name, dataset))
+                 for dataset in (train, test))
 
 
 def _class_names(name: str, dataset: torch.utils.data.Dataset) -> Tuple[str, ...]:

@@ -247,9 +247,9 @@ class PictureDataset(torch.utils.data.Dataset):
         """Return image and label number `index`. Raises DataError if the image cannot be read."""
         try:
             image = _open_rgb(self.files[index])
+            return image if self.transform is None else self.transform(image), self.labels[index]
         except Exception as error:  # decoders raise errors of many types
             raise DataError(f'{self.files[index]}: cannot be read: {error}; remove it') from None
-        return image if self.transform is None else self.transform(image), self.labels[index]
 
 
 def _classes(listing: Listing, folder_names: Sequence[str]) -> Dict[str, List[str]]:

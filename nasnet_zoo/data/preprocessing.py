@@ -1,6 +1,7 @@
 """How images are prepared for a network: one object for training, validation, export and classification."""
 import json
 import os
+import threading
 import warnings
 from functools import cached_property
 from typing import Annotated, Any, List, Literal, Optional, Sequence, Tuple, Union
@@ -23,6 +24,7 @@ __all__ = ['METADATA_KEY', 'Preprocessing', 'make_preprocessing']
 
 METADATA_KEY = 'nasnet_zoo.preprocessing'  # the entry of an ONNX file's metadata that holds it as JSON
 _MAX_ASPECT_RATIO = 64  # resizing the short side of a longer image would take gigabytes
+_warnings_lock = threading.Lock()  # images are read in several threads, and the filters of warnings are the process's
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -95,10 +97,11 @@ class Preprocessing(Checked):
 
     def read(self, path: Union[str, os.PathLike]) -> np.ndarray:
         """Read an image file and :meth:`prepare` it. It may raise errors of any type, as decoders do."""
-        with warnings.catch_warnings():
+        with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large images are allowed
-            with Image.open(path) as image:
-                return self.prepare(image)
+            image = Image.open(path)  # decodes the header only
+        with image:
+            return self.prepare(image)
 
     @cached_property
     def _transform(self) -> Any:
@@ -157,7 +160,8 @@ def make_preprocessing(
         color_order='L' if model.in_chans == 1 else 'RGB', mean=list(mean or cfg['mean']), std=list(std or cfg['std']),
         interpolation=cfg.get('interpolation') or 'bicubic', crop_pct=cfg.get('crop_pct') or 1.,
         crop_mode=cfg.get('crop_mode') or 'center', output='probabilities' if softmax else 'logits',
-        class_names=list(class_names or (known if len(known) == width else map(str, range(width)))))
+        class_names=list(class_names if class_names is not None else
+                         known if len(known) == width else map(str, range(width))))
     if len(preprocessing.class_names) != width:
         raise ValueError(f'class_names: {len(preprocessing.class_names)} names for {width} classes')
     Skeleton(**{**model.skeleton.model_dump(), 'img_size': size})  # raises for images that are too small

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
-from urllib.error import URLError
 
 import numpy as np
 import onnx
@@ -26,13 +25,16 @@ from ..data.datasets import ImageSet, data_name
 from ..data.pictures import find_pictures
 from ..data.preprocessing import Preprocessing, make_preprocessing
 from ..data.tree import describe_left_out, warn_of_left_out
+from ..downloads import DownloadError
+from ..extras import require
 from ..files import atomic_folder, sha256, write_json, write_utf8
 from ..hub.folder import WEIGHTS, cached_weights, read_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..training.metrics import evaluate
 from ..training.run import versions
-from ..zoo import build
+from ..zoo import build, forget_origin
 from .classifier import Classifier
+from .compare import ExportError
 from .config import ExportConfig
 from .cost import load_images
 from .deployment import Deployment, ModelFacts
@@ -66,8 +68,8 @@ def load_trained(source: str) -> Tuple[NASNet, Optional[Path]]:
             f'{source}: is a weight file; name the model that it is for: export MODEL --checkpoint {source}')
     try:
         model = build(source, pretrained=True).eval()
-    except URLError as error:
-        raise ValueError(f'{source}: the weights cannot be downloaded: {error.reason}; pass a weight file with '
+    except DownloadError as error:
+        raise ValueError(f'{source}: the weights cannot be downloaded: {error}; pass a weight file with '
                          '--checkpoint') from None
     return model, weight_file(source, model) or cached_weights(model)
 
@@ -103,7 +105,7 @@ def load_checkpoint(
     if changes:
         model = build(source, **changes)
     load_tensors(model, found.values, str(checkpoint))
-    model.pretrained_cfg = dict(model.pretrained_cfg, label_names=None, license=None)
+    forget_origin(model)
     return model.eval(), found
 
 
@@ -121,9 +123,13 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         The content of ``manifest.json``.
 
     Raises:
+        ImportError: If a package that the layout needs is not installed.
         ValueError: If settings do not fit the network, or an image cannot be read.
         ExportError: If the file's results are not the network's.
     """
+    extra = LAYOUTS[config.layout].extra
+    if extra is not None:
+        require(f'--layout {config.layout}', extra)
     model, weights, found = _load(config)
     preprocessing = make_preprocessing(model, config.class_names, config.mean, config.std, config.img_size,
                                        config.softmax, config.with_preprocessing)
@@ -142,7 +148,10 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
         file = folder / model_path
         for path in (model_path, labels_path):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        exported = _export(config, model, file, facts, images)
+        try:
+            exported = _export(config, model, file, facts, images)
+        except ExportError as error:  # it names the temporary file
+            raise ExportError(str(error).replace(str(file), str(config.out / model_path))) from None
         accuracy = None if test is None else _measure(str(config.data), model, exported, test)
         manifest = dict(
             _describe_origin(config, facts, model, weights, found, command),
@@ -163,7 +172,7 @@ def _load(config: ExportConfig) -> Tuple[NASNet, Optional[Path], Optional[Entry]
     if config.checkpoint is None:
         return (*load_trained(config.source), None)
     model, found = load_checkpoint(config.source, config.checkpoint, config.checkpoint_entry)
-    return model, find_file(config.checkpoint) if config.checkpoint.is_dir() else config.checkpoint, found
+    return model, find_file(config.checkpoint), found
 
 
 def _images_for(
@@ -173,7 +182,9 @@ def _images_for(
 
     For int8, images to calibrate on are spread evenly over all images, and the others are compared on.
     """
-    paths = config.pictures if config.precision == 'int8' else config.pictures or _sample_photos()
+    paths: Sequence[Path] = config.pictures
+    if not paths and config.precision != 'int8' and preprocessing.input_size[0] in (1, 3):  # as image files have
+        paths = _sample_photos()
     images = _read_pictures(paths, preprocessing)
     if config.precision != 'int8':
         return dict(pictures=images)
@@ -225,7 +236,7 @@ def _export(
 
 def _measure(data: str, model: NASNet, exported: Exported, test: ImageSet) -> Dict[str, Any]:
     """Return the accuracy of the network and of the file on test images."""
-    logits = Classifier(exported.path, runtime=exported.runtime).logits(test.images.numpy())
+    logits = Classifier(exported.path, provider='cpu', runtime=exported.runtime).logits(test.images.numpy())
     return dict(dataset=data_name(data), count=len(logits), model=evaluate(model, test).top1,
                 file=float((logits.argmax(1) == test.labels.numpy()).mean()))
 

@@ -231,6 +231,9 @@ class Classifier:
                         yield Prediction(path, None, reason)
                         continue
                     probabilities = next(results)
+                    if not np.isfinite(probabilities).all():
+                        yield Prediction(path, None, 'the network returns NaN or infinite values for it')
+                        continue
                     best = np.argsort(-probabilities, kind='stable')[:top]
                     yield Prediction(path, [(int(k), float(probabilities[k])) for k in best])
 

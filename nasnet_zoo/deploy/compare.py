@@ -53,7 +53,7 @@ def compare_with_model(
         run: Runs the file on a batch of its input.
         sizes: Heights and widths of the random images.
         batch_size: The number of images that the file takes at a time, None for any number.
-        images: uint8 [N, C, H, W], of the preprocessing's size.
+        pictures: The given images, uint8 [N, C, H, W], of the preprocessing's size.
 
     Returns:
         For ``random`` and ``pictures`` (if given), what :func:`compare_results` returns.

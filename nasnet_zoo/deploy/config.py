@@ -132,7 +132,10 @@ class ExportConfig(Checked):
     @property
     def model_name(self) -> str:
         """`name`, or by default the last part of `source`."""
-        path = Path(re.sub('^(local-dir|hf-hub):', '', self.source).split('@')[0])
+        source = self.source.removeprefix('local-dir:')
+        if source.startswith('hf-hub:'):
+            source = source.removeprefix('hf-hub:').split('@')[0]  # without the revision
+        path = Path(source)
         return self.name or (path.parent if path.name == WEIGHTS else path).resolve().name.removesuffix('.json')
 
     @model_validator(mode='after')

@@ -50,6 +50,7 @@ def compare_accuracy(classifier: Classifier, reference: Classifier, data: str) -
     labels = test.labels.numpy()
     got = classifier.logits(test.images.numpy())
     expected = got if reference is classifier else reference.logits(test.images.numpy())
-    accuracies = [float((results.argmax(1) == labels).mean()) for results in (got, expected)]
+    accuracies = [float(((results.argmax(1) == labels) & np.isfinite(results).all(1)).mean())
+                  for results in (got, expected)]
     return dict(compare_results(got, expected), dataset=data_name(data), file=accuracies[0],
                 own_precision=accuracies[1])

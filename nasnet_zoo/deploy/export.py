@@ -208,7 +208,7 @@ def export_pt2(
         preprocessing: How the input is prepared, from :func:`make_preprocessing`.
         batch_size: The number of images that the program takes at a time, None for any number.
         dynamic_size: Take images of any height and width, not only of the preprocessing's.
-        images: Images to compare on, uint8 [N, C, H, W], of the preprocessing's size. The program is compared on
+        pictures: Images to compare on, uint8 [N, C, H, W], of the preprocessing's size. The program is compared on
             random images in any case.
         passes: Names in ``nasnet_zoo.graph.passes.PASSES``. By default all that make PyTorch faster on the network's
             device.

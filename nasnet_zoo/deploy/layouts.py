@@ -1,6 +1,6 @@
 """How the files of a deployment are arranged, for people and for servers: a row of :data:`LAYOUTS` for each layout."""
 import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ..files import write_utf8
 from .deployment import Deployment, ModelFacts
@@ -23,6 +23,7 @@ class Layout(NamedTuple):
         target: The default target, a name in ``ONNX_TARGETS``.
         options: The fields of ``ExportConfig`` that only this layout uses.
         any_batch_size: Whether the file must take any number of images, as servers expect it that form batches.
+        extra: The extra of the package that `write` needs.
     """
     description: str
     model: str
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
     target: str = 'onnxruntime'
     options: Tuple[str, ...] = ()
     any_batch_size: bool = False
+    extra: Optional[str] = None
 
 
 def _write_triton_config(deployment: Deployment, backend: str, max_batch_size: int) -> None:
@@ -91,16 +93,17 @@ LAYOUTS: Dict[str, Layout] = {
     'plain': Layout('the files side by side', 'model{suffix}', 'labels.txt'),
     'web': Layout(
         'a page that classifies pictures in the browser', 'model{suffix}', 'labels.txt', write=write_page,
-        requires=dict(format=('onnx',), batch_size=(None, 1)), target='web', options=('ort_web',)),
+        requires=dict(format=('onnx',), batch_size=(None, 1)), target='web', options=('ort_web',), extra='draw'),
     'openvino': Layout(
         'IR files of OpenVINO beside the ONNX file', 'model{suffix}', 'labels.txt', write=write_ir,
-        requires=dict(format=('onnx',)), target='openvino'),
+        requires=dict(format=('onnx',)), target='openvino', extra='openvino'),
     'triton': Layout(
         'a model repository of the Triton Inference Server', '{name}/1/model{suffix}', '{name}/labels.txt',
         write=_write_triton_onnxruntime, requires=dict(format=('onnx',)), any_batch_size=True),
     'triton-openvino': Layout(
         'the same for its OpenVINO backend', '{name}/1/model{suffix}', '{name}/labels.txt',
-        write=_write_triton_openvino, requires=dict(format=('onnx',)), target='openvino', any_batch_size=True),
+        write=_write_triton_openvino, requires=dict(format=('onnx',)), target='openvino', any_batch_size=True,
+        extra='openvino'),
     'photoprism': Layout(
         'a model folder of PhotoPrism', '{name}/{name}{suffix}', '{name}/labels.txt', metadata=_photoprism_metadata,
         requires=dict(format=('onnx',), batch_size=(None, 1), dynamic_batch=(False,), dynamic_size=(False,),

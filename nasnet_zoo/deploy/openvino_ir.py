@@ -1,7 +1,6 @@
 """A model in OpenVINO's own format (IR) beside the ONNX file: ``model.xml`` is the graph, ``model.bin`` the weights."""
 import numpy as np
 
-from ..extras import require
 from .classifier import Classifier
 from .compare import ExportError, check_differences, compare_results
 from .deployment import Deployment, reference_image
@@ -13,6 +12,8 @@ __all__ = ['write_ir']
 def write_ir(deployment: Deployment) -> None:
     """Write the IR files of an ONNX file beside it, after comparing their results with those of the file.
 
+    For int8, they are only checked to be finite.
+
     The entries of the ONNX file's metadata are kept as runtime information, under ``framework``. Weights have the
     precision of the file.
 
@@ -20,7 +21,6 @@ def write_ir(deployment: Deployment) -> None:
         ImportError: If OpenVINO is not installed.
         ExportError: If OpenVINO cannot convert the file, or if its results are not those of the file.
     """
-    require('--layout openvino', 'openvino')
     import openvino
     path, facts = deployment.exported.path, deployment.facts
     core, target = shared_core(), path.with_suffix('.xml')

@@ -101,6 +101,7 @@ def open_session(
         provider: One of the runtime's providers.
         threads: Number of CPU threads; the runtime's default if None.
         precision: One of :data:`RUNTIME_PRECISIONS`; None for the file's own, and float32 for what is not in int8.
+            OpenVINO then computes a float16 file in float32.
             In a file whose own precision is int8, bfloat16 and float16 apply to what is not in int8.
 
     Raises:

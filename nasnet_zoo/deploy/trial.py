@@ -28,8 +28,8 @@ def describe_case(
         threads: Number of CPU threads, None for the runtimes' defaults.
         others: Further settings, JSON data.
     """
-    case = dict(file=sha256(path), versions=dict(versions), cpu=_cpu_name(), cpus=os.cpu_count(),
-                threads=threads, **others)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    case = dict(file=sha256(path), versions=dict(versions), cpu=_cpu_name(), cpus=cpus, threads=threads, **others)
     return json.loads(json.dumps(case))  # so that it equals what is read again, where tuples are lists
 
 

@@ -150,4 +150,6 @@ def _facts(deployment: Deployment) -> Dict[str, Optional[str]]:
 
 
 def _accuracy(record: Optional[Mapping[str, Any]]) -> Dict[str, Optional[str]]:
-    return {f'Top-1 accuracy, {record["dataset"]} {record["split"]}': f'{record["top1"]:.2%}'} if record else {}
+    if record is None or not {'dataset', 'split'} <= record.keys():
+        return {}
+    return {f'Top-1 accuracy, {record["dataset"]} {record["split"]}': f'{record["top1"]:.2%}'}

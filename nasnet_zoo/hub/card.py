@@ -218,9 +218,6 @@ def _citation(source: str) -> str:
 def _training(folder: Path, record: Optional[Mapping[str, Any]]) -> str:
     """Return how the model of a run folder was trained."""
     path = folder / 'report.json'
-    if record and record.get('model') in [name.split('.')[0] for name in shipped_weights()]:
-        return ('The weights are part of nasnet-zoo. docs/results/README.md in its source distribution has the '
-                'commands, settings, logs and learning curves of the training runs.')
     try:
         report = json.loads(path.read_text(encoding='utf-8'))
         recipe = report['recipe']
@@ -229,6 +226,9 @@ def _training(folder: Path, record: Optional[Mapping[str, Any]]) -> str:
                 f'rate {recipe["lr"]:g} ({recipe["sched"]} schedule), weight decay {recipe["weight_decay"]:g}, seed '
                 f'{recipe["seed"]}. report.json has all settings.')
     except (OSError, ValueError, KeyError, TypeError):  # the folder was not written by `train`
+        if record and record.get('model') in [name.split('.')[0] for name in shipped_weights()]:
+            return ('The weights are part of nasnet-zoo. docs/results/README.md in its source distribution has the '
+                    'commands, settings, logs and learning curves of the training runs.')
         return 'The folder does not say how the weights were trained.'
 
 

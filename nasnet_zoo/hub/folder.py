@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm has no public function that writes only the configuration
 
+from ..checkpoints.folder import find_file
 from ..drawing import draw
 from ..files import atomic_folder, atomic_write, read_safetensors, sort_safetensors_metadata, write_json
 from ..network.measure import output_width
@@ -149,7 +150,7 @@ def weight_file(source: str, model: NASNet) -> Optional[Path]:
         model: The network.
     """
     folder = model_folder(source)
-    file = folder / WEIGHTS if folder else model.pretrained_cfg.get('file')
+    file = find_file(folder) if folder else model.pretrained_cfg.get('file')
     return Path(file) if file else None
 
 
@@ -168,10 +169,14 @@ def read_accuracy(weights: Union[str, os.PathLike]) -> Optional[Dict[str, Any]]:
     """
     try:
         with safe_open(weights, 'pt') as file:
-            record = (file.metadata() or {}).get('accuracy')
-        return record and json.loads(record)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            text = (file.metadata() or {}).get('accuracy', 'null')
+    except (OSError, SafetensorError) as error:
         raise HubError(f'{weights}: cannot be read: {error}') from None
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:  # an entry of another program
+        return None
+    return record if isinstance(record, dict) and 'top1' in record else None
 
 
 def record_accuracy(weights: Union[str, os.PathLike], record: Mapping[str, Any]) -> None:

@@ -183,6 +183,8 @@ def check_repo_id(repo_id: str) -> None:
     """Raise a HubError unless `repo_id` has the form OWNER/NAME."""
     try:
         validate_repo_id(repo_id)
+        if '/' not in repo_id:
+            raise HFValidationError('the owner is missing')
     except HFValidationError as error:
         raise HubError(f'{repo_id}: is not of the form OWNER/NAME: {error}') from None
 
@@ -202,9 +204,9 @@ def upload(
     try:
         api.create_repo(**repo, private=private, exist_ok=True, space_sdk=space_sdk)
         is_private = not private or api.repo_info(**repo).private
-        if revision:
-            api.create_branch(**repo, branch=revision, exist_ok=True)
         if is_private:
+            if revision:
+                api.create_branch(**repo, branch=revision, exist_ok=True)
             commit = api.create_commit(**repo, operations=operations, commit_message=message, revision=revision)
             return dict(report, url=str(commit.commit_url), commit=commit.oid)
     except (HTTPError, RuntimeError, ValueError, OSError) as error:
@@ -224,6 +226,8 @@ def _explain(error: BaseException) -> str:
                 'with write access')
     if status == 403:
         return 'your token does not allow writing here'
+    if type(error) is ValueError:  # the Hub's client refuses what was to be uploaded
+        return ' '.join(str(error).split())
     what = status or f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no response"}'
     return (f'the Hub returned an error ({what}). A push is one commit, so either all files were published or none; '
             'push again to find out: files that the Hub already has are not uploaded again')

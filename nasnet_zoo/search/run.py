@@ -22,7 +22,7 @@ from ..drawing import draw
 from ..files import write_utf8
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
-from ..loggers import open_loggers
+from ..loggers import Loggers
 from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
@@ -114,7 +114,7 @@ def run_search(
     """
     prepared = _prepare(config, log)
     config, space = prepared.config, prepared.space
-    write_logs = open_loggers(config.log, config.out, study_settings(config, space)) if config.log else None
+    loggers = Loggers(config.log, config.out, study_settings(config, space)) if config.log else None
     # This fails, before anything is written, if a child does not fit into the cluster.
     with closing(_make_pool(prepared, config.child, config.workers)) as pool:
         if config.storage is not None:
@@ -127,14 +127,16 @@ def run_search(
             log(forecast.describe(len(known), _durations(known)))
 
             def report(now: Progress) -> None:
-                if write_logs and now.finished:
-                    write_logs(child_rows(search.trials()))
+                if loggers and now.finished:
+                    loggers.write(child_rows(search.trials()))
                 if on_progress:
                     on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
 
             render = partial(_report, prepared, search.trials, datetime.now(UTC))
             with LiveReport(config.out / 'report.html', render, log):
                 search.run(config.trials, report)
+                if loggers:
+                    loggers.close()
                 finals = _run_final(prepared, study, log)
             return write_winner(prepared, study, finals)
 

@@ -27,11 +27,11 @@ from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
 from ..files import atomic_write, flattened, read_safetensors, remove_partial_files, write_json
 from ..hub.folder import WEIGHTS, write_folder
-from ..loggers import open_loggers
+from ..loggers import Loggers
 from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
 from ..version import __version__
-from ..zoo import build
+from ..zoo import build, forget_origin
 from .config import TrainConfig
 from .metrics import evaluate
 from .recipe import with_defaults
@@ -92,7 +92,7 @@ class Run:
         self.rows: List[Dict[str, Any]] = []
         if not writes:
             return
-        self._write_logs = open_loggers(config.log, self.folder, self.settings)
+        self._loggers = Loggers(config.log, self.folder, self.settings)
         known = self._read_settings()
         existing = [name for name in (self.checkpoint.name, WEIGHTS) if (self.folder / name).exists()]
         if existing and not config.resume:
@@ -150,7 +150,7 @@ class Run:
             with atomic_write(self.checkpoint) as part:
                 save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
             kept = row['epoch']
-            self._write_logs([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
+            self._loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
                            f'{kept} is kept; free some space and continue with --resume') from None
@@ -202,6 +202,7 @@ class Run:
             write_folder(model, self.folder, data.class_names, data.mean, data.std)
             write_json(self.folder / 'report.json', report)
             self.draw_curve()
+            self._loggers.close()
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: the model cannot be written: {error}; free some space and continue with '
                            '--resume') from None
@@ -278,7 +279,8 @@ def _leave_process_group() -> None:
 
 def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:
     """Return the training set, the part of it held out for validation, and the network, all for images of one size."""
-    named = config.source if config.source in list_models(module='zoo') and config.data not in DATA_SETS else None
+    is_named = config.source.split('.')[0] in list_models(module='zoo') and not config.source.endswith('.json')
+    named = config.source if is_named and config.data not in DATA_SETS else None
     size = config.img_size or (named and get_pretrained_cfg(named).input_size[1])
     if distributed.is_initialized() and distributed.get_rank():
         distributed.barrier()  # the first process downloads and decodes
@@ -290,6 +292,8 @@ def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:
     model = build(
         config.source, num_classes=len(train_set.class_names), in_chans=channels, img_size=tuple(image),
         **config.network_args, **({'pretrained': True} if config.pretrained else {}))
+    if not config.pretrained:
+        forget_origin(model)
     if isinstance(train_set, FileSet):  # prepared when they are read, so the model may say how
         train_set = train_set._replace(workers=config.workers).prepared(make_preprocessing(
             model, train_set.class_names, train_set.mean, train_set.std, tuple(image)))

@@ -1,6 +1,7 @@
 """Training of a network, epoch by epoch, in memory. :mod:`nasnet_zoo.training.run` adds checkpoints and logs."""
 import ctypes
 import math
+import random
 import sys
 import time
 from contextlib import nullcontext
@@ -97,6 +98,7 @@ class Trainer:
         recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + self.epoch
         torch.manual_seed(seed * 1009 + self.rank)  # for drop path and dropout
         np.random.seed(seed % 2 ** 32)  # for timm's mixup; the same in all processes
+        random.seed(seed * 1009 + self.rank)  # for timm's crops, if this process reads the images
         if isinstance(self.data, ImageSet):
             return augmented_batches(
                 self.data, recipe.batch_size, seed, recipe.pad, recipe.pad_mode, recipe.flip, recipe.cutout,
@@ -106,7 +108,7 @@ class Trainer:
             distributed=self.world > 1)
         if self.world > 1:
             loader.sampler.set_epoch(self.epoch)
-        return iter(loader)
+        return self.data.read(loader)
 
     def _loss(self, output: Any, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of the network's output: logits, or a tuple of logits and those of the auxiliary head."""

@@ -214,7 +214,7 @@ def test_a_public_repository_does_not_take_what_shall_be_private(server, folder)
 
 @pytest.mark.parametrize('token, repo_id, message', [
     ('nobody', MINE, 'hf auth login'), ('other', MINE, 'does not allow writing'),
-    ('secret', 'a/b/c', 'is not of the form OWNER/NAME')])
+    ('secret', 'a/b/c', 'is not of the form OWNER/NAME'), ('secret', 'mine', 'the owner is missing')])
 def test_who_may_not_push(server, folder, monkeypatch, token, repo_id, message):
     monkeypatch.setenv('HF_TOKEN', token)
     with pytest.raises(HubError, match=message):

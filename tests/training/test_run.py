@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -174,7 +175,8 @@ def test_large_pictures_from_a_folder(tmp_path):
         for label, name in enumerate(('dark', 'light')):
             (tmp_path / 'data' / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.new('RGB', (80, 72), (label * 200 + i,) * 3).save(tmp_path / 'data' / split / name / f'{i}.png')
+                pixels = np.random.default_rng(i).integers(0, 56, (72, 80, 3), np.uint8) + 200 * label  # crops differ
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / 'data' / split / name / f'{i}.png')
     recipe = dict(epochs=2, batch_size=4, lr=0.05)
     options = dict(val_share=0.25, workers=0, data=str(tmp_path / 'data'), img_size=72, recipe=recipe)
     report = train(tmp_path / 'run', **options)

@@ -65,7 +65,14 @@ function fail(device, reason) {
     return;
   }
   worker.terminate();
+  giveUp();
+}
+
+function giveUp() {
   setState('failed');
+  waiting.forEach(({card}) => card.remove());
+  waiting.clear();
+  element('remove').hidden = !element('results').children.length;
   say('No picture can be classified. Reload the page to try again.');
 }
 
@@ -83,6 +90,9 @@ function summarize() {
 }
 
 function add(files) {
+  if (element('classify').dataset.state === 'failed') {
+    return;
+  }
   element('errors').replaceChildren();
   const cards = [...files].map(file => {
     const card = element('result').content.firstElementChild.cloneNode(true);
@@ -134,6 +144,7 @@ function bar({label, share}) {
 }
 
 async function openCamera() {
+  element('open-camera').disabled = true;  // a second click would open a second stream
   element('errors').replaceChildren();
   try {
     if (!navigator.mediaDevices) {
@@ -146,6 +157,8 @@ async function openCamera() {
     stopCamera();
     const reason = {NotAllowedError: 'it was not allowed', NotFoundError: 'this device has none'}[error.name];
     complain(`The camera cannot be used: ${reason ?? error.message}.`);
+  } finally {
+    element('open-camera').disabled = false;
   }
 }
 
@@ -195,7 +208,7 @@ function listen() {
     element('files').focus();
     if (isBusy) {
       start(element('device').value);
-    } else {
+    } else if (element('classify').dataset.state === 'ready') {
       summarize();
     }
   });
@@ -225,10 +238,10 @@ async function main() {
       throw new Error(`the server answered ${response.status}`);
     }
     model = await response.json();
-    adapter = await navigator.gpu?.requestAdapter();
+    adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   } catch (error) {
     complain(`model.json cannot be loaded: ${error.message}.`);
-    say('No picture can be classified. Reload the page to try again.');
+    giveUp();
     return;
   }
   if (adapter) {

@@ -47,7 +47,7 @@ def add_as_identity_conv(graph: Node, size: Optional[Size]) -> Node:
 
     def rule(node: Node) -> Node:
         is_only_reader = [readers[x] == 1 for x in next(originals).inputs]
-        if node.op != 'add' or not any(is_only_reader):
+        if node.op != 'add' or node.rank != 4 or not any(is_only_reader):
             return node
         if any(x.is_ungrouped_conv and only for x, only in zip(node.inputs, is_only_reader)):
             return node

@@ -46,7 +46,8 @@ def test_an_archive_is_converted_once(server, monkeypatch, tmp_path):
     for _ in range(2):
         path = download_weights([url], SMALL, tmp_path / 'a' / 'b')
     assert len(server.requests) == 2
-    assert sorted(file.name for file in path.parent.iterdir()) == ['net.safetensors', 'net.tar.gz.lock']
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        'net.safetensors', 'net.safetensors.lock', 'net.tar.gz.lock']
     assert not (tmp_path / 'evil.txt').exists()
     with safe_open(path, 'pt') as file:
         assert file.metadata()['source'] == url
@@ -64,7 +65,7 @@ def test_another_archive(server, monkeypatch, tmp_path, content, match):
     url = publish(server, monkeypatch, '/net.tar.gz', content(tmp_path))
     with pytest.raises(DownloadError, match=match):
         download_weights([url], SMALL, tmp_path / 'cache')
-    assert [path.name for path in (tmp_path / 'cache').iterdir()] == ['net.tar.gz.lock']
+    assert sorted(path.name for path in (tmp_path / 'cache').iterdir()) == ['net.safetensors.lock', 'net.tar.gz.lock']
 
 
 def test_the_next_address_is_tried(server, monkeypatch, tmp_path):

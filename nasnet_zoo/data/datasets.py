@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from timm.data import create_dataset, create_loader
+from timm.data import create_loader
 
 from ..files import read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 from .preprocessing import Preprocessing
+from .timm_sets import open_timm, timm_class_names
 from .tree import warn_of_left_out
 
 __all__ = ['AnySet', 'DATA_SETS', 'DataError', 'FileSet', 'ImageSet', 'SMALL', 'TIMM_PREFIXES', 'data_name',
@@ -318,10 +319,8 @@ def _load_cifar(name: str, root: Root, download: bool) -> Tuple[ImageSet, ImageS
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(
-            f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; commands that have the '
-            'options --data-root and --download, such as train and validate, read it from elsewhere or download it'
-        ) from None
+        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; train and '
+                        'validate can read it elsewhere (--data-root) or download it (--download)') from None
     return _pair(name.lower(), tuple(parts[0].classes), *(
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts))
 
@@ -335,27 +334,8 @@ DATA_SETS: Dict[str, Callable[[Root, bool], Tuple[ImageSet, ImageSet]]] = {
 
 
 def _load_timm(name: str, root: Root, img_size: int, download: bool) -> Tuple[FileSet, FileSet]:
-    def part(split: str) -> torch.utils.data.Dataset:
-        return create_dataset(name, root=root and os.fspath(root), split=split, is_training=split == 'train',
-                              download=download)
-    try:
-        train = part('train')
-        try:
-            test = part('validation')
-        except ValueError:  # data sets on the Hub name their splits as they like
-            test = part('test')
-    except (AssertionError, RuntimeError, ValueError, FileNotFoundError) as error:
-        raise DataError(f'{name}: timm cannot open it: {error or type(error).__name__}') from None
-    return tuple(_file_set(name, dataset, (img_size, img_size), _class_names(name, dataset))
-                 for dataset in (train, test))
-
-
-def _class_names(name: str, dataset: torch.utils.data.Dataset) -> Tuple[str, ...]:
-    """Return the class names of one of timm's data sets."""
-    index = getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) or getattr(dataset, 'class_to_idx', None)
-    if not index:
-        raise DataError(f'{name}: timm does not know the names of its classes')
-    return tuple(sorted(index, key=index.get))
+    return tuple(_file_set(name, part, (img_size, img_size), timm_class_names(name, part))
+                 for part in open_timm(name, root and os.fspath(root), download))
 
 
 def _file_set(

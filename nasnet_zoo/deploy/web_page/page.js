@@ -143,8 +143,13 @@ function bar({label, share}) {
   return row;
 }
 
+let isOpening = false;  // the camera; a second click would open a second stream
+
 async function openCamera() {
-  element('open-camera').disabled = true;  // a second click would open a second stream
+  if (isOpening) {
+    return;
+  }
+  isOpening = true;
   element('errors').replaceChildren();
   try {
     if (!navigator.mediaDevices) {
@@ -158,7 +163,7 @@ async function openCamera() {
     const reason = {NotAllowedError: 'it was not allowed', NotFoundError: 'this device has none'}[error.name];
     complain(`The camera cannot be used: ${reason ?? error.message}.`);
   } finally {
-    element('open-camera').disabled = false;
+    isOpening = false;
   }
 }
 

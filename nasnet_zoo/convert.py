@@ -87,7 +87,7 @@ def convert_to_folder(
     classifier = found.values.get('head.fc.weight')
     classes = 0 if classifier is None or not classifier.ndim else len(classifier)
     if classes != built.num_classes:
-        built = build(model, num_classes=classes, **network)
+        built.reset_classifier(classes)
     load_tensors(built, found.values, os.fspath(source))
     forget_origin(built)
     write_folder(built, folder)

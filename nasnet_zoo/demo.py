@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from safetensors.torch import save_model
 
@@ -80,8 +81,8 @@ def _search(args: DemoSettings) -> Tuple[Genotype, Dict[str, Any]]:
                                 recipe=dict(RECIPE, epochs=2, seed=args.seed)))
         report = run_search(
             config, on_progress=lambda now: progress.update(task, completed=now.finished, best=now.best or 0.),
-            log=lambda line: progress.console.print(f'   {line}'))
-    console.print(f'   The full report is {folder / "report.html"}')
+            log=lambda line: progress.console.print(f'   {escape(line)}'))
+    console.print(f'   The full report is {escape(str(folder / "report.html"))}')
     return load_genotype(folder / 'cell.json'), report
 
 
@@ -139,7 +140,7 @@ def _print_tables(networks: List[Dict[str, Any]], files: Dict[str, Path]) -> Non
     console.print(table)
     table = Table('file', 'content', title='Files', title_justify='left')
     for name, content in CONTENT.items():
-        table.add_row(str(files[name]), content)
+        table.add_row(escape(str(files[name])), content)
     console.print(table)
 
 

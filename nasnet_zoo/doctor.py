@@ -131,16 +131,17 @@ def _caches() -> Dict[str, Dict[str, Any]]:
 def _size(folder: Path) -> int:
     """Return the bytes of all files in a folder. Links, which the Hub's cache is full of, do not count."""
     total = 0
-    for path in folder.rglob('*'):
-        try:
-            status = path.lstat()
-        except OSError:  # another process has removed it
-            continue
-        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    for parent, _, names in os.walk(folder):  # without folders that cannot be read
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(parent, name))
+            except OSError:  # another process has removed it
+                continue
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 
 def _is_writable(folder: Path) -> bool:
     """Return whether files can be written to a folder, or the folder can be created."""
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    return existing is not None and os.access(existing, os.W_OK)
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.exists(path)), None)
+    return existing is not None and os.access(existing, os.W_OK | os.X_OK)

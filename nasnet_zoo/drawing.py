@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from .extras import how_to_install
 from .files import atomic_write
 from .genotype.loader import load_genotype
 from .genotype.operations import COMBINES, OPERATIONS
@@ -313,7 +314,7 @@ def draw(
     try:
         from matplotlib import style
     except ImportError as error:
-        raise ImportError('drawing needs matplotlib: pip install nasnet-zoo[draw]') from error
+        raise ImportError(f'drawing needs matplotlib: {how_to_install("draw")}') from error
     genotype = load_genotype(genotype)
     # The user's settings of matplotlib must not change the drawing; they are restored afterwards.
     with style.context(['default', {'svg.hashsalt': 'nasnet-zoo', 'svg.fonttype': 'path'}], after_reset=True):

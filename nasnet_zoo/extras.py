@@ -2,7 +2,7 @@
 from importlib.util import find_spec
 from typing import Dict, Tuple
 
-__all__ = ['EXTRAS', 'missing_packages', 'require']
+__all__ = ['EXTRAS', 'how_to_install', 'missing_packages', 'require']
 
 EXTRAS: Dict[str, Dict[str, str]] = {  # extra of the package: its packages, each with the module that they contain
     'draw': {'matplotlib': 'matplotlib'},
@@ -24,6 +24,11 @@ def missing_packages(extra: str) -> Tuple[str, ...]:
     return tuple(package for package, module in EXTRAS[extra].items() if find_spec(module) is None)
 
 
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra. The quotation marks are for shells to which brackets are special."""
+    return f'pip install "nasnet-zoo[{extra}]"'
+
+
 def require(what: str, extra: str) -> None:
     """Raise an ImportError with the command that installs an extra, unless all its packages are installed.
 
@@ -33,4 +38,4 @@ def require(what: str, extra: str) -> None:
     """
     missing = missing_packages(extra)
     if missing:
-        raise ImportError(f'{what} needs {" and ".join(missing)}: pip install nasnet-zoo[{extra}]')
+        raise ImportError(f'{what} needs {" and ".join(missing)}: {how_to_install(extra)}')

@@ -19,32 +19,56 @@ __all__ = ['atomic_folder', 'atomic_write', 'flattened', 'read_safetensors', 're
            'sort_safetensors_metadata', 'write_json', 'write_utf8']
 
 
+_TEMPORARY = r'\..*\.part-[0-9a-f]{8}(\.[^.]+)?'
+
+
+def _temporary_name(path: Path) -> str:
+    """Return a new name, which :data:`_TEMPORARY` describes, and which is not too long if that of `path` is not."""
+    return f'.{path.name[:100]}.part-{secrets.token_hex(4)}'
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Name `path` in errors of the operating system, instead of a temporary file that the user does not know."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
 @contextmanager
 def atomic_write(path: Union[str, os.PathLike]) -> Iterator[Path]:
     """Replace a file in one step: the block writes a temporary file, which is renamed to `path` if no error occurs.
+
+    The folder of the file is created if necessary.
 
     Yields:
         The temporary file, an empty one in the folder of `path`, with the suffix of `path`.
     """
     path = Path(path)
-    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}{path.suffix}')
-    with open(part, 'xb') as file:  # unlike tempfile's, it has the permissions that the umask gives
+    part = path.with_name(_temporary_name(path) + path.suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _errors_name(path), open(part, 'xb') as file:  # unlike tempfile's, it has the umask's permissions
         mode = os.fstat(file.fileno()).st_mode & 0o777
     try:
         yield part
         part.chmod(mode)  # a library may have put a file of its own here; safetensors' can be read by the owner only
         with part.open('rb+') as file:
             os.fsync(file.fileno())  # the content must be on disk before the new name, in case of a power failure
-        part.replace(path)
+        with _errors_name(path):
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Union[str, os.PathLike]) -> None:
-    """Remove the temporary files of :func:`atomic_write` that a killed process has left in a folder."""
+    """Remove the temporary files and folders of this module that a killed process has left in a folder."""
     for path in Path(folder).glob('.*'):
-        if re.fullmatch(r'\..+\.[0-9a-f]{8}(\.\w+)?', path.name) and path.is_file():
-            path.unlink()
+        if re.fullmatch(_TEMPORARY, path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @contextmanager
@@ -64,7 +88,7 @@ def atomic_folder(folder: Union[str, os.PathLike], last: Union[str, os.PathLike]
     folder = Path(folder)
     exists = folder.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = (folder if exists else folder.parent) / f'.{folder.name}.{secrets.token_hex(4)}'
+    part = (folder if exists else folder.parent) / _temporary_name(folder)
     part.mkdir()  # unlike tempfile's, it has the permissions that the umask gives
     try:
         yield part

@@ -9,9 +9,10 @@ import json
 import os
 import secrets
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from .extras import require
 from .files import atomic_write, flattened, write_json
@@ -206,23 +207,28 @@ class Loggers:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write all rows so far, of which some may have been written before."""
-        self._call('; the run goes on without this logger', lambda logger: logger.write(rows))
-
-    def close(self) -> None:
-        """End the run at the services."""
-        self._call('', lambda logger: logger.close())
-
-    def _call(self, consequence: str, function: Callable[[RunLogger], None]) -> None:
         for name in list(self._chosen):
-            try:
+            with self._dropped_if_it_fails(name, '; the run goes on without this logger'):
                 if name not in self._opened:
                     self._opened[name] = LOGGERS[name].open(self._folder, self._settings)
-                function(self._opened[name])
-            except Exception as error:  # the services' exceptions have no common base class
-                if name == 'csv':
-                    raise
-                warnings.warn(f'{name}: {" ".join(str(error).split())[:300]}{consequence}', stacklevel=3)
-                del self._chosen[name]
+                self._opened[name].write(rows)
+
+    def close(self) -> None:
+        """End the run at the services to which rows were written."""
+        for name, logger in list(self._opened.items()):
+            with self._dropped_if_it_fails(name):
+                logger.close()
+
+    @contextmanager
+    def _dropped_if_it_fails(self, name: str, consequence: str = '') -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the services' exceptions have no common base class
+            if name == 'csv':
+                raise
+            warnings.warn(f'{name}: {" ".join(str(error).split())[:300]}{consequence}', stacklevel=4)
+            del self._chosen[name]
+            self._opened.pop(name, None)
 
 
 _IDS = 'loggers.json'  # the identifiers of the run at the services
@@ -241,5 +247,9 @@ def _keep_id(folder: Path, service: str, run_id: str) -> None:
 
 def _with_names(settings: Mapping[str, Any]) -> Dict[str, Any]:
     """Return settings with the names of genotypes in place of the genotypes."""
-    return {key: value if not isinstance(value, Mapping) else value.get('name') if key == 'genotype' else
-            _with_names(value) for key, value in settings.items()}
+    named: Dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            value = value.get('name') if key == 'genotype' else _with_names(value)
+        named[key] = value
+    return named

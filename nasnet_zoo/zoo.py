@@ -1,4 +1,5 @@
 """The named models. ``import nasnet_zoo`` registers them with timm."""
+import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
@@ -16,10 +17,11 @@ from timm.models import (
 )
 from timm.models._hub import get_cache_dir, hf_split
 
-from .checked import Checked
+from .checked import Checked, join_first
 from .genotype.loader import load_genotype
 from .genotype.schema import Genotype
 from .network.nasnet import NASNet, compile_genotype
+from .network.plan import plan_network
 from .network.skeleton import Side, Skeleton
 from .network.stems import STEMS
 
@@ -161,8 +163,8 @@ def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str
     missing = [name for name in model.state_dict() if name not in {**converted, **own} and not name.endswith(
         'num_batches_tracked') and not name.startswith('head.fc.')]  # timm says nothing if the classifier is replaced
     if missing:
-        raise RuntimeError(f'these are not the weights of this model: {missing[0]} and {len(missing) - 1} others are '
-                           'missing')
+        raise RuntimeError(f'these are not the weights of this model, for which {join_first(missing, 3)} '
+                           f'{"is" if len(missing) == 1 else "are"} missing')
     # Google's files do not count batches. As in timm, a classifier of another number of classes is discarded.
     if all(name in given for name in own if not name.endswith('num_batches_tracked')):
         own.update((name, tensor) for name, tensor in given.items() if name in own and (
@@ -242,12 +244,14 @@ def _create(
         if kwargs.get(name) is not None:  # a width and a depth can be given either way
             args = {key: value for key, value in args.items() if key != other}
     kwargs = {**args, **kwargs, 'genotype': load_genotype(genotype, allow_path=False)}
-    levels = Skeleton(**{name: kwargs[name] for name in ('stem',) if name in kwargs}).num_levels
+    if kwargs.get('features_only'):
+        fields = {name: kwargs[name] for name in Skeleton.model_fields if kwargs.get(name) is not None}
+        levels = range(len(plan_network(kwargs['genotype'], Skeleton(**fields)).taps))
+        kwargs = dict(kwargs, feature_cfg=dict(feature_cls='getter', out_indices=tuple(levels)))
     return build_model_with_cfg(
         compile_genotype, model.name, pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_checkpoint_filter_fn,
-        feature_cfg=dict(feature_cls='getter', out_indices=tuple(range(levels))),
         **kwargs,
     )
 
@@ -286,7 +290,7 @@ def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str
 def model_folder(source: Any) -> Optional[Path]:
     """Return the model folder that `source` names, as FOLDER or ``local-dir:FOLDER``; None for anything else."""
     folder = Path(source.removeprefix('local-dir:')) if isinstance(source, str) else None
-    return folder if folder and (folder / 'config.json').is_file() else None
+    return folder if folder and os.path.isfile(folder / 'config.json') else None  # False, too, if the name is too long
 
 
 def label_names(model: NASNet) -> Optional[List[str]]:

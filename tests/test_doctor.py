@@ -77,12 +77,12 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr('nasnet_zoo.extras.find_spec', lambda name: None if name == 'optuna' else find_spec(name))
     for command in (['search', '--out', 'x'], ['compare', 'nasnet_a', 'nasnet_b', '--out', 'x'], ['report', 'x']):
         result = CliRunner().invoke(app, command)
-        assert result.exit_code == 1 and 'needs optuna: pip install nasnet-zoo[search]' in result.stderr
+        assert result.exit_code == 1 and 'needs optuna: pip install "nasnet-zoo[search]"' in result.stderr
     result = CliRunner().invoke(app, ['demo', '--out', 'x'])
-    assert result.exit_code == 1 and result.stderr == 'error: the demo needs optuna: pip install nasnet-zoo[demo]\n'
+    assert result.exit_code == 1 and result.stderr == 'error: the demo needs optuna: pip install "nasnet-zoo[demo]"\n'
     monkeypatch.setattr(doctor, '_try_runtimes', lambda: [dict(
         runtime='ONNX Runtime', device='cuda', works=False, reason='no library')])
     result = CliRunner().invoke(app, ['doctor'])
-    assert result.exit_code == 0 and 'search: needs optuna: pip install nasnet-zoo[search]' in result.stdout
+    assert result.exit_code == 0 and 'search: needs optuna: pip install "nasnet-zoo[search]"' in result.stdout
     assert 'ONNX Runtime on cuda: fails: no library' in result.stdout and __version__ in result.stdout
     assert sys.version.split()[0] in result.stdout

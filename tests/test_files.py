@@ -95,9 +95,34 @@ def test_safetensors_of_equal_content_have_equal_bytes(tmp_path):
 
 def test_partial_files_are_removed(tmp_path):
     """What a killed process left, and nothing else."""
-    kept = ['.lock', '.hidden', 'log.csv', '.model.json', '.a.0123456']
-    for name in (*kept, '.log.csv.1a2b3c4d.csv', '.checkpoint.safetensors.00ff00ff.safetensors', '.notes.1a2b3c4d'):
+    kept = ['.lock', '.hidden', 'log.csv', '.model.json', '.notes.20240115.txt', '.a.part-0123456']
+    for name in (*kept, '.log.csv.part-1a2b3c4d.csv', '.notes.part-1a2b3c4d'):
         (tmp_path / name).touch()
-    (tmp_path / '.folder.1a2b3c4d').mkdir()
+    (tmp_path / '.folder.part-1a2b3c4d').mkdir()
+    (tmp_path / '.folder.part-1a2b3c4d' / 'file').touch()
     remove_partial_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, '.folder.1a2b3c4d'])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_the_names_of_temporary_files_are_recognized(tmp_path):
+    with atomic_write(tmp_path / 'log.csv') as part:
+        remove_partial_files(tmp_path)
+        assert not part.exists()
+        part.touch()
+    with atomic_folder(tmp_path / 'new', last='a') as folder:
+        remove_partial_files(tmp_path)
+        assert not folder.exists()
+        folder.mkdir()
+
+
+@pytest.mark.parametrize('name', ['x' * 250, 'new/folder/file.txt'])
+def test_long_names_and_new_folders(tmp_path, name):
+    with atomic_write(tmp_path / name) as part:
+        part.write_text('text', encoding='utf-8')
+    assert (tmp_path / name).read_text(encoding='utf-8') == 'text'
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / ('x' * 300)):
+        pass
+    assert caught.value.filename == str(tmp_path / ('x' * 300)) and 'part-' not in str(caught.value)

@@ -22,7 +22,6 @@ gpu: correctness, inference and training on one CUDA GPU, within a time budget. 
 """
 import argparse
 import gc
-import json
 import platform
 import statistics
 import tempfile
@@ -53,6 +52,7 @@ from nasnet_zoo.checkpoints.load import load_foreign_weights
 from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
 from nasnet_zoo.deploy.runtimes import RUNTIMES
+from nasnet_zoo.files import write_json
 from nasnet_zoo.graph.targets import ONNX_TARGETS
 from nasnet_zoo.search.config import ChildSettings
 from nasnet_zoo.search.evaluator import Evaluator
@@ -211,9 +211,6 @@ def with_pytorch_gradients(call: Callable) -> Callable:
 
 def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: str) -> argparse.ArgumentParser:
     """Add the options that every comparison has."""
-    parser.add_argument('--device', default='cpu', help='device to measure on: cpu or cuda')
-    parser.add_argument('--plain-allocator', action='store_true', help=(
-        "do not change the settings of glibc's memory allocator"))
     parser.add_argument('--batch-size', type=int, help=(
         'number of images in a batch (the default depends on the network)'))
     parser.add_argument('--warm-up', type=int, default=max(1, 3 * calls // 20), help=f'{call} that are not counted')
@@ -225,17 +222,27 @@ def add_options(parser: argparse.ArgumentParser, blocks: int, calls: int, call: 
     return parser
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options that both comparisons of training have."""
+    parser.add_argument('--device', default='cpu', help='device to measure on: cpu or cuda')
+    parser.add_argument('--plain-allocator', action='store_true', help=(
+        "do not change the settings of glibc's memory allocator"))
+    return parser
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, with a subcommand for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest='what', required=True)
-    sub = add_options(kinds.add_parser('train', help='compare training steps'), 2, 20, 'steps')
+    sub = add_training_options(add_options(
+        kinds.add_parser('train', help='compare training steps'), 2, 20, 'steps'))
     sub.add_argument('--peer', choices=list(PEERS), action='append', help='default: all')
     sub.add_argument('--bf16', action='store_true', help='use bfloat16 mixed precision for both implementations')
     sub.add_argument('--compile', action='store_true', help='use torch.compile for both implementations')
     sub.add_argument('--peer-channels-last', action='store_true', help='use channels-last memory for the peer, too')
     sub.add_argument('--same', type=int, default=5, help='number of float64 steps whose losses must agree')
-    sub = add_options(kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs')
+    sub = add_training_options(add_options(
+        kinds.add_parser('child', help="compare epochs of a search's child"), 5, 1, 'epochs'))
     sub.add_argument('--data', default='digits', help='digits, or a folder or archive of small images')
     sub.add_argument('--cells', action='append', help=(
         'genotype by name or file, or "dilated"; may be repeated (default: nasnet_a and dilated)'))
@@ -268,15 +275,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_json(args: argparse.Namespace, rows: List[Dict]) -> None:
+def write_figures(args: argparse.Namespace, rows: List[Dict]) -> None:
     """Write all figures and what they depend on, if ``--json`` names a file."""
     if args.json:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
                     if name not in ('json', 'data')}
-        device = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
+        device = torch.device(getattr(args, 'device', 'cpu'))  # inference is measured on the CPU
+        is_gpu = device.type == 'cuda'
+        name = torch.cuda.get_device_name(device) if is_gpu else platform.processor() or platform.machine()
         known = dict(versions(), **{name: row.version for name, row in RUNTIMES.items() if row.is_installed})
-        args.json.write_text(json.dumps(
-            dict(settings=settings, device=device, versions=known, rows=rows), indent=2) + '\n', encoding='utf-8')
+        write_json(args.json, dict(settings=settings, device=name, versions=known, rows=rows))
 
 
 def run_infer(args: argparse.Namespace) -> List[Dict]:
@@ -321,12 +329,12 @@ def main() -> None:
     if args.what == 'infer' and args.int8 and not args.passes:
         parser.error('--int8: belongs to --passes; without it, int8 is measured in any case')
     rows = run_infer(args) if args.what == 'infer' else run_training(args)
-    write_json(args, rows)
+    write_figures(args, rows)
     wrong = [row['peer'] for row in rows if not row.get(APART, 0.) < 1e-6]
     if wrong:
         raise SystemExit(f'the losses differ from those of {", ".join(wrong)}: this is not the same training')
 
 
 if __name__ == '__main__':
-    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+    with exit_on_interrupt(lambda: 'the figures of gpu so far are in its file; the others are written at the end'):
         main()

@@ -21,6 +21,7 @@ import copy
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ from nasnet_zoo.data.preprocessing import make_preprocessing
 from nasnet_zoo.deploy.export import export_onnx
 from nasnet_zoo.deploy.session import SessionError
 from nasnet_zoo.deploy.session_onnxruntime import OnnxRuntimeSession
-from nasnet_zoo.files import atomic_write
+from nasnet_zoo.files import write_json
 from nasnet_zoo.training.run import versions
 
 Call = Callable[[torch.Tensor], torch.Tensor]
@@ -99,10 +100,9 @@ class Results:
         device = train_zoo.device_name(self.args.device)
         known = dict(versions(), onnxruntime=onnxruntime.__version__, cuda=torch.version.cuda,
                      cudnn=torch.backends.cudnn.version())
-        with atomic_write(self.args.out) as part:
-            part.write_text(json.dumps(dict(
-                device=device, versions=known, minutes=self.args.minutes, tiny=self.args.tiny,
-                seconds=round(self.seconds, 1), notes=self.notes, rows=self.rows), indent=2) + '\n', encoding='utf-8')
+        write_json(self.args.out, dict(
+            device=device, versions=known, minutes=self.args.minutes, tiny=self.args.tiny,
+            seconds=round(self.seconds, 1), notes=self.notes, rows=self.rows))
 
 
 @contextmanager
@@ -175,17 +175,17 @@ def check_onnxruntime(results: Results) -> None:
     provider = results.args.device
     torch.manual_seed(0)
     model = randomize_statistics(timm.create_model('nasnet_a_mobile', num_cells=1, cell_filters=8)).eval()
-    images, path = torch.randn(2, 3, 64, 64), results.args.out.with_suffix('.onnx')
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(images)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'model.onnx')
         export_onnx(model, path, make_preprocessing(model, img_size=64), batch_size=None)
-        logits = OnnxRuntimeSession(os.fspath(path), provider).run(images.numpy())
-    except SessionError as error:
-        results.note(f'ONNX Runtime cannot use {provider}, so no exported file was run there: {error}')
-        return
-    finally:
-        path.unlink(missing_ok=True)
+        try:
+            logits = OnnxRuntimeSession(os.fspath(path), provider).run(images.numpy())
+        except SessionError as error:
+            results.note(f'ONNX Runtime cannot use {provider}, so no exported file was run there: {error}')
+            return
     results.add(kind='onnxruntime', provider=provider, logits_cpu=difference(torch.from_numpy(logits), expected))
 
 

@@ -5,6 +5,7 @@ a file that runs in a runtime in a precision. There are too many variants to kee
 is first run alone, and then those that were fastest take turns: of each kind of file, runtime and precision.
 """
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -110,7 +111,9 @@ def in_pytorch(theirs: nn.Module, ours: nn.Module, images: torch.Tensor, compile
     """Return for each way to run the networks in PyTorch a function that does so."""
     optimized = optimize_for_inference(ours, tuple(images.shape[2:]))
     last = images.contiguous(memory_format=torch.channels_last)
-    calls = {'theirs, eager': lambda: theirs(images), 'ours, optimize_for_inference': lambda: optimized(images),
+    theirs_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
+    calls = {'theirs, eager': lambda: theirs(images), 'theirs, eager, channels-last': lambda: theirs_last(last),
+             'ours, optimize_for_inference': lambda: optimized(images),
              'ours, as it is, channels-last': lambda: ours(last)}
     if compiled:
         quick = torch.compile(theirs)
@@ -189,7 +192,10 @@ def make_check(
     shape = (batch_size, *preprocessing.input_size)
     batches = {'random': np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)}
     if folder is not None:
-        paths = find_pictures([folder])[0][:_MAX_PICTURES // batch_size * batch_size]
+        paths = find_pictures([folder])[0][:_MAX_PICTURES]
+        paths = paths[:len(paths) // batch_size * batch_size]
+        if not paths:
+            raise SystemExit(f'--pictures: {folder} has fewer than {batch_size} pictures, which is one batch')
         batches['pictures'] = np.stack([preprocessing.read(path) for path in paths]).reshape(-1, *shape)
     feeds = {kind: [preprocessing.feed(images) for images in groups] for kind, groups in batches.items()}
     with torch.inference_mode():
@@ -215,9 +221,9 @@ def compare_files(
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     calibration = np.random.default_rng(0).integers(0, 256, (4 * args.batch_size, *images.shape[1:]), np.uint8)
     files = {export: folder / f'{i}.onnx' for i, export in enumerate(exports)}
+    check = make_check(ours, make_preprocessing(ours, img_size=peer.side), args.batch_size, args.pictures)
     for export in exports:
         write_export(export, exports, theirs, ours, images, files, calibration)
-    check = make_check(ours, make_preprocessing(ours, img_size=peer.side), args.batch_size, args.pictures)
     variants = find_variants({export: row.kind for export, row in exports.items()})
     if args.passes:
         variants = [v for v in variants if v.runtime == ONNX_TARGETS[args.target].runtime
@@ -261,7 +267,8 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
         row['ceilings'] = least_seconds(Path(folder) / f'{floats[0]}.onnx', row['machine']) if floats else None
     if args.footprint:
         for who in ('ours for onnxruntime', 'TorchScript exporter, opset 17', 'default exporter as it comes'):
-            row['footprint'][who].update(export_footprint(name, who))
+            if who in row['footprint']:  # not if --exports leaves it out
+                row['footprint'][who].update(export_footprint(name, who))
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     with torch.inference_mode():
         if args.passes:
@@ -296,7 +303,7 @@ def ratios(row: Dict[str, Any]) -> Dict[str, float]:
         inside = dict(runtime=[runtime], precision=['float32'])
         pairs[f'in {found.title}, float32: the fastest plain export; ours'] = (
             fastest(kind=['plain'], **inside), fastest(kind=['ours'], **inside))
-    for rival in ('theirs, torch.compile', 'theirs, torch.compile with freezing'):
+    for rival in ('theirs, eager, channels-last', 'theirs, torch.compile', 'theirs, torch.compile with freezing'):
         if rival in torch_:
             pairs[f'{rival}; ours, optimize_for_inference'] = torch_[rival], torch_['ours, optimize_for_inference']
     return {what: theirs / ours for what, (theirs, ours) in pairs.items() if theirs and ours}

@@ -4,7 +4,6 @@ The yardstick is that of tools/benchmark_search.py. Each algorithm has the setti
 Install the packages into an environment of their own, beside this one: pip install nni neural-pipeline-search
 """
 import argparse
-import json
 import logging
 import random
 import statistics
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasnet_zoo.cli.common import exit_on_interrupt
+from nasnet_zoo.files import write_json
 from nasnet_zoo.search.space import Space, darts_space
 
 
@@ -144,7 +144,11 @@ def main() -> None:
     warnings.simplefilter('ignore')  # other packages warn of the versions of their dependencies
     import torch
     torch.set_num_threads(1)
-    surrogate, best = Surrogate(args.nb301), {}
+    try:
+        surrogate = Surrogate(args.nb301)
+    except ValueError as error:
+        parser.error(str(error))
+    best: Dict[str, Dict[str, List[float]]] = {}
     budgets = Task(args.nb301, trials=args.cells).budgets
     table = Table('algorithm', *(f'best of {budget}' for budget in budgets), 'seconds per search',
                   title='Mean ± standard deviation over seeds')
@@ -153,12 +157,12 @@ def main() -> None:
         found = [search(name, seed, args.cells, surrogate) for seed in range(args.seeds)]
         seconds = (time.perf_counter() - started) / args.seeds
         best[name] = {str(budget): [max(values[:budget]) for values in found] for budget in budgets}
-        table.add_row(name, *(f'{statistics.mean(row):.4f} ± {statistics.pstdev(row):.4f}'
+        table.add_row(name, *(f'{statistics.mean(row):.4f} ± {statistics.stdev(row) if len(row) > 1 else 0:.4f}'
                               for row in best[name].values()), f'{seconds:.0f}')
-        args.out.write_text(json.dumps(best, indent=2) + '\n', encoding='utf-8')
+        write_json(args.out, best)
     Console().print(table)
 
 
 if __name__ == '__main__':
-    with exit_on_interrupt(lambda: 'nothing was written; the same command starts again'):
+    with exit_on_interrupt(lambda: 'the algorithms that were finished are in --out; the same command starts again'):
         main()

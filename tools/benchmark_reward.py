@@ -351,6 +351,8 @@ def rate_cells(args: argparse.Namespace) -> None:
     contestants = make_contestants(args.protocol, further, match, data)
     cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())
     cells = cells[HALVES[args.half]]
+    if not cells:
+        raise ValueError(f'{args.cells}: no cells are left; check --limit and --half')
     settings, before = start_or_resume(args.out, dict(data=data_name(args.data), **{
         one.name: one.settings.model_dump(mode='json') for one in contestants}))
     rows = {row['architecture']: row for row in known_rows(cells, data, before)}

@@ -28,7 +28,8 @@ import optuna
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, sem
+from scipy.stats import t as student_t
 
 from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.files import write_json
@@ -56,10 +57,16 @@ class Surrogate:
 
     Args:
         folder: Contains ``model_v2.onnx`` and ``encoding_v2.json``.
+
+    Raises:
+        ValueError: If one of them is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
+        missing = [name for name in ('model_v2.onnx', 'encoding_v2.json') if not (folder / name).exists()]
+        if missing:
+            raise ValueError(f'--nb301: {folder} has no {missing[0]}')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
@@ -183,8 +190,12 @@ def run_all(names: Sequence[str], seeds: Sequence[int], task: Task, out: Path, w
         for future in track(as_completed(futures), 'runs', total=len(jobs), console=Console(stderr=True),
                             disable=not sys.stderr.isatty()):
             name, number = futures[future]
-            runs.setdefault(name, {})[number] = future.result()
-            write_json(out, content)
+            try:
+                runs.setdefault(name, {})[number] = future.result()
+                write_json(out, content)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # otherwise all runs would be finished, and their results lost
+                raise
     return content
 
 
@@ -195,6 +206,7 @@ def main() -> None:
     check_arguments(parser, args, names)
     task = Task(args.nb301, args.space, args.trials, args.noise, args.outstanding)
     try:
+        Surrogate(args.nb301)  # fails here rather than in every worker
         content = run_all(names, seeds, task, args.out, args.workers)
     except ValueError as error:
         parser.error(str(error))
@@ -232,7 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Exit with a message if a sampler is unknown, a number is out of range, or the surrogate is missing."""
+    """Exit with a message if a sampler is unknown or a number is out of range."""
     unknown = [name for name in names if name not in CONTESTANTS]
     if unknown:
         parser.error(f'--samplers: there is no {unknown[0]!r}; known: {", ".join(CONTESTANTS)}')
@@ -241,9 +253,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, n
             parser.error(f'--{name}: must be at least 1')
     if args.noise < 0:
         parser.error('--noise: must not be negative')
-    missing = [file for file in ('model_v2.onnx', 'encoding_v2.json') if not (args.nb301 / file).exists()]
-    if missing:
-        parser.error(f'--nb301: {args.nb301} has no {missing[0]}')
 
 
 def summary(rows: Dict[str, List[Dict[str, float]]], budgets: Sequence[str]) -> Dict[str, Any]:
@@ -256,7 +265,8 @@ def summary(rows: Dict[str, List[Dict[str, float]]], budgets: Sequence[str]) -> 
         found[name] = {}
         for budget in budgets:
             values = [row[budget] for row in rows[name]]
-            cell: Dict[str, Optional[float]] = dict(mean=statistics.mean(values), sd=statistics.pstdev(values), p=None)
+            cell: Dict[str, Optional[float]] = dict(
+                mean=statistics.mean(values), sd=statistics.stdev(values) if len(values) > 1 else 0., p=None)
             if name != 'evolution' and 'evolution' in rows:
                 others = [row[budget] for row in rows['evolution']]
                 cell['p'] = float(mannwhitneyu(values, others, alternative='greater').pvalue)
@@ -286,9 +296,11 @@ def plot(best: Dict[str, List[List[Tuple[int, float]]]], trials: int, path: Path
         for row in rows:
             counts, values = zip(*row)
             curves.append(np.array(values)[np.searchsorted(counts, cells, side='right') - 1])
-        mean, half = np.mean(curves, axis=0), 1.96 * np.std(curves, axis=0) / len(curves) ** 0.5
+        mean = np.mean(curves, axis=0)
         axes.plot(cells, mean, label=name)
-        axes.fill_between(cells, mean - half, mean + half, alpha=0.2)
+        if len(curves) > 1:
+            half = student_t.ppf(0.975, len(curves) - 1) * sem(curves, axis=0)
+            axes.fill_between(cells, mean - half, mean + half, alpha=0.2)
         lowest = min(lowest, mean[min(20, trials - 1)])
     axes.set_ylim(bottom=lowest)
     axes.legend()

@@ -5,7 +5,6 @@ ray: the number of children per second that a cluster evaluates if a child takes
 study: the time that it takes to ask for a child and to tell its result, as the study grows.
 """
 import argparse
-import json
 import os
 import platform
 import tempfile
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasnet_zoo.cli.common import exit_on_interrupt
+from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.loop import Search
@@ -134,7 +134,7 @@ def main() -> None:
                       f's, replayed to the sampler in {row["replay_seconds"]:.1f} s')
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+        write_json(args.json, report)
 
 
 if __name__ == '__main__':

@@ -51,7 +51,7 @@ def mean_ranks(columns: Sequence[Values]) -> List[Optional[float]]:
     """Return the mean of the ranks in several columns; a single column stays as it is."""
     if len(columns) == 1:
         return list(columns[0])
-    known = [all(value is not None for value in row) for row in zip(*columns)]
+    known = [all(value is not None and math.isfinite(value) for value in row) for row in zip(*columns)]
     ranks = np.mean([stats.rankdata([value for value, ok in zip(column, known) if ok]) for column in columns], axis=0)
     found = iter(ranks.tolist())
     return [next(found) if ok else None for ok in known]

@@ -2,18 +2,20 @@
 
     python tools/ship.py runs/b nasnet_b_cifar_small --data …
 
-This tool is for maintainers and works in a checkout only. It writes the weights to nasnet_zoo/weights/NAME.safetensors
-in half precision, measures the accuracy on the test images once in full and once in half precision, and copies the
-settings, the log and the learning curve of the run to docs/results/NAME.
+This tool is for maintainers and works in a checkout only. It measures the accuracy on the test images once in full and
+once in half precision, copies the weights in half precision to nasnet_zoo/weights/NAME.safetensors, and the settings,
+the log and the learning curve of the run to docs/results/NAME.
 """
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import timm
 
-from nasnet_zoo.files import atomic_write
+from nasnet_zoo.cli.common import exit_on_error
+from nasnet_zoo.files import atomic_write, write_json
 from nasnet_zoo.hub.folder import WEIGHTS, write_folder
 from nasnet_zoo.training.validate import validate
 
@@ -31,29 +33,33 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
+    with exit_on_error():
+        ship(args.run, args.name, args.data)
 
-    model = timm.create_model(f'local-dir:{args.run}', pretrained=True).eval()
-    timm.create_model(args.name).load_state_dict(model.state_dict())  # raises unless it is the same network
-    half = write_folder(model, args.run / 'half', half=True) / WEIGHTS
-    weights = ROOT / 'nasnet_zoo' / 'weights' / f'{args.name}.safetensors'
-    weights.parent.mkdir(exist_ok=True)
-    with atomic_write(weights) as part:
-        shutil.copyfile(half, part)
 
-    full = validate(str(args.run), args.data)
-    shipped = validate(args.name, args.data, record=True)
-    if abs(full['top1'] - shipped['top1']) > MAX_LOSS:
-        raise SystemExit(f'half precision changes the accuracy too much: from {full["top1"]:.2%} to '
-                         f'{shipped["top1"]:.2%}')
-    results = ROOT / 'docs' / 'results' / args.name
-    results.mkdir(parents=True, exist_ok=True)
-    for name in ('log.csv', 'curve.png'):
-        shutil.copy(args.run / name, results / name)
-    run = json.loads((args.run / 'run.json').read_text(encoding='utf-8'))
+def ship(run_folder: Path, name: str, data: str) -> None:
+    """Measure both precisions, and then copy everything."""
+    model = timm.create_model(f'local-dir:{run_folder}', pretrained=True).eval()
+    timm.create_model(name).load_state_dict(model.state_dict())  # raises unless it is the same network
+    run = json.loads((run_folder / 'run.json').read_text(encoding='utf-8'))
     run.pop('config', None)  # it names local folders
-    for name, content in (('run.json', run), ('accuracy.json', dict(shipped=shipped, full_precision=full))):
-        with atomic_write(results / name) as part:
-            part.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+    full = validate(str(run_folder), data)
+    with tempfile.TemporaryDirectory() as temporary:
+        half = write_folder(model, Path(temporary, name), half=True)
+        shipped = validate(str(half), data, record=True)
+        if abs(full['top1'] - shipped['top1']) > MAX_LOSS:
+            raise ValueError(f'half precision changes the accuracy too much: from {full["top1"]:.2%} to '
+                             f'{shipped["top1"]:.2%}')
+        weights = ROOT / 'nasnet_zoo' / 'weights' / f'{name}.safetensors'
+        weights.parent.mkdir(exist_ok=True)
+        with atomic_write(weights) as part:
+            shutil.copyfile(half / WEIGHTS, part)
+    results = ROOT / 'docs' / 'results' / name
+    results.mkdir(parents=True, exist_ok=True)
+    for file in ('log.csv', 'curve.png'):
+        shutil.copy(run_folder / file, results / file)
+    write_json(results / 'run.json', run)
+    write_json(results / 'accuracy.json', dict(shipped=shipped, full_precision=full))
     print(json.dumps(shipped))
 
 

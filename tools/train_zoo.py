@@ -505,7 +505,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, required=True, help='time for everything, compilation included')
-    parser.add_argument('--names', nargs='+', default=list(NAMES), help='models of the zoo for small images')
+    parser.add_argument('--names', nargs='+', default=list(NAMES), choices=timm.list_models(module='zoo'),
+                        metavar='NAME', help='models of the zoo for small images')
     parser.add_argument('--data', required=True, help='data set of small images, as nasnet-zoo train takes it')
     parser.add_argument('--out', type=Path, required=True, help='folder in which each model gets its run folder')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help=(
@@ -513,7 +514,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--mode', choices=MODES, default='graph', help=(
         'how a step runs: compiled and captured as a CUDA graph, only captured, or neither. If a mode fails, the next '
         'one is tried. Compilation takes 1 to 2 minutes for each model'))
-    parser.add_argument('--recipe', type=json.loads, default={}, metavar='JSON', help=(
+    parser.add_argument('--recipe', type=json_object, default={}, metavar='JSON', help=(
         'how to train, for example \'{"cutout": 12, "weight_decay": 0.05}\'; settings that are not given are those of '
         'GpuRecipe'))
     parser.add_argument('--val-share', type=float, default=0., help=(
@@ -525,12 +526,23 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def json_object(text: str) -> Dict[str, Any]:
+    """Return the object that a text in JSON stands for."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'is not JSON: {error}') from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'must be an object such as {{"cutout": 12}}, not {text}')
+    return found
+
+
 def main(arguments: Optional[List[str]] = None) -> None:
     args = make_parser().parse_args(arguments)
     torch.backends.cudnn.benchmark = True
     try:
         results = train_all(args)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         raise SystemExit(f'error: {error}') from None
     for result in results:
         print(json.dumps(result))

@@ -37,7 +37,8 @@ def load_foreign_weights(model: NASNet, source: Source, entry: Optional[str] = N
 
     The weights may be anywhere in a checkpoint: in an entry such as ``state_dict``, and below the prefixes that
     wrappers add to the names, such as ``module.`` or ``_orig_mod.``. If averaged weights are there too, they are
-    loaded, as in timm. Tensors beside those of the network are ignored.
+    loaded, as in timm. Tensors under other prefixes are ignored; one that is unknown among those of the network is an
+    error.
 
     A background class (the first of 1001) is dropped for a model of 1000 classes. For a model without a classifier
     (``num_classes=0``) that of the source is ignored, and so is an auxiliary head for a model without one.

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
+from ..extras import how_to_install
 from .bounds import check_expansion
 
 __all__ = ['KERAS_MEMBER', 'read_archive', 'read_hdf5']
@@ -48,7 +49,7 @@ def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise ImportError("reading Keras's weight files needs h5py: pip install nasnet-zoo[keras]") from None
+        raise ImportError(f"reading Keras's weight files needs h5py: {how_to_install('keras')}") from None
     return h5py
 
 

@@ -171,7 +171,8 @@ def _predict(
         for count, prediction in enumerate(classifier.predict(files, top, batch_size), 1):
             predictions.append(prediction)
             progress.update(task, completed=count, speed=count / (time.perf_counter() - begun))
-    return predictions, left_out, len(files) / (time.perf_counter() - begun)
+    classified = sum(prediction.top is not None for prediction in predictions)
+    return predictions, left_out, classified / (time.perf_counter() - begun)
 
 
 def _print_refused(predictions: Sequence[Prediction]) -> None:

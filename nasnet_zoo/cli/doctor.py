@@ -39,8 +39,11 @@ def _print_report(report: Dict[str, Any]) -> None:
 def _print_missing(report: Dict[str, Any]) -> None:
     """Print which commands lack packages, and the extras that install them."""
     from ..doctor import COMMANDS
+    from ..extras import how_to_install
     lacking = {command: packages for command, packages in report['commands'].items() if packages}
     for command, packages in lacking.items():
-        print(f'{command}: needs {" and ".join(packages)}: pip install nasnet-zoo[{COMMANDS[command]}]')
+        extra = COMMANDS[command]
+        assert extra is not None, 'packages are lacking in extras only'
+        print(f'{command}: needs {" and ".join(packages)}: {how_to_install(extra)}')
     if not lacking:
         print('All commands have what they need.')

@@ -1,7 +1,9 @@
 """The command that publishes models and cells."""
+import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import typer
 
@@ -45,21 +47,33 @@ def push(
     """
     from ..hub.publish import push_all
     how: Dict[str, Any] = dict(private=private, revision=revision, dry_run=dry_run, **drop_none(message=message))
-    target = out or Path(tempfile.mkdtemp())
-    with exit_on_error():
+    with exit_on_error(), _spare_folder(keep=dry_run) as spare:
+        target = out or spare / 'model'
         if everything and (repo_id or license or onnx or space or not (source or dry_run)):
             raise ValueError('--all takes the owner instead of a model and a repository, and none of --license, --onnx '
                              'and --space: nasnet-zoo push --all OWNER')
         report: Any = push_all(source or 'OWNER', target, tag, **how) if everything else _push_one(
-            source, repo_id, target, dict(license=license, tags=tag), onnx, space, how)
+            source, repo_id, target, dict(license=license, tags=tag), onnx, spare / 'space' if space else None, how)
     print_report(report, as_json, _print)
 
 
+@contextmanager
+def _spare_folder(keep: bool) -> Iterator[Path]:
+    """Return a temporary folder. A dry run keeps it, because its report names the files in it."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _push_one(
-        source: Optional[str], repo_id: Optional[str], target: Path, card: Dict[str, Any], onnx: bool, space: bool,
-        how: Dict[str, Any],
+        source: Optional[str], repo_id: Optional[str], target: Path, card: Dict[str, Any], onnx: bool,
+        space: Optional[Path], how: Dict[str, Any],
 ) -> Dict[str, Any]:
-    """Publish a cell, if `source` is a JSON file, or a model. Return the report, with the folder that was published."""
+    """Publish a cell, if `source` is a JSON file, or a model. With `space`, where its files are written, publish a
+    Space, too. Return the report, with the folders that were published."""
     from ..hub import publish
     from ..hub.space import prepare_space, push_space
     if source is None or repo_id is None:
@@ -68,7 +82,7 @@ def _push_one(
         folder, upload = publish.prepare_cell(source, target, repo_id, **card), publish.push_cell
     else:
         folder, upload = publish.prepare(source, target, repo_id, **card, onnx=onnx), publish.push
-    page = prepare_space(folder, Path(tempfile.mkdtemp()), repo_id, card['license']) if space else None
+    page = prepare_space(folder, space, repo_id, card['license']) if space else None
     report = dict(upload(folder, repo_id, **how), folder=str(folder))
     if page:
         options = {name: value for name, value in how.items() if name != 'revision'}  # a Space has one branch only

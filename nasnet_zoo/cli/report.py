@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..extras import require
@@ -42,6 +43,7 @@ def _print_result(result: Dict[str, Any]) -> None:
                   title='Rewards', title_justify='left')
     for search in result['searches']:
         rewards = ['' if value is None else f'{value:.4f}' for value in search['rewards'].values()]
-        table.add_row(search['name'], str(search['children']), str(search['failed']), *rewards, search['winner'] or '')
+        table.add_row(escape(search['name']), str(search['children']), str(search['failed']), *rewards,
+                      escape(search['winner'] or ''))
     Console().print(table)
     print(result['page'])

@@ -66,4 +66,5 @@ def validate(
 def _print_accuracy(result: Dict[str, Any]) -> None:
     low, high = result['interval_95']
     print(f'{result["model"]} on {result["dataset"]} {result["split"]}: top-1 {result["top1"]:.2%} (95 % interval '
-          f'{low:.2%} to {high:.2%}), top-5 {result["top5"]:.2%} of {result["count"]:,} images')
+          f'{low:.2%} to {high:.2%}), top-5 {result["top5"]:.2%}, loss {result["loss"]:.4f} '
+          f'({result["count"]:,} images)')

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from timm.data import create_loader
 
+from ..extras import how_to_install
 from ..files import read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 from .preprocessing import Preprocessing
@@ -288,7 +289,7 @@ def load_digits(test_size: float = 0.25, seed: int = 0) -> Tuple[ImageSet, Image
         from sklearn.datasets import load_digits as load
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise ImportError('the digits come with scikit-learn: pip install nasnet-zoo[digits]') from None
+        raise ImportError(f'the digits come with scikit-learn: {how_to_install("digits")}') from None
     digits = load()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     parts = train_test_split(images, digits.target, test_size=test_size, random_state=seed, stratify=digits.target)

@@ -170,7 +170,9 @@ def _parse(text: str) -> Optional[Callable[[], Cells]]:
     if not re.match('Genotype', text) and not ('normal' in text and 'reduce' in text):
         return None
     try:
-        tree: Any = ast.parse(text, mode='eval').body
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of escape sequences in a foreign text
+            tree: Any = ast.parse(text, mode='eval').body
         if isinstance(tree, ast.Call):
             fields = dict(zip(_FIELDS, tree.args), **{word.arg: word.value for word in tree.keywords if word.arg})
             value = {name: _literal(field) for name, field in fields.items() if name in _FIELDS}

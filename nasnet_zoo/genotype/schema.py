@@ -41,10 +41,14 @@ class GenotypeError(ValueError):
     def __init__(self, source: str, problems: Sequence[Tuple[str, str]]) -> None:
         self.source = source
         self.problems = list(problems[:MAX_PROBLEMS])
+        self._given = source, list(problems[:MAX_PROBLEMS + 1])
         shown = [': '.join(part for part in (source, *problem) if part) for problem in self.problems]
         if len(problems) > MAX_PROBLEMS:
             shown.append(f'{source}: … and more problems')
         super().__init__('\n'.join(shown))
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self), self._given
 
 
 def too_large(source: str, max_bytes: int) -> GenotypeError:

@@ -7,8 +7,9 @@ from typing import Callable, Collection, Dict, NamedTuple, Optional, Tuple, Unio
 from timm.layers import to_2tuple
 from torch import fx
 
-from ..checked import suggest
+from ..checked import Checked, suggest
 from ..network.nasnet import NASNet
+from ..network.skeleton import ImageSize
 from .ir import Node, Size, rewrite
 from .lower import lower
 from .rewrites.equivalents import add_as_identity_conv, avg_pool_as_depthwise_conv, pointwise_conv_as_matmul
@@ -88,6 +89,10 @@ def _check_passes(names: Collection[str], target: str) -> None:
                              f'{target} cannot run; leave this pass out')
 
 
+class _Options(Checked):
+    img_size: Optional[ImageSize]
+
+
 def optimize_for_inference(
         model: NASNet,
         img_size: Union[int, Tuple[int, int], None] = None,
@@ -112,14 +117,15 @@ def optimize_for_inference(
 
     Raises:
         TypeError: For a model or a layer that cannot be lowered (see :func:`nasnet_zoo.graph.lower.lower`).
-        ValueError: For a network in training mode or one that returns NaN, an unknown pass, and a pass whose result
-            PyTorch cannot run.
+        ValueError: For a network in training mode or one that returns NaN, an impossible size, an unknown pass, and a
+            pass whose result PyTorch cannot run.
         DifferenceError: If the module computes something else than the model (see
             :func:`nasnet_zoo.graph.compare.check_module`).
     """
     from .compare import check_module
     from .to_torch import to_module
     weight = next(model.parameters())
+    _Options(img_size=img_size)
     size = None if img_size is None else to_2tuple(img_size)
     graph = lower(model)
     if size:

@@ -48,7 +48,8 @@ def plain_copy(model: nn.Module) -> Any:
         copies = {module: _copy(module) for module in originals}
     for copy in copies.values():
         copy.__dict__['_modules'] = {
-            name: child and copies.get(child) for name, child in copy._modules.items() if name != 'parametrizations'}
+            name: None if child is None else copies.get(child)
+            for name, child in copy._modules.items() if name != 'parametrizations'}
     return copies[model]
 
 

@@ -52,7 +52,10 @@ class _Call:
         self.attrs, self.window = node.attrs, window(node) if 'padding' in node.attrs else None
 
     def __call__(self, function: Callable, *args: Any) -> fx.Node:
-        return self.program.call_function(function, args)
+        node = self.program.call_function(function, args)
+        if function.__module__.startswith(__package__.partition('.')[0] + '.'):
+            node.meta['is_wrapped'] = True  # unpickling traces the program again, but must not trace into our functions
+        return node
 
     def pad(self, value: float, x: Optional[fx.Node] = None) -> fx.Node:
         """The input, or `x`, with the padding around it."""

@@ -1,8 +1,9 @@
 """The network: the cells of a genotype on a skeleton, as a timm model."""
-from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Union
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
@@ -23,10 +24,40 @@ from .skeleton import Skeleton
 __all__ = ['NASNet', 'compile_genotype']
 
 
+def _checkpointed(
+        cell: nn.Module, inputs: List[torch.Tensor], drop_prob: Optional[torch.Tensor]) -> List[torch.Tensor]:
+    """Apply a cell, whose activations are computed again in the backward pass."""
+    if torch.compiler.is_compiling():  # the compiler leaves the running statistics out of what is computed again
+        return checkpoint(cell, inputs, drop_prob, use_reentrant=False)
+    return checkpoint(cell, inputs, drop_prob, use_reentrant=False, context_fn=lambda: (
+        nullcontext(), _kept_statistics(cell)))
+
+
+@contextmanager
+def _kept_statistics(cell: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norms in training mode as they are."""
+    norms = [module for module in cell.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0., None
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
 class _ClassifierArgs(Checked):
     num_classes: Annotated[int, Field(ge=0, le=1_000_000)]
     global_pool: Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax',
                          'fastcatavgmax']
+
+    @model_validator(mode='after')
+    def _check_pool(self) -> '_ClassifierArgs':
+        if self.num_classes and not self.global_pool:
+            raise ValueError("global_pool: '' removes the pooling, without which there can be no classifier; pass "
+                             'num_classes=0, or name a pooling')
+        return self
 
 
 class _NetworkArgs(_ClassifierArgs):
@@ -51,7 +82,7 @@ class NASNet(nn.Module):
     """
     sources: List[List[int]]
     slots: List[List[int]]
-    __jit_unused_properties__ = ['config']
+    __jit_unused_properties__ = ['config', '_pool_type']
 
     def __init__(
             self,
@@ -128,11 +159,20 @@ class NASNet(nn.Module):
             **self.skeleton.model_dump(mode='json'),
             num_classes=self.num_classes,
             in_chans=self.in_chans,
-            global_pool=self.head.global_pool.pool_type,
+            global_pool=self._pool_type,
             drop_rate=self.drop_rate,
             drop_path_rate=self.drop_path_rate,
             aux_head=self.aux_head is not None,
         )
+
+    @property
+    def _pool_type(self) -> str:
+        """timm's name of the pooling before the classifier."""
+        pool_type = getattr(getattr(self.head, 'global_pool', None), 'pool_type', None)
+        if not isinstance(pool_type, str):
+            raise ValueError("model: its global pool was replaced; instead, call model.reset_classifier(num_classes, "
+                             "global_pool='avg') or name another of timm's pools")
+        return pool_type
 
     @torch.jit.ignore
     def set_drop_path_progress(self, progress: float) -> None:
@@ -157,7 +197,8 @@ class NASNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the activations inside cells in the backward pass, which saves memory. Gradients stay the same."""
+        """Recompute the activations inside cells in the backward pass, which saves memory. Gradients and the running
+        statistics of the batch norms stay the same."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -167,7 +208,7 @@ class NASNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Replace the classifier; 0 classes remove it. `global_pool` is kept if None and removed if ''."""
-        pool = self.head.global_pool.pool_type if global_pool is None else global_pool
+        pool = self._pool_type if global_pool is None else global_pool
         _ClassifierArgs(num_classes=num_classes, global_pool=pool)
         self.num_classes = num_classes
         dd = get_device_dtype(self)
@@ -190,7 +231,7 @@ class NASNet(nn.Module):
             if i < num_cells:
                 inputs = [states[slot] for slot in self.sources[i]]
                 if self.grad_checkpointing and not torch.jit.is_scripting():
-                    outputs = checkpoint(cell, inputs, drop_prob, use_reentrant=False)
+                    outputs = _checkpointed(cell, inputs, drop_prob)
                 else:
                     outputs = cell(inputs, drop_prob)
                 for k, slot in enumerate(self.slots[i]):

@@ -139,12 +139,21 @@ def _run_with_padding(pad: 'PadSame', layer: nn.Module, x: torch.Tensor) -> Opti
     """Apply SAME padding and a depthwise convolution or max pool of stride 2 at once; None if that is not possible."""
     if _has_global_hooks() or _is_watched(pad) or _is_watched(layer) or x.dim() != 4 or min(x.shape[2:]) < 2:
         return None
+    if pad.stride != (2, 2):
+        return None
     odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
     if type(layer) is nn.Conv2d:
         is_depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.kernel_size[1] > 1
-        if is_depthwise and layer.stride == (2, 2) and layer.bias is None and odd_rows == odd_columns:
+        fits = pad.kernel_size == tuple(d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation))
+        if (is_depthwise and fits and pad.value == 0 and layer.padding == (0, 0) and layer.stride == (2, 2)
+                and layer.bias is None and odd_rows == odd_columns and all(k % 2 for k in layer.kernel_size)):
             return same_depthwise_conv2d(x, layer.weight, layer.dilation)
-    elif type(layer) is nn.MaxPool2d and layer.stride == 2 and pad.value == float('-inf'):
+    elif type(layer) is nn.MaxPool2d and pad.value == float('-inf'):
+        is_plain = all(to_2tuple(value) == usual for value, usual in (
+            (layer.stride, (2, 2)), (layer.padding, (0, 0)), (layer.dilation, (1, 1)),
+            (layer.kernel_size, pad.kernel_size)))
+        if not is_plain or layer.ceil_mode or layer.return_indices:
+            return None
         # The last window may reach beyond the image, as far as the padding would.
         before = [(k - 2 + odd) // 2 for k, odd in zip(pad.kernel_size, (odd_rows, odd_columns))]
         return F.max_pool2d(x, layer.kernel_size, 2, before, ceil_mode=True)
@@ -228,7 +237,8 @@ class FactorizedReduction(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shifted = self.shift(x)
         if not torch.jit.is_scripting():
-            if self.path_2.stride == (2, 2) and use_cpu_autograd(x, self.training):
+            is_plain = type(self.shift) is nn.ZeroPad2d and not _is_watched(self.shift) and not _has_global_hooks()
+            if is_plain and self.path_2.stride == (2, 2) and use_cpu_autograd(x, self.training):
                 pixels = subsample(x, shifted)  # for both paths at once, so that the gradient of x is written once
                 with CpuAutograd((x, pixels[0]), (shifted, pixels[1])):
                     paths = self.paths(x, shifted)

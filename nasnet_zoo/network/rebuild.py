@@ -42,10 +42,6 @@ def rebuildable_state(model: NASNet) -> Dict[str, torch.Tensor]:
     """
     if not isinstance(model, NASNet):
         raise TypeError(f'model: is a {type(model).__name__}, not a NASNet; pass the network that it wraps')
-    if not isinstance(getattr(getattr(model.head, 'global_pool', None), 'pool_type', None), str):
-        raise ValueError(
-            "model: its global pool was replaced; instead, call model.reset_classifier(num_classes, global_pool='avg') "
-            "or name another of timm's pools")
     check_counts(model)
     rebuilt = compile_genotype(**json.loads(json.dumps(model.config)), device='meta').eval()
     for name, problem in _differences(model, rebuilt):

@@ -8,7 +8,7 @@ from ..checked import Checked, OneOf
 from ..genotype.schema import Width
 from .stems import DEFAULT_STEM, STEMS, FeatureMap, Stem
 
-__all__ = ['Skeleton', 'Position', 'Side', 'depth_label']
+__all__ = ['Skeleton', 'Position', 'ImageSize', 'Side', 'depth_label']
 
 NUM_STAGES = 3
 
@@ -19,6 +19,7 @@ def _plain_stride(stem: Stem) -> int:
 
 
 Side = Annotated[int, Field(ge=1, le=4096)]
+ImageSize = Union[Side, Annotated[Tuple[Side, Side], Field(strict=False)]]  # lists are accepted, too
 
 
 class Position(NamedTuple):
@@ -70,7 +71,7 @@ class Skeleton(Checked):
         'whether the drop path rate grows with the depth of the cell (NASNet) or is the same in all cells (AmoebaNet)'
     ))] = True
     img_size: Annotated[
-        Union[Side, Annotated[Tuple[Side, Side], Field(strict=False)]],
+        ImageSize,
         Field(description='usual size of the images, which determines the auxiliary head; other sizes work too'),
     ] = STEMS[DEFAULT_STEM].defaults['img_size']
     aux_filters: Annotated[Tuple[Width, Width], Field(strict=False, description=(
@@ -156,11 +157,6 @@ class Skeleton(Checked):
     def feature_size(self, reduction: Optional[int] = None) -> Tuple[int, int]:
         """Return height and width of the features at `reduction`, by default of the last, for ``img_size`` input."""
         return self.stem_row.feature_size(self.size, reduction or self.output_stride)
-
-    @property
-    def num_levels(self) -> int:
-        """Number of resolutions at which features can be read, if no resolution lacks a live cell."""
-        return self.stem_row.num_maps + len(self.stem_row.cell_divisors) + NUM_STAGES - 1
 
     @property
     def depth(self) -> int:

@@ -25,6 +25,7 @@ from ..training.validate import validate
 from .compare_config import CompareConfig
 from .compare_report import plot, summarise
 from .errors import ChildError, SearchError
+from .evaluator import worker_device
 from .folder import exclusive_lock, read_json
 from .forecast import show_duration
 from .match import matched_filters, reference_cost
@@ -110,8 +111,7 @@ def run_comparison(
             seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe, before anything is written
             log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
                 f'{show_duration(seconds * len(todo) / pool.size)}')
-        _write(config, path, rows)
-        if pool is not None:
+            _write(config, path, rows)
             _train(config, todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
         result = dict(target=target, **summarise(
             [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
@@ -163,10 +163,12 @@ def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
     if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)
             and isinstance(content.get('rows'), list)):
         raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
-    settings = dict(content['settings'], recipe=with_defaults(content['settings'].get('recipe', {})))
+    settings = {'val_seed': 0, **content['settings'],
+                'recipe': with_defaults(content['settings'].get('recipe', {}))}
     changed = changes(settings, config.stored())
     if changed:
-        raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}')
+        raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}; use those, '
+                          'or choose another --out')
     return content['rows']
 
 
@@ -199,15 +201,17 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
     report = run_training(TrainConfig(
         source=str(cell), data=config.data, out=folder, resume=(folder / 'run.json').exists(),
         data_root=config.data_root, img_size=config.img_size, log=config.log,
-        val_share=config.val_share if config.split == 'validation' else 0.,
+        val_share=config.val_share if config.split == 'validation' else 0., val_seed=config.val_seed,
         **dict(config.network_args, cell_filters=job.cell_filters),
         recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)
     assert report is not None  # there is a single process
-    accuracy = report['log']['val_accuracy']
+    accuracy, eval_loss = report['log']['val_accuracy'], report['log'].get('val_loss')
     if config.split == 'test':
-        accuracy = validate(str(folder), config.data, 'test', config.data_root, device=_device())['top1']
+        result = validate(str(folder), config.data, 'test', config.data_root, device=worker_device())
+        accuracy, eval_loss = result['top1'], result['loss']
     return dict(
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
+        eval_loss=eval_loss,
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
         loss=report['log']['loss'], seconds=report['log']['seconds'],
         genotype=job.genotype.to_dict())
@@ -252,23 +256,18 @@ def _train(
             save(row)
             log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
                 f'{row["seconds"]:.0f} s)')
-            epochs.report()
     finally:
         pool.close()
-
-
-def _device() -> str:
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def _seconds(config: CompareConfig, data: ImageSet, job: Job, workers: int) -> float:
     """Return how long a training will take, from a few steps with as many threads as a worker has."""
     if config.split == 'validation':
-        data, _ = data.split(config.val_share)
+        data, _ = data.split(config.val_share, config.val_seed)
     channels, *image = data.input_size
     model = compile_genotype(job.genotype, **dict(config.network_args, cell_filters=job.cell_filters),
                              in_chans=channels, num_classes=len(data.class_names), img_size=tuple(image))
-    trainer = Trainer(model, data, config.recipe, _device())
+    trainer = Trainer(model, data, config.recipe, worker_device())
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // workers))
     try:

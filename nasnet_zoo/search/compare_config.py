@@ -22,6 +22,9 @@ class CompareRecipe(ChildRecipe):
     """How the networks are trained: the defaults are those of children. Each training run gets its own ``seed``."""
     model_config = ConfigDict(title='Training recipe')
 
+    seed: Annotated[int, CliOption(hidden=True), Field(ge=0, lt=2 ** 31, description=(
+        'Is left at 0; --first-seed and --seeds say which seeds are used.'))] = 0
+
 
 class CompareConfig(Checked):
     """The settings of a comparison of cells: which cells, on which data, at which cost, how often and how trained.
@@ -59,10 +62,14 @@ class CompareConfig(Checked):
     img_size: Annotated[Optional[int], Field(ge=4, description=(
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
-        'Probability with which paths in the last cell are dropped at the end of training.'))] = 0.
+        'Drop path rate at the end of training: that of the last cell or, with the stems of DARTS, of every cell.'))
+    ] = 0.
     aux_head: Annotated[bool, Field(description='Train with an auxiliary head.')] = False
     val_share: Annotated[float, Field(gt=0, lt=1, description=(
         'Fraction of the training images to hold out, with --split validation.'))] = 0.1
+    val_seed: Annotated[int, Field(ge=0, description=(
+        'Seed of the random choice of the images to hold out. Searches hold out those of seed 0; with another seed, '
+        'cells are compared on images most of which did not decide which cells the search found.'))] = 0
     workers: Annotated[Optional[_Count], Field(description=(
         'Number of networks that are trained at the same time. They share the CPU cores. The default is 1 or, on a Ray '
         'cluster, as many as fit.'))] = None

@@ -60,11 +60,14 @@ class ChildSettings(Checked):
     match_target: Annotated[Optional[float], CliOption(hidden=True), Field(gt=0, description=(
         'Cost that `match` gives each child. A search sets it to `cost_target`.'))] = None
     drop_path_rate: Annotated[float, CliOption(hidden=True), Field(ge=0, le=1, description=(
-        'Probability of dropping a path in the last cell at the end of the training.'))] = 0.
+        'Drop path rate at the end of training: that of the last cell or, with the stems of DARTS, of every cell.'))
+    ] = 0.
     aux_head: Annotated[bool, CliOption(hidden=True), Field(description=(
         'Train with an auxiliary head.'))] = False
     val_share: Annotated[float, Field(gt=0, lt=1, description=(
         'Fraction of the training images to hold out for measuring the accuracy of the children.'))] = 0.1
+    val_seed: Annotated[int, CliOption(hidden=True), Field(ge=0, description=(
+        'Seed of the random choice of the images to hold out.'))] = 0
     img_size: Annotated[Optional[int], Field(ge=4, description=(
         'Height and width in pixels to which images are resized. The default is the size of the images.'))] = None
     limit_train: Annotated[_Limit, Field(description=(

@@ -20,7 +20,7 @@ from .match import matched_filters
 from .protocols import REWARDS, Measured
 from .pruning import ShouldPrune
 
-__all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'make_evaluator']
+__all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'make_evaluator', 'worker_device']
 
 
 class Evaluation(NamedTuple):
@@ -60,7 +60,7 @@ class Evaluator:
         self.settings, self.device = settings, torch.device(device)
         if settings.img_size is not None:
             data = data.resized(settings.img_size)
-        train, val = data.split(settings.val_share)
+        train, val = data.split(settings.val_share, settings.val_seed)
         if settings.limit_train is not None:
             chosen = torch.randperm(train.size(), generator=torch.Generator().manual_seed(0))[:settings.limit_train]
             train = train._replace(images=train.images[chosen], labels=train.labels[chosen])
@@ -219,4 +219,9 @@ class DataSource(NamedTuple):
 
 def make_evaluator(source: ImageSource, settings: ChildSettings) -> Evaluator:
     """Make the evaluator of a worker, on a GPU if the process has one."""
-    return Evaluator(source.load(), settings, 'cuda' if torch.cuda.is_available() else 'cpu')
+    return Evaluator(source.load(), settings, worker_device())
+
+
+def worker_device() -> str:
+    """Return the device on which this process trains: its GPU if it has one."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -26,28 +26,31 @@ class Finalist(NamedTuple):
 
 
 def train_finalists(
-        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, log: Callable[[str], None],
+        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, val_seed: int,
+        log: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
     """Train the best children again, and keep the results in a file from which the training is resumed.
 
     Args:
         path: ``finals.json`` of the search. Children that it lists with the same number of epochs are not
-            trained again.
+            trained again. Rows that were measured on other held-out images are left out.
         finalists: The children.
         pool: Workers that train for `epochs`. They are closed at the end.
         epochs: Number of epochs.
+        val_seed: Seed of the choice of the held-out images.
         log: Called with a line for each child.
 
     Returns:
         A row for each child that has an accuracy, as JSON data.
     """
     rows = read_json(path) if path.exists() else []
-    rows = [row for row in rows if 'accuracy' in row]  # those that failed are tried again
+    rows = [row for row in rows if 'accuracy' in row  # those that failed are tried again
+            and row.get('val_seed', 0) == val_seed]  # earlier versions held out the images of the search
     known = {row['architecture'] for row in rows if row['epochs'] == epochs}
     todo = [one for one in finalists if one.genotype.architecture_digest not in known]
     try:
         for finalist, future in completed(lambda one: pool.submit(one.genotype), pool.size, todo):
-            rows.append(_row(finalist, future, pool, epochs, log))
+            rows.append(dict(_row(finalist, future, pool, epochs, log), val_seed=val_seed))
             write_json(path, rows)
     finally:
         pool.close()

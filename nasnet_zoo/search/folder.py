@@ -26,7 +26,7 @@ _NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had anoth
 _ADDED: Dict[str, Any] = dict(protocol='paper', forbid_op=[])
 _ADDED_TO_CHILD: Dict[str, Any] = dict(
     match=None, match_below=False, match_target=None, stem='cifar', reductions='extra', stages=3,
-    reward='accuracy')
+    reward='accuracy', val_seed=0)
 
 
 def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
@@ -140,7 +140,8 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
         content = read_search(path)
         changed = changes(content['settings'], settings)
         if changed:
-            raise SearchError(f'{config.out}: the search was started with other settings: {changed}')
+            raise SearchError(f'{config.out}: the search was started with other settings: {changed}; use those, '
+                              'or choose another --out')
         before = content.get('num_images', num_images)  # earlier versions did not store it
         if before != num_images:
             raise SearchError(f'{config.out}: the search was started with {before} training images, and {config.data} '

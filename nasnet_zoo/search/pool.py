@@ -62,8 +62,8 @@ def completed(
         start: ``submit`` or ``estimate`` of a pool. The caller passes each future to the pool's ``result``.
         size: Number of children that are evaluated at the same time.
         children: The children.
-        poll: Number of seconds after which `on_poll` is called, again and again, while no child finishes.
-        on_poll: Is called without arguments.
+        poll: Number of seconds to wait for a child at most; without limit if None.
+        on_poll: Is called after each wait, when the children that have finished were yielded.
     """
     waiting = deque(children)
     running: Dict[Future, Any] = {}
@@ -71,11 +71,9 @@ def completed(
         while waiting and len(running) < size:
             child = waiting.popleft()
             running[start(child)] = child
-        done = wait(running, timeout=poll, return_when=FIRST_COMPLETED).done
-        for future in done:
+        for future in wait(running, timeout=poll, return_when=FIRST_COMPLETED).done:
             yield running.pop(future), future
-        if not done:
-            on_poll()
+        on_poll()
 
 
 _evaluate: Evaluate  # the evaluator of this process, if it is a worker process

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ..data.datasets import ImageSet
+from ..extras import how_to_install
 from .errors import ChildError, SearchError, WorkerDied
 from .pool import MakeEvaluate, estimate_in_worker, evaluate_in_worker, prepare_worker
 from .pruning import ShouldPrune
@@ -114,7 +115,7 @@ def connect_ray(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise SearchError('--ray needs Ray: pip install nasnet-zoo[ray]') from None
+        raise SearchError(f'--ray needs Ray: {how_to_install("ray")}') from None
     if not ray.is_initialized():
         try:
             host, _, port = address.rpartition('//')[2].rpartition(':')

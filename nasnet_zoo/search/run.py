@@ -132,7 +132,7 @@ def run_search(
                 if on_progress:
                     on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
 
-            render = partial(_report, prepared, search.trials, datetime.now(UTC))
+            render = partial(_report, prepared, search.trials, datetime.now(UTC), forecast)
             with LiveReport(config.out / 'report.html', render, log):
                 search.run(config.trials, report)
                 if loggers:
@@ -141,15 +141,21 @@ def run_search(
             return write_winner(prepared, study, finals)
 
 
-def _report(prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, state: str,
-            winner: Optional[Genotype] = None) -> str:
+def _report(
+        prepared: _Prepared, trials: Callable[[], List[FrozenTrial]], since: datetime, forecast: Optional[Forecast],
+        state: str, winner: Optional[Genotype] = None,
+) -> str:
     """Return the report of the search in its present state, see :func:`~nasnet_zoo.search.report.pages.search_page`."""
     config = prepared.config
     record = SearchRecord(
         config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
         winner=winner)
     record = replace(record, finals=read_finals(config.out, record))
-    return search_page(record, state, prepared.baseline, since)
+    done, left = len(record.evaluated), None
+    if forecast:
+        left = forecast.seconds_left(
+            done, _durations(record.evaluated), max(0, forecast.finals - len(record.finals) * (done >= record.wanted)))
+    return search_page(record, state, prepared.baseline, since, left)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -188,7 +194,7 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     is_last_stage = len(trials) >= forecast.trials  # otherwise the finalists are those of an earlier end of the search
     done = sum(row['epochs'] == forecast.final_epochs for row in rows) if is_last_stage else 0
     again = max(0, forecast.finals - done)
-    if len(trials) >= forecast.trials and not again:
+    if is_last_stage and not again:
         return None
     return forecast.describe(len(trials), _durations(trials), again)
 
@@ -211,7 +217,10 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
 def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
     config = config.model_copy(update=kept_defaults(config))
-    baseline = None if config.baseline is None else read_record(config.baseline)
+    baseline = None
+    if config.baseline is not None:
+        has_same_name = config.baseline.resolve().name == config.out.resolve().name
+        baseline = read_record(config.baseline, label=str(config.baseline) if has_same_name else None)
     space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
@@ -289,7 +298,8 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs')
     size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
     rows = train_finalists(
-        config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, log)
+        config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, child.val_seed,
+        log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
     return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
@@ -297,11 +307,15 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
     """Return the settings of the longer training: those of the children, with whole networks, more epochs, no time
-    limit, and the accuracy as the reward."""
+    limit, and the accuracy as the reward.
+
+    Other images are held out than in the search, which has chosen the finalists by those.
+    """
     recipe = config.child.recipe
     longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
     return config.child.model_copy(update=dict(
-        reductions='extra', stages=NUM_STAGES, time_limit=None, reward='accuracy', recipe=longer))
+        reductions='extra', stages=NUM_STAGES, time_limit=None, reward='accuracy', recipe=longer,
+        val_seed=config.child.val_seed + 1))
 
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -323,6 +337,6 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
     cell.save(config.out / 'cell.json')
     draw(cell, config.out / 'cells.svg')
     trials = partial(study.get_trials, deepcopy=False)
-    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(UTC), 'finished', cell))
+    write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(UTC), None, 'finished', cell))
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -40,6 +40,7 @@ class TrainConfig(Checked):
         'Published recipe, which sets the options that are not given.'))] = DEFAULT_RECIPE
     val_share: Annotated[float, Field(ge=0, lt=1, description=(
         'Fraction of the training images to hold out for validation after each epoch.'))] = 0.
+    val_seed: Annotated[int, Field(ge=0, description='Seed of the random choice of the images to hold out.')] = 0
     data_root: Annotated[Optional[Path], _LOCAL_PATH, Field(description=(
         "Folder in which torchvision or timm stores data sets."))] = None
     download: Annotated[bool, Field(description=(

@@ -1,8 +1,9 @@
-"""The accuracy of a network, with a confidence interval."""
+"""Accuracy and loss of a network, with a confidence interval."""
 import math
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 
 from ..data.datasets import AnySet
 
@@ -10,16 +11,18 @@ __all__ = ['Accuracy', 'evaluate']
 
 
 class Accuracy(NamedTuple):
-    """Fractions of images that were classified correctly.
+    """Fractions of images that were classified correctly, and the loss.
 
     Attributes:
         top1: Fraction whose most likely class is the right one, in [0, 1].
         top5: Fraction whose right class is among the five most likely ones, in [0, 1].
         count: Number of images.
+        loss: Mean cross-entropy.
     """
     top1: float
     top5: float
     count: int
+    loss: float
 
     @property
     def interval(self) -> Tuple[float, float]:
@@ -32,7 +35,8 @@ class Accuracy(NamedTuple):
 
     def to_dict(self) -> Dict[str, Any]:
         """Return it as JSON data."""
-        return dict(top1=self.top1, top5=self.top5, interval_95=list(self.interval), count=self.count)
+        return dict(top1=self.top1, top5=self.top5, interval_95=list(self.interval), count=self.count,
+                    loss=self.loss)
 
 
 @torch.inference_mode()
@@ -59,12 +63,14 @@ def evaluate(
         raise ValueError(f'{data.name}: has no images')
     was_training = model.training
     model.eval()
-    hits, count = torch.zeros(2, dtype=torch.long), 0
+    hits, loss, count = torch.zeros(2, dtype=torch.long), 0., 0
     for images, labels in data.batches(batch_size, device):
-        best = model(images).topk(min(5, len(data.class_names)), dim=1).indices == labels[:, None]
+        logits = model(images)
+        best = logits.topk(min(5, len(data.class_names)), dim=1).indices == labels[:, None]
         hits += torch.stack([best[:, 0].sum(), best.sum()]).cpu()
+        loss += F.cross_entropy(logits.float(), labels, reduction='sum').item()
         count += len(labels)
         if on_batch:
             on_batch(len(labels))
     model.train(was_training)
-    return Accuracy(hits[0].item() / count, hits[1].item() / count, count)
+    return Accuracy(hits[0].item() / count, hits[1].item() / count, count, loss / count)

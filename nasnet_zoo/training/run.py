@@ -39,7 +39,7 @@ from .trainer import OnStep, Trainer, keep_freed_memory
 
 __all__ = ['Run', 'RunError', 'changes', 'run_settings', 'run_training', 'train_epochs', 'versions']
 
-_COLUMNS = ('epoch', 'loss', 'accuracy', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
+_COLUMNS = ('epoch', 'loss', 'accuracy', 'val_loss', 'val_accuracy', 'lr', 'images_per_second', 'seconds')
 
 
 class RunError(ValueError):
@@ -60,7 +60,7 @@ def _comparable(settings: Dict[str, Any]) -> Dict[str, Any]:
         model = {**Skeleton(stem=settings['model']['stem']).model_dump(mode='json'), **settings['model']}
         model['genotype'] = {name: value for name, value in model['genotype'].items()
                              if name not in ('source', 'search', 'results')}
-        return dict(settings, model=model, recipe=with_defaults(settings['recipe']))
+        return {'val_seed': 0, **settings, 'model': model, 'recipe': with_defaults(settings['recipe'])}
     except (KeyError, TypeError, AttributeError, ValueError):
         return settings  # which are those of something else
 
@@ -102,6 +102,8 @@ class Run:
             raise RunError(f'{self.folder}: there is no run to resume')
         if existing:
             self._check_settings(known, was_resized)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f'{self.folder}: is a file, not a folder; choose another --out')
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_partial_files(self.folder)
         if not existing:
@@ -125,7 +127,8 @@ class Run:
             known = dict(known, preprocessing=self.settings['preprocessing'])
         known, asked = _comparable(known), _comparable(self.settings)
         if known != asked:
-            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, asked)}')
+            raise RunError(f'{self.folder}: the run was started with other settings: {changes(known, asked)}; '
+                           'use those, or choose another folder with --out')
 
     @property
     def checkpoint(self) -> Path:
@@ -200,9 +203,9 @@ class Run:
         """
         try:
             write_folder(model, self.folder, data.class_names, data.mean, data.std)
-            write_json(self.folder / 'report.json', report)
             self.draw_curve()
             self._loggers.close()
+            write_json(self.folder / 'report.json', report)  # the last file: it says that the run is finished
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: the model cannot be written: {error}; free some space and continue with '
                            '--resume') from None
@@ -244,10 +247,11 @@ def run_training(
     settings = run_settings(config, model, train_set)
     trainer = Trainer(model, train_set, config.recipe, device)
     run = Run(config, settings, getattr(train_set, 'was_resized', False), writes=is_first)
+    if config.resume and run.report:
+        say(f'{config.out}: the run is finished')
+        return run.report if is_first else None
     if config.resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {config.recipe.epochs}')
-        if trainer.epoch == config.recipe.epochs and run.report:
-            return run.report if is_first else None
     train_epochs(trainer, val_set, run if is_first else None, say, on_step)
     if not is_first:
         return None
@@ -259,15 +263,21 @@ def run_training(
     return report
 
 
-def _set_up_process(device: Optional[str]) -> str:
-    """Join the other processes under torchrun. Return the device, by default this process's GPU if there is one."""
-    if device is None:
-        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
-    if torch.device(device).type == 'cuda':
+def _set_up_process(name: Optional[str]) -> torch.device:
+    """Join the other processes under torchrun. Return the device: by default, and if it is ``cuda``, this process's
+    GPU."""
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except RuntimeError:
+        raise RunError(f'device: there is no {name!r}; use cpu, cuda or, for example, cuda:1') from None
+    if device.type == 'cuda':
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) if device.index is None else device.index)
+        if device.index >= torch.cuda.device_count():
+            raise RunError(f'device: {device} does not exist; PyTorch finds {torch.cuda.device_count()} GPUs')
         torch.cuda.set_device(device)
     keep_freed_memory()
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
-        distributed.init_process_group('gloo' if device == 'cpu' else 'nccl')
+        distributed.init_process_group('gloo' if device.type == 'cpu' else 'nccl')
         atexit.register(_leave_process_group)  # its threads may otherwise crash the process when it exits
     return device
 
@@ -297,7 +307,7 @@ def _prepare(config: TrainConfig) -> Tuple[AnySet, Optional[AnySet], NASNet]:
     if isinstance(train_set, FileSet):  # prepared when they are read, so the model may say how
         train_set = train_set._replace(workers=config.workers).prepared(make_preprocessing(
             model, train_set.class_names, train_set.mean, train_set.std, tuple(image)))
-    train_set, val_set = train_set.split(config.val_share) if config.val_share else (train_set, None)
+    train_set, val_set = train_set.split(config.val_share, config.val_seed) if config.val_share else (train_set, None)
     return train_set, val_set, model
 
 
@@ -305,7 +315,8 @@ def run_settings(config: TrainConfig, model: NASNet, train_set: AnySet) -> Dict[
     """Return what determines the result of a run, as JSON data without local paths."""
     return dict(
         source=Path(config.source).name, model=model.config, pretrained=config.pretrained,
-        data=data_name(config.data), val_share=config.val_share, train_images=train_set.size(),
+        data=data_name(config.data), val_share=config.val_share, val_seed=config.val_seed,
+        train_images=train_set.size(),
         preprocessing=train_set.preprocessing.model_dump(
             mode='json', include={'interpolation', 'crop_pct', 'crop_mode'}),
         recipe=config.recipe.model_dump(mode='json'))
@@ -320,8 +331,9 @@ def train_epochs(
         row = trainer.run_epoch(on_step)
         if run is None:
             continue
-        val = evaluate(trainer.result, val_set, device=trainer.device).top1 if val_set else None
-        row.update(val_accuracy=val, seconds=time.perf_counter() - begun)
+        val = evaluate(trainer.result, val_set, device=trainer.device) if val_set else None
+        row.update(val_loss=val.loss if val else None, val_accuracy=val.top1 if val else None,
+                   seconds=time.perf_counter() - begun)
         run.save(trainer, row)
         say(f'epoch {row["epoch"]}: loss {row["loss"]:.3f}, accuracy {row["accuracy"]:.2%}'
-            + (f', validation accuracy {val:.2%}' if val is not None else ''))
+            + (f', validation accuracy {val.top1:.2%}' if val else ''))

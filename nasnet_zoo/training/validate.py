@@ -41,9 +41,9 @@ def validate(
         on_batch: Called after each batch with the number of images so far and the number of all images.
 
     Returns:
-        JSON data: ``model``, ``dataset``, ``split``, ``top1``, ``top5``, ``count``, ``interval_95``, the 95 %
-        confidence interval of top-1 (Wilson's), and ``left_out``, how many entries of a folder or an archive are not
-        used, by reason.
+        JSON data: ``model``, ``dataset``, ``split``, ``top1``, ``top5``, ``count``, ``loss``,
+        ``interval_95``, the 95 % confidence interval of top-1 (Wilson's), and ``left_out``, how many entries of a
+        folder or an archive are not used, by reason.
 
     Raises:
         DataError: If the data set has other channels or classes than the model, or if the result cannot be recorded.

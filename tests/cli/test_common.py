@@ -29,6 +29,15 @@ def test_exit_codes(arguments, code):
     assert not result.stdout if code else not result.stderr
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """A process that a script has started in the background ignores the signal."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures('ctrl_c_is_heard')
 def test_interrupted_training_is_continued(tmp_path, monkeypatch):
     """The signal arrives in the second epoch. The folder's name has a space and letters that are not ASCII."""
     pytest.importorskip('sklearn')
@@ -49,6 +58,7 @@ def test_interrupted_training_is_continued(tmp_path, monkeypatch):
     assert (out / 'model.safetensors').exists()
 
 
+@pytest.mark.usefixtures('ctrl_c_is_heard')
 def test_interrupted_before_anything_was_written(tmp_path, monkeypatch):
     pytest.importorskip('sklearn')
     monkeypatch.setattr('nasnet_zoo.training.run._prepare', lambda config: signal.raise_signal(signal.SIGINT))

@@ -38,7 +38,9 @@ def test_several_searches(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('arguments, message', [
     (['nowhere'], 'error: nowhere: there is no search here'),
-    (['FOLDER', '--out', 'nowhere/page.html'], "error: [Errno 2] No such file or directory: 'nowhere")])
-def test_what_cannot_be_reported(folder, arguments, message):
+    (['FOLDER', '--out', 'file/page.html'], "error: [Errno 17] File exists: 'file'")])
+def test_what_cannot_be_reported(folder, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
     result = report(*[folder if argument == 'FOLDER' else argument for argument in arguments])
     assert result.exit_code == 1 and result.stderr.startswith(message) and len(result.stderr.splitlines()) == 1

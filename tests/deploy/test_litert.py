@@ -28,7 +28,7 @@ def test_what_it_needs(tmp_path):
         import litert_torch  # noqa: F401
     except ImportError:
         done = CliRunner().invoke(app, ['export', MODEL, '--format', 'litert', '--out', str(tmp_path / 'out')])
-        assert done.exit_code == 1 and 'pip install nasnet-zoo[litert]' in done.stderr
+        assert done.exit_code == 1 and 'pip install "nasnet-zoo[litert]"' in done.stderr
     assert not (tmp_path / 'out').exists()
 
 

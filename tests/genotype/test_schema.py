@@ -1,6 +1,7 @@
 """The language: what is refused and how, round trips, digests."""
 import copy
 import json
+import pickle
 import re
 import time
 import warnings
@@ -345,3 +346,11 @@ def test_a_long_key_is_shortened_in_the_message():
     with pytest.raises(GenotypeError, match=r'normal\.blocks\[1\]\.x+…: unknown key') as error:
         load_genotype(data)
     assert len(str(error.value)) < 1000
+
+
+def test_an_error_can_be_pickled():
+    """Processes that train children send it to the one that has started them."""
+    with pytest.raises(GenotypeError) as caught:
+        load_genotype(dict(NASNET_A, **{f'unknown_{i}': 1 for i in range(60)}))
+    loaded = pickle.loads(pickle.dumps(caught.value))
+    assert str(loaded) == str(caught.value) and loaded.problems == caught.value.problems

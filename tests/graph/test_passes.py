@@ -151,6 +151,24 @@ def test_needs_nothing_of_ours(tmp_path):
     assert {node.target.namespace for node in program.graph.nodes if node.op == 'call_function'} == {'aten'}
 
 
+@pytest.mark.parametrize('genotype', GENOTYPES)
+@pytest.mark.parametrize('img_size', [None, 32])
+def test_save_and_load(genotype, img_size, tmp_path):
+    model, x = small(genotype), torch.randn(2, 3, 32, 32)
+    module = optimize_for_inference(model, img_size)
+    torch.save(module, tmp_path / 'module.pt')
+    loaded = torch.load(tmp_path / 'module.pt', weights_only=False)
+    assert len(loaded.graph.nodes) == len(module.graph.nodes)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), module(x))
+
+
+@pytest.mark.parametrize('img_size', [(32,), (3, 32, 32), 32., -5, 'big'])
+def test_what_is_no_size(img_size):
+    with pytest.raises(ValueError, match='img_size'):
+        optimize_for_inference(small('nasnet_a'), img_size)
+
+
 def test_what_cannot_be_optimized():
     model = small('nasnet_a')
     with pytest.raises(ValueError, match='made for images of 16 x 16, not .17, 16.'):

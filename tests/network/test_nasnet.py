@@ -469,6 +469,10 @@ def test_grad_checkpointing_changes_nothing(genotype, monkeypatch):
     torch.testing.assert_close(outs[0], outs[1])
     for (name, p), q in zip(plain.named_parameters(), saving.parameters()):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4, msg=name)
+    for (name, p), q in zip(plain.named_buffers(), saving.buffers()):  # updated once, not again with the activations
+        torch.testing.assert_close(p, q, msg=name)
+    assert all(module.momentum and module.num_batches_tracked == 1 for module in saving.modules()
+               if isinstance(module, torch.nn.BatchNorm2d))
 
 
 def test_groups_of_parameters():

@@ -174,7 +174,7 @@ def test_a_stem_is_a_row(monkeypatch):
     check_slots(model.plan)
     h0, h1 = model.plan.cells[0].inputs
     assert (h0.source, h0.stride, h1.source, h1.stride, h1.is_missing, h1.is_fitted) == (0, 1, 1, 2, False, True)
-    assert model.skeleton.output_stride == 32 and model.skeleton.num_levels == 4
+    assert model.skeleton.output_stride == 32
     assert [info['reduction'] for info in model.feature_info] == [4, 8, 16, 32]
     assert model.skeleton.feature_size(4) == (56, 56)
     x = torch.randn(2, 3, 67, 64)

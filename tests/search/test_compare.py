@@ -36,12 +36,26 @@ def test_result(done):
     assert result['cells'][1]['params'] <= result['target'], '--match-below'
     assert all(0 <= row['accuracy'] <= 1 for row in result['rows'])
     assert len({row['accuracy'] for row in result['rows']}) > 1
+    assert all(row['eval_loss'] > 0 and row['eval_loss'] != row['loss'] for row in result['rows'])
     assert result['differences'][0]['difference'] == pytest.approx(
         result['cells'][0]['mean'] - result['cells'][1]['mean'])
     stored = json.loads((out / 'compare.json').read_text(encoding='utf-8'))
     assert stored['differences'] == result['differences'] and (out / 'compare.svg').exists()
     assert (out / 'runs' / 'pnasnet5-1' / 'log.csv').exists()
     assert not list(out.glob('runs/*/tensorboard')), '--log csv: nothing else'
+
+
+def test_other_images_can_be_held_out(tmp_path):
+    results = [compare(tmp_path / seed, 'nasnet_a', '--val-seed', seed, '--seeds', '1', '--json') for seed in '01']
+    losses = [json.loads(result.stdout)['rows'][0]['eval_loss'] for result in results]
+    assert losses[0] != losses[1]
+    path = tmp_path / '0' / 'compare.json'
+    stored = json.loads(path.read_text(encoding='utf-8'))
+    assert stored['settings'].pop('val_seed') == 0  # earlier versions did not store it
+    path.write_text(json.dumps(stored), encoding='utf-8')
+    for seed, code in (('0', 0), ('1', 1)):
+        again = compare(tmp_path / '0', 'nasnet_a', '--val-seed', seed, '--seeds', '1', '--resume')
+        assert again.exit_code == code, again.output
 
 
 def test_a_logger_that_is_missing(tmp_path, monkeypatch):
@@ -88,8 +102,9 @@ def test_defaults_of_the_recipe_are_those_of_children():
 
 
 def test_the_seed_of_the_recipe_is_refused(tmp_path):
-    refused = compare(tmp_path / 'cells', 'nasnet_a', '--seed', '7')
-    assert refused.exit_code == 1 and '--first-seed' in refused.stderr
+    assert compare(tmp_path / 'cells', 'nasnet_a', '--seed', '7').exit_code == 2, 'there is no such option'
+    with pytest.raises(ValueError, match='--first-seed'):
+        CompareConfig(cells=['nasnet_a'], out=tmp_path / 'cells', recipe=dict(seed=7))
 
 
 def test_a_refused_recipe_leaves_no_comparison(tmp_path):

@@ -105,7 +105,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers.search_children import Noted
-from helpers.searches import SPACE, MadeUpPool, search
+from helpers.searches import SPACE, search
 from nasnet_zoo.search import PPOSampler
 if __name__ == '__main__':
     search(Path({folder!r}), Noted({log!r}, 0.2), 200, PPOSampler(SPACE, 'fast', 0))

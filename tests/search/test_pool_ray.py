@@ -14,7 +14,7 @@ from nasnet_zoo.search.pool_ray import RayPool
 from nasnet_zoo.search.space import darts_space
 from nasnet_zoo.search.study import StudySettings, finished_children, open_study
 
-ray = pytest.importorskip('ray', reason='Ray is an extra: pip install nasnet-zoo[ray]')
+ray = pytest.importorskip('ray', reason='Ray is an extra: pip install "nasnet-zoo[ray]"')
 cluster_utils = pytest.importorskip('ray.cluster_utils')
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)

@@ -51,7 +51,7 @@ def test_fuzz(tmp_path):
 
 @pytest.mark.slow
 def test_ray(tmp_path):
-    pytest.importorskip('ray', reason='Ray is an extra: pip install nasnet-zoo[ray]')
+    pytest.importorskip('ray', reason='Ray is an extra: pip install "nasnet-zoo[ray]"')
     code, found = run('ray', tmp_path)
     assert (code, found['problems'], found['children'], found['twice']) == (0, [], 6, 0) and found['killed'] > 0
 

@@ -1,5 +1,6 @@
 """Accuracy, with how far to trust it."""
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,16 @@ def test_accuracy_counts():
     ranking = [[0, 1, 2, 3, 4, 5, 6], [0, 2, 3, 4, 1, 5, 6], [2, 0, 1, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]]
     seen = []
     model = Fixed(ranking).train()
-    assert evaluate(model, data, batch_size=3, on_batch=seen.append) == Accuracy(0.5, 0.75, 4)
+    found = evaluate(model, data, batch_size=3, on_batch=seen.append)
+    loss = math.log(sum(map(math.exp, range(1, 8)))) - (7 + 3 + 7 + 1) / 4
+    assert found == Accuracy(0.5, 0.75, 4, pytest.approx(loss))
     assert seen == [3, 1] and model.training
 
 
 @pytest.mark.parametrize('top1, count, low, high', [
     (0.9, 10000, 0.89397, 0.90572), (1., 100, 0.96300, 1.), (0., 10, 0., 0.27753), (0.5, 100, 0.40383, 0.59617)])
 def test_interval(top1, count, low, high):  # Wilson's, by statsmodels' proportion_confint
-    assert Accuracy(top1, 1., count).interval == pytest.approx((low, high), abs=2e-5)
+    assert Accuracy(top1, 1., count, 0.).interval == pytest.approx((low, high), abs=2e-5)
 
 
 @pytest.fixture

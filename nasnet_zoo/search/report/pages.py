@@ -28,7 +28,7 @@ STATES = {  # of a search: what its page says
 
 def search_page(
         record: SearchRecord, state: str = 'finished', baseline: Optional[SearchRecord] = None,
-        since: Optional[datetime] = None,
+        since: Optional[datetime] = None, seconds_left: Optional[float] = None,
 ) -> str:
     """Return the report of a search as an HTML page.
 
@@ -37,12 +37,13 @@ def search_page(
         state: Its state, a key of `STATES`.
         baseline: Another search to compare with.
         since: When the process began, with a time zone; for the number of children per hour of a running search.
+        seconds_left: How long a running search will still take, if that is known.
     """
     searches = [record, *([baseline] if baseline else [])]
     shown = [search for search in searches if search.children]
     return html.page(
         record.label,
-        [_progress(record, state, since), _unequal_settings(searches),
+        [_progress(record, state, since, seconds_left), _unequal_settings(searches),
          *(_winner(record) if record.children else [html.paragraph('No child has been trained yet.')]),
          *(_plots(shown) if record.children else []),
          _cells_of_good_children([
@@ -143,7 +144,8 @@ def _difference(record: SearchRecord, value: float) -> str:
     return f'{100 * value:+.2f} points' if record.reward_format.endswith('%') else f'{value:+{record.reward_format}}'
 
 
-def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> str:
+def _progress(
+        record: SearchRecord, state: str, since: Optional[datetime], seconds_left: Optional[float]) -> str:
     """Return how far a search is, and when it will probably end."""
     now = datetime.now(UTC)
     done, failed = len(record.evaluated), record.failures.total()
@@ -152,10 +154,9 @@ def _progress(record: SearchRecord, state: str, since: Optional[datetime]) -> st
         finished = [t.datetime_complete.astimezone(UTC) for t in record.evaluated if t.datetime_complete]
         recent = sum(time >= since for time in finished)
         if recent and done < record.wanted:
-            rate = recent / max((now - since).total_seconds(), 1e-9)
-            per_hour = f'{3600 * rate:.3g}'
-            left = timedelta(seconds=(record.wanted - done) / rate)
-            end = f'{now + left:%d %b %H:%M} UTC, in {show_duration(left.total_seconds())}'
+            per_hour = f'{3600 * recent / max((now - since).total_seconds(), 1e-9):.3g}'
+    if seconds_left is not None and state == 'running':
+        end = f'{now + timedelta(seconds=seconds_left):%d %b %H:%M} UTC, in {show_duration(seconds_left)}'
     values = {
         f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,

@@ -31,9 +31,9 @@ def test_a_finished_search(records):
 def test_a_running_search(records):
     record = replace(records[0], wanted=120)
     began = min(trial.datetime_start for trial in record.trials).astimezone(UTC)
-    page = search_page(record, 'running', since=min(began, datetime.now(UTC) - timedelta(hours=1)))
+    page = search_page(record, 'running', since=min(began, datetime.now(UTC) - timedelta(hours=1)), seconds_left=2400.)
     assert 'http-equiv="refresh"' in page and STATES['running'] in page and 'max="120" value="60"' in page
-    assert '60 of 120' in page and 'children per hour' in page and 'expected end' in page
+    assert '60 of 120' in page and 'children per hour' in page and 'UTC, in 40 min' in page
     assert 'Ancestors of the best child so far' in page and f'child-{record.best.number}' in page
 
 

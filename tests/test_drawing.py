@@ -235,5 +235,5 @@ def test_needs_neither_pyplot_nor_a_display(monkeypatch):
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    with pytest.raises(ImportError, match=r'pip install nasnet-zoo\[draw\]'):
+    with pytest.raises(ImportError, match=r'pip install "nasnet-zoo\[draw\]"'):
         draw('nasnet_a')

@@ -252,7 +252,13 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--num-cells', type=int, default=1, help='number of normal cells in each stage')
     sub.add_argument('--cell-filters', type=int, default=8, help='number of filters in the cells of the first stage')
     sub.add_argument('--loader-workers', type=int, default=2, help="processes of the plain loop's DataLoader")
-    sub = add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls')
+    add_inference_options(add_options(kinds.add_parser('infer', help='compare inference on a CPU'), 3, 20, 'calls'))
+    benchmark_gpu.add_options(kinds.add_parser('gpu', help='measure everything on one GPU'))
+    return parser
+
+
+def add_inference_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options that only the comparison of inference has."""
     sub.add_argument('--peer', choices=list(benchmark_exports.PEERS), action='append', help='default: nasnetamobile')
     sub.add_argument('--pictures', type=Path, help=(
         'folder of pictures, on at most 200 of which the results are compared with the network'))
@@ -271,8 +277,6 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--int8', action='store_true', help='with --passes: quantise our network to int8')
     sub.add_argument('--product-side', type=int, default=2048, help=(
         "height and width of the matrices whose product measures the machine's peak"))
-    benchmark_gpu.add_options(kinds.add_parser('gpu', help='measure everything on one GPU'))
-    return parser
 
 
 def write_figures(args: argparse.Namespace, rows: List[Dict]) -> None:

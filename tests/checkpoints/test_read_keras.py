@@ -97,7 +97,7 @@ def test_keras_optimizer_state(keras, keras_files, tmp_path):
 def test_needs_h5py(keras_files, monkeypatch):
     monkeypatch.setitem(sys.modules, 'h5py', None)
     for path in keras_files[2].values():
-        with pytest.raises(ImportError, match=r'pip install nasnet-zoo\[keras\]'):
+        with pytest.raises(ImportError, match=r'pip install "nasnet-zoo\[keras\]"'):
             load_foreign_weights(small_keras(), path)
 
 

@@ -150,7 +150,7 @@ def test_search_that_has_only_just_begun(tmp_path):
 
 
 def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
-    left = [tmp_path / name for name in ('.search.json.abc12345.json', '.report.html.0123abcd.html')]
+    left = [tmp_path / name for name in ('.search.json.part-abc12345.json', '.report.html.part-0123abcd.html')]
     kept = [tmp_path / name for name in ('.search.txt', 'search.json')]
     for path in left + kept:
         path.touch()

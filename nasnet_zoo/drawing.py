@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from .extras import how_to_install
+from .extras import require
 from .files import atomic_write
 from .genotype.loader import load_genotype
 from .genotype.operations import COMBINES, OPERATIONS
@@ -311,10 +311,8 @@ def draw(
     suffix = Path(path).suffix.lower() if path is not None else None
     if suffix not in (None, *SAVE_OPTIONS):
         raise ValueError(f'cannot draw to {os.fspath(path)!r}: the suffix must be one of {", ".join(SAVE_OPTIONS)}')
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        raise ImportError(f'drawing needs matplotlib: {how_to_install("draw")}') from error
+    require('drawing', 'draw')
+    from matplotlib import style
     genotype = load_genotype(genotype)
     # The user's settings of matplotlib must not change the drawing; they are restored afterwards.
     with style.context(['default', {'svg.hashsalt': 'nasnet-zoo', 'svg.fonttype': 'path'}], after_reset=True):

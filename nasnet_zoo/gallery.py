@@ -39,7 +39,6 @@ def write_gallery(
         if on_genotype:
             on_genotype(name, len(names))
         sections.append(html.section(name, *show_genotype(load_genotype(name))))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_utf8(path, html.page('Searched cells', [
         html.paragraph('The genotypes of nasnet-zoo: cells that were found by neural architecture search. Parameters '
                        'include the classifier. Mult-adds are those of convolutions and of the classifier, for one '

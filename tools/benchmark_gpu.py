@@ -368,7 +368,6 @@ def print_summary(results: Results) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure everything, the most important parts first."""
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.train_batch = 32 if args.tiny else args.train_batch
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

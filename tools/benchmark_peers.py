@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
-from benchmark_search import Surrogate, Task
+from benchmark_search import Surrogate, Task, deviation
 from rich.console import Console
 from rich.table import Table
 
@@ -157,7 +157,7 @@ def main() -> None:
         found = [search(name, seed, args.cells, surrogate) for seed in range(args.seeds)]
         seconds = (time.perf_counter() - started) / args.seeds
         best[name] = {str(budget): [max(values[:budget]) for values in found] for budget in budgets}
-        table.add_row(name, *(f'{statistics.mean(row):.4f} ± {statistics.stdev(row) if len(row) > 1 else 0:.4f}'
+        table.add_row(name, *(f'{statistics.mean(row):.4f} ± {deviation(row):.4f}'
                               for row in best[name].values()), f'{seconds:.0f}')
         write_json(args.out, best)
     Console().print(table)

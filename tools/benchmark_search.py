@@ -255,6 +255,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, n
         parser.error('--noise: must not be negative')
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation over seeds; 0 for a single one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.
+
+
 def summary(rows: Dict[str, List[Dict[str, float]]], budgets: Sequence[str]) -> Dict[str, Any]:
     """Return for each sampler and budget mean and standard deviation, and a test of whether it beats evolution.
 
@@ -265,8 +270,7 @@ def summary(rows: Dict[str, List[Dict[str, float]]], budgets: Sequence[str]) -> 
         found[name] = {}
         for budget in budgets:
             values = [row[budget] for row in rows[name]]
-            cell: Dict[str, Optional[float]] = dict(
-                mean=statistics.mean(values), sd=statistics.stdev(values) if len(values) > 1 else 0., p=None)
+            cell: Dict[str, Optional[float]] = dict(mean=statistics.mean(values), sd=deviation(values), p=None)
             if name != 'evolution' and 'evolution' in rows:
                 others = [row[budget] for row in rows['evolution']]
                 cell['p'] = float(mannwhitneyu(values, others, alternative='greater').pvalue)

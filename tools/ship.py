@@ -51,7 +51,6 @@ def ship(run_folder: Path, name: str, data: str) -> None:
             raise ValueError(f'half precision changes the accuracy too much: from {full["top1"]:.2%} to '
                              f'{shipped["top1"]:.2%}')
         weights = ROOT / 'nasnet_zoo' / 'weights' / f'{name}.safetensors'
-        weights.parent.mkdir(exist_ok=True)
         with atomic_write(weights) as part:
             shutil.copyfile(half / WEIGHTS, part)
     results = ROOT / 'docs' / 'results' / name

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
-from ..extras import how_to_install
+from ..extras import require
 from .bounds import check_expansion
 
 __all__ = ['KERAS_MEMBER', 'read_archive', 'read_hdf5']
@@ -46,10 +46,8 @@ def read_hdf5(path: Path) -> Dict[str, torch.Tensor]:
 
 
 def _import_h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError(f"reading Keras's weight files needs h5py: {how_to_install('keras')}") from None
+    require("reading Keras's weight files", 'keras')
+    import h5py
     return h5py
 
 

@@ -361,7 +361,6 @@ def _load_pictures(
         if max(chosen.input_size[1:]) > SMALL:
             parts = _large_pictures(folder, chosen.input_size[1:])
             return parts if preprocessing is None else tuple(part.prepared(preprocessing) for part in parts)
-        cache.parent.mkdir(parents=True, exist_ok=True)
         folder.decode(chosen.prepare, cache, own_side)
     try:
         tensors, facts = read_safetensors(cache)

@@ -84,7 +84,6 @@ def write_trial(case: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
     """Store the result of a trial. Where the folder cannot be written to, it is not stored."""
     trials = [trial for trial in _read() if trial.get('case') != case]
     try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
         write_json(_file(), [*trials, dict(case=case, seconds=seconds)][-_KEPT:])
     except OSError:
         pass

@@ -27,10 +27,9 @@ __all__ = ['NASNet', 'compile_genotype']
 def _checkpointed(
         cell: nn.Module, inputs: List[torch.Tensor], drop_prob: Optional[torch.Tensor]) -> List[torch.Tensor]:
     """Apply a cell, whose activations are computed again in the backward pass."""
-    if torch.compiler.is_compiling():  # the compiler leaves the running statistics out of what is computed again
-        return checkpoint(cell, inputs, drop_prob, use_reentrant=False)
-    return checkpoint(cell, inputs, drop_prob, use_reentrant=False, context_fn=lambda: (
-        nullcontext(), _kept_statistics(cell)))
+    # A compiler leaves the running statistics out of what is computed again.
+    how = {} if torch.compiler.is_compiling() else dict(context_fn=lambda: (nullcontext(), _kept_statistics(cell)))
+    return checkpoint(cell, inputs, drop_prob, use_reentrant=False, **how)
 
 
 @contextmanager

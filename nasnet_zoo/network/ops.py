@@ -137,9 +137,9 @@ def _run_layers(layers: List[nn.Module], x: torch.Tensor) -> torch.Tensor:
 
 def _run_with_padding(pad: 'PadSame', layer: nn.Module, x: torch.Tensor) -> Optional[torch.Tensor]:
     """Apply SAME padding and a depthwise convolution or max pool of stride 2 at once; None if that is not possible."""
-    if _has_global_hooks() or _is_watched(pad) or _is_watched(layer) or x.dim() != 4 or min(x.shape[2:]) < 2:
+    if pad.stride != (2, 2) or x.dim() != 4 or min(x.shape[2:]) < 2:
         return None
-    if pad.stride != (2, 2):
+    if _has_global_hooks() or _is_watched(pad) or _is_watched(layer):
         return None
     odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
     if type(layer) is nn.Conv2d:
@@ -171,6 +171,11 @@ def _is_watched(layer: nn.Module) -> bool:
     """Return whether a layer has hooks or a forward function of its own."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return 'forward' in vars(layer) or any(hooks)
+
+
+def _is_plain(shift: nn.Module) -> bool:
+    """Return whether a layer only pads, as :func:`subsample` takes for granted in the backward pass."""
+    return type(shift) is nn.ZeroPad2d and not _is_watched(shift) and not _has_global_hooks()
 
 
 class PadSame(nn.Module):
@@ -237,8 +242,7 @@ class FactorizedReduction(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shifted = self.shift(x)
         if not torch.jit.is_scripting():
-            is_plain = type(self.shift) is nn.ZeroPad2d and not _is_watched(self.shift) and not _has_global_hooks()
-            if is_plain and self.path_2.stride == (2, 2) and use_cpu_autograd(x, self.training):
+            if self.path_2.stride == (2, 2) and use_cpu_autograd(x, self.training) and _is_plain(self.shift):
                 pixels = subsample(x, shifted)  # for both paths at once, so that the gradient of x is written once
                 with CpuAutograd((x, pixels[0]), (shifted, pixels[1])):
                     paths = self.paths(x, shifted)

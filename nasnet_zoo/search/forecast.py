@@ -51,6 +51,16 @@ class Forecast(Checked):
             return None
         return child * max(0, self.trials - done) / self.workers + self._final_seconds(child, finals_left)
 
+    def finals_left(self, done: int, trained: int) -> int:
+        """Return how many children are still to be trained again.
+
+        Args:
+            done: Number of children that were trained or failed.
+            trained: Number of children that were trained again. As long as children are wanted, these are the
+                finalists of an earlier end of the search.
+        """
+        return self.finals if done < self.trials else max(0, self.finals - trained)
+
     def describe(self, done: int, durations: Sequence[float], finals_left: Optional[int] = None) -> str:
         """Return a line such as 'about 3 h 20 min: 150 children at 75 s with 2 workers, then 3 for 60 epochs (8 min)'.
 

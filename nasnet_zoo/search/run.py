@@ -151,10 +151,9 @@ def _report(
         config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
         winner=winner)
     record = replace(record, finals=read_finals(config.out, record))
-    done, left = len(record.evaluated), None
-    if forecast:
-        left = forecast.seconds_left(
-            done, _durations(record.evaluated), max(0, forecast.finals - len(record.finals) * (done >= record.wanted)))
+    done = len(record.evaluated)
+    left = forecast and forecast.seconds_left(
+        done, _durations(record.evaluated), forecast.finals_left(done, len(record.finals)))
     return search_page(record, state, prepared.baseline, since, left)
 
 
@@ -191,10 +190,8 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     forecast = Forecast(**content['forecast'])
     trials = evaluated_trials(study)
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
-    is_last_stage = len(trials) >= forecast.trials  # otherwise the finalists are those of an earlier end of the search
-    done = sum(row['epochs'] == forecast.final_epochs for row in rows) if is_last_stage else 0
-    again = max(0, forecast.finals - done)
-    if is_last_stage and not again:
+    again = forecast.finals_left(len(trials), sum(row['epochs'] == forecast.final_epochs for row in rows))
+    if len(trials) >= forecast.trials and not again:
         return None
     return forecast.describe(len(trials), _durations(trials), again)
 

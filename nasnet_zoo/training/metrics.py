@@ -63,14 +63,15 @@ def evaluate(
         raise ValueError(f'{data.name}: has no images')
     was_training = model.training
     model.eval()
-    hits, loss, count = torch.zeros(2, dtype=torch.long), 0., 0
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
     for images, labels in data.batches(batch_size, device):
         logits = model(images)
         best = logits.topk(min(5, len(data.class_names)), dim=1).indices == labels[:, None]
-        hits += torch.stack([best[:, 0].sum(), best.sum()]).cpu()
-        loss += F.cross_entropy(logits.float(), labels, reduction='sum').item()
+        loss = F.cross_entropy(logits.float(), labels, reduction='sum')
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss]).cpu()  # one transfer, which waits for a GPU
         count += len(labels)
         if on_batch:
             on_batch(len(labels))
     model.train(was_training)
-    return Accuracy(hits[0].item() / count, hits[1].item() / count, count, loss / count)
+    top1, top5, loss = (sums / count).tolist()
+    return Accuracy(top1, top5, count, loss)

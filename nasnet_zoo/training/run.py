@@ -247,9 +247,10 @@ def run_training(
     settings = run_settings(config, model, train_set)
     trainer = Trainer(model, train_set, config.recipe, device)
     run = Run(config, settings, getattr(train_set, 'was_resized', False), writes=is_first)
-    if config.resume and run.report:
+    finished = run.report if config.resume else None
+    if finished:
         say(f'{config.out}: the run is finished')
-        return run.report if is_first else None
+        return finished if is_first else None
     if config.resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {config.recipe.epochs}')
     train_epochs(trainer, val_set, run if is_first else None, say, on_step)

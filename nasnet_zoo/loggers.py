@@ -12,7 +12,7 @@ import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Type
 
 from .extras import require
 from .files import atomic_write, flattened, write_json
@@ -39,8 +39,8 @@ class RunLogger(abc.ABC):
         """Write all rows so far, of which some may have been written before."""
 
     @abc.abstractmethod
-    def close(self) -> None:
-        """End the run at the service."""
+    def close(self, failed: bool) -> None:
+        """End the run at the service. `failed` says that it ended by an error, or was interrupted."""
 
 
 class CsvLogger(RunLogger):
@@ -52,7 +52,7 @@ class CsvLogger(RunLogger):
             writer.writeheader()
             writer.writerows(rows)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """There is nothing to end."""
 
 
@@ -88,7 +88,7 @@ class TensorBoardLogger(StepLogger):
             self._board.add_scalar(name, value, step)
         self._board.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._board.close()
 
 
@@ -116,8 +116,8 @@ class MlflowLogger(StepLogger):
             for name, value in figures.items():
                 self._client.log_metric(self._id, name, value, step=step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self._id, 'FAILED' if failed else 'FINISHED')
 
 
 class WandbLogger(StepLogger):
@@ -139,8 +139,8 @@ class WandbLogger(StepLogger):
         if step >= self._run.step:  # those before were logged by an earlier process
             self._run.log(figures, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 class LoggerKind(NamedTuple):
@@ -185,7 +185,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 class Loggers:
-    """Writes the figures of a run to all its loggers.
+    """Writes the figures of a run to all its loggers, as a context at whose end the run ends at the services, too.
 
     ``csv`` is always among them. Each logger is opened when the first row is written. If another one than ``csv``
     fails, a warning says so, and the run goes on without it.
@@ -213,11 +213,13 @@ class Loggers:
                     self._opened[name] = LOGGERS[name].open(self._folder, self._settings)
                 self._opened[name].write(rows)
 
-    def close(self) -> None:
-        """End the run at the services to which rows were written."""
+    def __enter__(self) -> 'Loggers':
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], *_: Any) -> None:
         for name, logger in list(self._opened.items()):
             with self._dropped_if_it_fails(name):
-                logger.close()
+                logger.close(failed=kind is not None)
 
     @contextmanager
     def _dropped_if_it_fails(self, name: str, consequence: str = '') -> Iterator[None]:

@@ -16,10 +16,9 @@ SETTINGS = dict(data='digits', recipe=dict(lr=0.1), model=dict(genotype=dict(nam
 def in_two_processes(names, folder):
     """Log the first row, and then, as a resumed run does, all rows one after another."""
     loggers.Loggers(names, folder, SETTINGS).write(ROWS[:1])
-    resumed = loggers.Loggers(names, folder, SETTINGS)
-    resumed.write(ROWS[:2])
-    resumed.write(ROWS)
-    resumed.close()
+    with loggers.Loggers(names, folder, SETTINGS) as resumed:
+        resumed.write(ROWS[:2])
+        resumed.write(ROWS)
 
 
 def test_csv(tmp_path):
@@ -53,6 +52,10 @@ def test_mlflow(tmp_path, monkeypatch):
     assert client.get_run(run_id).data.params == {
         'data': 'digits', 'recipe.lr': '0.1', 'model.genotype': 'nasnet_a'}
     assert client.get_run(run_id).info.status == 'FINISHED'
+    with pytest.raises(FloatingPointError), loggers.Loggers(['mlflow'], tmp_path, SETTINGS) as resumed:
+        resumed.write(ROWS)
+        raise FloatingPointError
+    assert client.get_run(run_id).info.status == 'FAILED'
 
 
 @pytest.mark.slow
@@ -75,8 +78,8 @@ def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
             logged.append((step, figures))
             Run.step = step + 1
 
-        def finish(self):
-            finished.append(self)
+        def finish(self, exit_code):
+            finished.append(exit_code)
 
     def init(**arguments):
         started.append(arguments['id'])
@@ -86,7 +89,11 @@ def test_wandb_gets_each_step_once(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, 'require', lambda what, extra: None)
     in_two_processes(['wandb'], tmp_path)
     assert [step for step, _ in logged] == [1, 2, 3] and logged[1][1] == dict(loss=1.5, val_accuracy=0.5)
-    assert started[0] == started[1] and len(finished) == 1
+    assert started[0] == started[1] and finished == [0]
+    with pytest.raises(KeyboardInterrupt), loggers.Loggers(['wandb'], tmp_path, SETTINGS) as resumed:
+        resumed.write(ROWS)
+        raise KeyboardInterrupt
+    assert finished == [0, 1]
 
 
 def test_a_service_that_fails(tmp_path, monkeypatch):
@@ -94,14 +101,13 @@ def test_a_service_that_fails(tmp_path, monkeypatch):
         def _log(self, step, figures):
             raise ConnectionError('no route\nto host')
 
-        def close(self):
+        def close(self, failed):
             raise AssertionError('it is not used any more')
     monkeypatch.setitem(loggers.LOGGERS, 'mlflow', loggers.LoggerKind('', None, Unreachable))
-    opened = loggers.Loggers(['mlflow'], tmp_path, SETTINGS)
-    with pytest.warns(UserWarning, match='mlflow: no route to host; the run goes on without this logger'):
-        opened.write(ROWS[:1])
-    opened.write(ROWS)  # warns no more
-    opened.close()
+    with loggers.Loggers(['mlflow'], tmp_path, SETTINGS) as opened:
+        with pytest.warns(UserWarning, match='mlflow: no route to host; the run goes on without this logger'):
+            opened.write(ROWS[:1])
+        opened.write(ROWS)  # warns no more
     assert len((tmp_path / 'log.csv').read_text(encoding='utf-8').splitlines()) == 4
 
 

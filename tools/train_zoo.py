@@ -452,14 +452,15 @@ def train_one(trainer: GpuTrainer, config: GpuTrainConfig, data: Tuple[ImageSet,
     run = Run(config, settings, data[0].was_resized)
     if run.load(trainer) and trainer.epoch == config.recipe.epochs and run.report:
         return run.report['accuracy']
-    train_epochs(trainer, None, run, lambda line: print(f'{config.source}, {line}', flush=True), None)
-    result = trainer.result.eval()
-    split = 'validation' if config.val_share else 'test'
-    accuracy = dict(model=config.source, dataset=data_name(config.data), split=split,
-                    **evaluate(result, data[1], 1000, config.device).to_dict())
-    run.finish(result, data[0], dict(
-        settings, versions=versions(), device=device_name(config.device), mode=trainer.mode, accuracy=accuracy,
-        log=run.rows[-1]))
+    with run.loggers:
+        train_epochs(trainer, None, run, lambda line: print(f'{config.source}, {line}', flush=True), None)
+        result = trainer.result.eval()
+        split = 'validation' if config.val_share else 'test'
+        accuracy = dict(model=config.source, dataset=data_name(config.data), split=split,
+                        **evaluate(result, data[1], 1000, config.device).to_dict())
+        run.finish(result, data[0], dict(
+            settings, versions=versions(), device=device_name(config.device), mode=trainer.mode, accuracy=accuracy,
+            log=run.rows[-1]))
     return accuracy
 
 

@@ -6,7 +6,7 @@
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -134,9 +134,8 @@ def run_search(
 
             render = partial(_report, prepared, search.trials, datetime.now(UTC), forecast)
             with LiveReport(config.out / 'report.html', render, log):
-                search.run(config.trials, report)
-                if loggers:
-                    loggers.close()
+                with loggers or nullcontext():
+                    search.run(config.trials, report)
                 finals = _run_final(prepared, study, log)
             return write_winner(prepared, study, finals)
 

@@ -81,6 +81,9 @@ class Run:
         was_resized: Whether images in memory were resized, see :class:`~nasnet_zoo.data.datasets.ImageSet`.
         writes: False in all processes but one, if several share the run.
 
+    Attributes:
+        loggers: A context; at its end the run ends at the services that it is logged to.
+
     Raises:
         RunError: If the folder holds another run.
     """
@@ -90,9 +93,9 @@ class Run:
     ) -> None:
         self.folder, self.settings = config.out, json.loads(json.dumps(settings))
         self.rows: List[Dict[str, Any]] = []
+        self.loggers = Loggers(config.log, self.folder, self.settings)
         if not writes:
             return
-        self._loggers = Loggers(config.log, self.folder, self.settings)
         known = self._read_settings()
         existing = [name for name in (self.checkpoint.name, WEIGHTS) if (self.folder / name).exists()]
         if existing and not config.resume:
@@ -153,7 +156,7 @@ class Run:
             with atomic_write(self.checkpoint) as part:
                 save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
             kept = row['epoch']
-            self._loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
+            self.loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
                            f'{kept} is kept; free some space and continue with --resume') from None
@@ -204,7 +207,6 @@ class Run:
         try:
             write_folder(model, self.folder, data.class_names, data.mean, data.std)
             self.draw_curve()
-            self._loggers.close()
             write_json(self.folder / 'report.json', report)  # the last file: it says that the run is finished
         except (OSError, SafetensorError) as error:
             raise RunError(f'{self.folder}: the model cannot be written: {error}; free some space and continue with '
@@ -253,14 +255,15 @@ def run_training(
         return finished if is_first else None
     if config.resume and run.load(trainer):
         say(f'resumed after epoch {trainer.epoch} of {config.recipe.epochs}')
-    train_epochs(trainer, val_set, run if is_first else None, say, on_step)
-    if not is_first:
-        return None
-    report = dict(settings, versions=versions(), log=run.rows[-1], left_out=dict(train_set.left_out))
-    trained = trainer.result.eval()
-    trained.aux_head, trained.drop_path_rate, trained.drop_rate = None, 0., 0.  # they are for training only
-    trained.head.drop.p = 0.
-    run.finish(trained, train_set, report)
+    with run.loggers:
+        train_epochs(trainer, val_set, run if is_first else None, say, on_step)
+        if not is_first:
+            return None
+        report = dict(settings, versions=versions(), log=run.rows[-1], left_out=dict(train_set.left_out))
+        trained = trainer.result.eval()
+        trained.aux_head, trained.drop_path_rate, trained.drop_rate = None, 0., 0.  # they are for training only
+        trained.head.drop.p = 0.
+        run.finish(trained, train_set, report)
     return report
 
 

@@ -20,7 +20,7 @@ test: lint
 test-all: lint
 	$(BIN)/python $(PYTEST)
 
-# The lowest versions that pyproject.toml allows. What only tests and benchmarks compare with is left out.
+# The lowest versions that pyproject.toml allows, without the extras that few need and what only tests compare with.
 test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -48,9 +48,11 @@ package: $(VENV)/package.stamp
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# Does the tag that is released name the version of the package? make check-tag TAG=v0.2.0
+# Does the tag that is released name the version of the package, and has the changelog a date for it?
+# make check-tag TAG=v0.2.0
 check-tag:
 	grep -qx "__version__ = '$(TAG:v%=%)'" nasnet_zoo/version.py
+	grep -q "^## \[$(TAG:v%=%)\] - [0-9]" CHANGELOG.md
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/mkdocs build

@@ -48,6 +48,7 @@ COMMANDS: Dict[str, Optional[str]] = {  # what one can do, and the extra that it
     'classify': None,
     'classify --runtime openvino': 'openvino',
     'push': None,
+    'push --space': 'draw',
     'convert': None,
     "convert of Keras's files": 'keras',
     'demo': 'demo',

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.platforms import posix_only
 from nasnet_zoo.files import (
     atomic_folder,
     atomic_write,
@@ -27,6 +28,7 @@ def listed(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*'))
 
 
+@posix_only
 def test_permissions_are_those_of_the_umask(tmp_path, umask):
     with atomic_write(tmp_path / 'a.safetensors') as part:  # the library replaces the file by one of mode 0600
         save_file({'x': torch.zeros(1)}, part)

@@ -1,5 +1,7 @@
 """The wheel, in an environment that has the dependencies but not this checkout."""
+import importlib
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -37,6 +39,18 @@ def test_files_of_the_wheel():
     check_files([file.distribution_path for file in wheel.recurse_included_files()])
 
 
+def test_links_of_the_description():
+    """PyPI shows README.md, too, but has none of the other files."""
+    metadata = pytest.importorskip('hatchling.metadata.core', reason='makes the description')
+    pytest.importorskip('hatch_fancy_pypi_readme', reason='makes the description')
+    manager = importlib.import_module('hatchling.plugin.manager').PluginManager()
+    description = metadata.ProjectMetadata(str(ROOT), manager).core.readme
+    repository = 'https://github.com/nasnet-zoo/nasnet-zoo'
+    links = re.findall(r'\]\(([^)]*)\)', description)
+    assert f'{repository}/blob/main/CONTRIBUTING.md' in links and all(link.startswith('https://') for link in links)
+    assert description.count('/raw.githubusercontent.com/') == 1, 'the picture'
+
+
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     """The folder with the sdist, and the wheel that was built from it."""
@@ -53,11 +67,11 @@ def test_files_to_publish(built):
     sdist, = built.glob('*.tar.gz')
     assert wheel.name == f'nasnet_zoo-{__version__}-py3-none-any.whl'
     assert sdist.name == f'nasnet_zoo-{__version__}.tar.gz'
-    assert wheel.stat().st_size < 8e6
+    assert wheel.stat().st_size < 8e6 and sdist.stat().st_size < 8e6
     check_files(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(sdist) as tar:
         names = {name.partition('/')[2] for name in tar.getnames()}
-    assert {'CHANGELOG.md', 'CITATION.cff', 'Makefile', 'tests/conftest.py'} <= names
+    assert {'CHANGELOG.md', 'CITATION.cff', 'Makefile', 'tests/conftest.py', '.github/workflows/test.yml'} <= names
     pytest.importorskip('twine', reason='checks what is uploaded')
     done = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', wheel, sdist], capture_output=True)
     assert done.returncode == 0, done.stdout

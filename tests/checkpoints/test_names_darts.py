@@ -1,4 +1,4 @@
-"""DARTS's networks and weights: the results of its own code (see README.md on NASNET_ZOO_DATA)."""
+"""DARTS's networks and weights: the results of its own code (see CONTRIBUTING.md on NASNET_ZOO_DATA)."""
 import json
 
 import numpy as np

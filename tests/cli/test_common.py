@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from helpers.platforms import posix_only
 from nasnet_zoo.cli import app, common
 from nasnet_zoo.training.trainer import Trainer
 
@@ -75,7 +76,7 @@ def test_one_process_of_several_prints_the_line(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == 'win32', reason='process groups of POSIX')
+@posix_only
 def test_interrupted_search_is_continued(tmp_path):
     """Ctrl-C reaches the workers too, which must neither print anything nor be left behind."""
     pytest.importorskip('optuna')

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.platforms import posix_only
+
 ASCII = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
 
 
@@ -36,7 +38,7 @@ def test_what_cannot_be_encoded_is_escaped(tmp_path, env):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == 'win32', reason='locales of POSIX')
+@posix_only
 def test_files_have_the_bytes_of_utf_8_and_the_permissions_of_the_umask(tmp_path):
     pytest.importorskip('matplotlib')
     pytest.importorskip('optuna')

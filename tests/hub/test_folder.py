@@ -12,6 +12,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from helpers.paths import TESTS
+from helpers.platforms import posix_only
 from nasnet_zoo import compile_genotype
 from nasnet_zoo.hub import HubError, write_folder
 from nasnet_zoo.hub.folder import CONFIG, cached_weights, read_config, weight_file
@@ -191,6 +192,7 @@ def test_a_folder_is_complete_or_not_there(tmp_path, monkeypatch, failing):
     assert not (tmp_path / 'new').exists()
 
 
+@posix_only
 @pytest.mark.parametrize('umask', [0o022, 0o027], ids=oct)
 def test_permissions_of_a_folder(tmp_path, umask):
     before = os.umask(umask)

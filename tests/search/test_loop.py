@@ -7,6 +7,7 @@ import optuna
 import pytest
 
 from helpers.paths import TESTS
+from helpers.platforms import posix_only
 from helpers.search_children import Noted
 from helpers.searches import SPACE, MadeUpPool, search
 from nasnet_zoo.search import EvolutionSampler, PPOSampler
@@ -112,6 +113,7 @@ if __name__ == '__main__':
 '''
 
 
+@posix_only
 def test_killed_and_gone_on_with(tmp_path):
     """SIGKILL: the workers end too, and every child is evaluated exactly once, but for those that were under way."""
     log = tmp_path / 'log'

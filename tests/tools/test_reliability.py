@@ -11,6 +11,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.tools import import_tool
 
+pytest.importorskip('resource', reason='the script needs POSIX')
 reliability = import_tool('reliability')
 fuzzing, mutations = import_tool('fuzzing'), import_tool('mutations')
 

@@ -2,9 +2,7 @@
 import csv
 import json
 import os
-import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -226,6 +224,7 @@ def test_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path, monkeypatch)
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    resource = pytest.importorskip('resource', reason='needs the limits of POSIX')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Fills(runs.Trainer):
@@ -255,7 +254,7 @@ def test_killed_in_an_epoch_and_resumed_is_the_same(tmp_path):
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.01)
     time.sleep(0.1)  # into the second epoch
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.communicate()
     assert not (tmp_path / 'killed' / 'model.safetensors').exists()
     finished(whole)

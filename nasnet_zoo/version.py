@@ -1,5 +1,6 @@
-"""The version of the package. The metadata of the wheel take it from here."""
+"""The version of the package, from which the metadata of the wheel take it, and the address of its repository."""
 
-__all__ = ['__version__']
+__all__ = ['REPOSITORY', '__version__']
 
 __version__ = '0.2.0'
+REPOSITORY = 'https://github.com/nasnet-zoo/nasnet-zoo'

@@ -39,10 +39,12 @@ def python_blocks(page):
 
 
 def command_lines(start):
-    """Each line of an indented block that starts so, with its continuations, as page and arguments."""
+    """Each line of an indented block that starts so, with its continuations, and each such command with an argument
+    within a sentence, as page and arguments."""
     for page in PAGES:
         text = read(page).replace('\\\n', ' ')
-        for line in re.findall(rf'^ {{4,}}{start}(.*?)(?: {{2,}}#.*)?$', text, re.MULTILINE):
+        for line in [*re.findall(rf'^ {{4,}}{start}(.*?)(?: {{2,}}#.*)?$', text, re.MULTILINE),
+                     *re.findall(rf'`{start}([a-z]+\s[^-`][^`]*)`', text)]:
             words = [word for word in shlex.split(line.split(' > ')[0]) if not word.startswith('$')]
             yield pytest.param(words[:-1] if words[-1] == '…' else words, id=f'{ids(page)}: {line[:60]}')
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 
@@ -13,6 +14,7 @@ import pytest
 
 from helpers.paths import ROOT
 from nasnet_zoo import __version__, list_genotypes
+from nasnet_zoo.version import REPOSITORY
 
 SMOKE = '''
 import timm, nasnet_zoo, torch
@@ -45,9 +47,8 @@ def test_links_of_the_description():
     pytest.importorskip('hatch_fancy_pypi_readme', reason='makes the description')
     manager = importlib.import_module('hatchling.plugin.manager').PluginManager()
     description = metadata.ProjectMetadata(str(ROOT), manager).core.readme
-    repository = 'https://github.com/nasnet-zoo/nasnet-zoo'
     links = re.findall(r'\]\(([^)]*)\)', description)
-    assert f'{repository}/blob/main/CONTRIBUTING.md' in links and all(link.startswith('https://') for link in links)
+    assert f'{REPOSITORY}/blob/main/CONTRIBUTING.md' in links and all(link.startswith('https://') for link in links)
     assert description.count('/raw.githubusercontent.com/') == 1, 'the picture'
 
 
@@ -99,8 +100,21 @@ def test_wheel(built, tmp_path):
     assert {'cells.png', 'model.onnx', 'report.json'} <= {path.name for path in (tmp_path / 'demo').iterdir()}
 
 
-def test_the_version_is_stated_once():
-    """The other places that name it, which tools outside of Python read, agree with it."""
+def test_workflows_run_targets_of_the_makefile():
+    workflows = sorted((ROOT / '.github' / 'workflows').glob('*.yml'))
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
+    run = [command for path in workflows for command in re.findall(r'run: (.+)', path.read_text(encoding='utf-8'))]
+    assert len(workflows) == 3 and len(run) > 5
+    for command in run:
+        assert re.match(r'make ([\w-]+)', command)[1] in targets, command
+
+
+def test_version_and_repository_are_stated_once():
+    """The other places that name them, which tools outside of Python read, agree with it."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
+    assert project['project']['urls']['Repository'] == REPOSITORY
+    for page in 'README.md', 'CONTRIBUTING.md':
+        assert f'    git clone {REPOSITORY} && cd nasnet-zoo\n' in (ROOT / page).read_text(encoding='utf-8')
     citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
     assert f'\nversion: {__version__}\n' in citation
     assert f'## [{__version__}]' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')

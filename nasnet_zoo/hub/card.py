@@ -12,6 +12,7 @@ from ..files import write_utf8
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from ..network.skeleton import depth_label
+from ..version import REPOSITORY
 from ..zoo import shipped_weights
 from .folder import WEIGHTS, read_accuracy, read_config
 
@@ -200,18 +201,21 @@ def _genotype_facts(genotype: Genotype, folder: Path) -> Dict[str, str]:
     """Return what both kinds of cards say of a genotype."""
     source = ' '.join((genotype.source or '').split())
     return dict(
-        genotype=genotype.name, digest=genotype.architecture_digest[:12], citation=_citation(source),
+        genotype=genotype.name, digest=genotype.architecture_digest[:12], citation=_citation(genotype),
         source=f' ({source})' if source else '',
         picture='\n![The cells](cells.svg)\n' if (folder / 'cells.svg').exists() else '')
 
 
-def _citation(source: str) -> str:
-    """Return a section with the paper that published a genotype, '' if it is unknown."""
-    papers = [(number, _PAPERS[number]) for number in re.findall(r'arXiv:(\d{4}\.\d{4,5})', source)
+def _citation(genotype: Genotype) -> str:
+    """Return a section with the paper that published a genotype, or with this package if it found it, else ''."""
+    papers = [(number, _PAPERS[number]) for number in re.findall(r'arXiv:(\d{4}\.\d{4,5})', genotype.source or '')
               if number in _PAPERS]
     entries = [f'@misc{{{paper.key},\n  title={{{paper.title}}},\n  author={{{paper.authors}}},\n'
                f'  year={{{paper.year}}},\n  eprint={{{number}}},\n  archivePrefix={{arXiv}}\n}}'
                for number, paper in papers]
+    if genotype.search is not None:
+        entries.append('@software{nasnetzoo,\n  title={nasnet-zoo},\n  author={{The nasnet-zoo authors}},\n'
+                       f'  url={{{REPOSITORY}}}\n}}')
     return '\n## Citation\n\n```bibtex\n{}\n```\n'.format('\n\n'.join(entries)) if entries else ''
 
 
@@ -227,8 +231,9 @@ def _training(folder: Path, record: Optional[Mapping[str, Any]]) -> str:
                 f'{recipe["seed"]}. report.json has all settings.')
     except (OSError, ValueError, KeyError, TypeError):  # the folder was not written by `train`
         if record and record.get('model') in [name.split('.')[0] for name in shipped_weights()]:
-            return ('The weights are part of nasnet-zoo. docs/results/README.md in its source distribution has the '
-                    'commands, settings, logs and learning curves of the training runs.')
+            return ('The weights are part of nasnet-zoo. [Accuracy of the weights]('
+                    f'{REPOSITORY}/blob/main/docs/results/README.md) has the commands, settings, logs and learning '
+                    'curves of the training runs.')
         return 'The folder does not say how the weights were trained.'
 
 

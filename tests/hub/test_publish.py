@@ -21,6 +21,7 @@ from nasnet_zoo.hub import folder as hub
 from nasnet_zoo.hub import publish
 from nasnet_zoo.hub.card import write_card
 from nasnet_zoo.hub.folder import HubError
+from nasnet_zoo.version import REPOSITORY
 
 MINE = 'someone/my-cell'
 SEARCHED = dict(  # no shipped cell
@@ -358,9 +359,11 @@ def test_card_of_shipped_weights(tmp_path):
     assert data['library_name'] == 'timm' and {'timm', 'nasnet', 'image-classification'} <= set(data['tags'])
     result, = data['model-index'][0]['results']
     assert [metric['value'] for metric in result['metrics']] == [86.43, 99.4] and data['datasets'] == ['cifar10-jpeg']
-    for text in ('0.21 M', 'airplane', '![The cells](cells.svg)', '86.43%', 'docs/results/README.md', '## Limits',
-                 'zoph2018learning', "features_only=True"):
+    for text in ('0.21 M', 'airplane', '![The cells](cells.svg)', '86.43%', '## Limits', 'zoph2018learning',
+                 f'{REPOSITORY}/blob/main/docs/results/README.md', 'features_only=True'):
         assert text in metadata, text
+    own = publish.prepare('nasnet_z_cifar_small.cifar10', tmp_path / 'own', 'someone/z') / 'README.md'
+    assert '@software{nasnetzoo' in own.read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('arguments, message', [

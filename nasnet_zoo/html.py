@@ -215,7 +215,9 @@ def _figure(picture: Picture) -> str:
     legend = ''.join(
         f'<li><svg viewBox="0 0 30 12" aria-hidden="true">{_SWATCHES[style].format(escape(colour))}</svg>{escape(text)}'
         for text, colour, style in picture.legend)
+    # A drawing may be wider than a phone. The keyboard can scroll only what has the focus.
+    scrolled = f' tabindex="0" role="region" aria-label="{escape(picture.title)}"' if picture.is_drawing else ''
     return (f'<figure{" class=drawing" if picture.is_drawing else ""}><h3>{escape(picture.title)}</h3>'
-            f'<div class="canvas">{svg}</div>\n<figcaption>'
+            f'<div class="canvas"{scrolled}>{svg}</div>\n<figcaption>'
             + (f'<ul class="legend">{legend}</ul>' if legend else '')
             + (f'<p>{escape(picture.text)}</p>' if picture.text else '') + '</figcaption></figure>')

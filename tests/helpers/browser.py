@@ -19,18 +19,24 @@ FLAGS = ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
 
 
 @contextmanager
-def open_browser(*flags):
-    """Start headless Chromium with additional flags. Without it, or without Playwright, the test is skipped."""
+def open_browser():
+    """Start headless Chromium. Without it, or without Playwright, the test is skipped."""
     sync_api = pytest.importorskip('playwright.sync_api', reason='Playwright drives the browser')
+    with sync_api.sync_playwright() as playwright, launch(playwright.chromium) as browser:
+        yield browser
+
+
+@contextmanager
+def launch(chromium, *flags):
+    """Start headless Chromium with additional flags, by Playwright's object for it."""
     path = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     if path is None:
         pytest.skip('Chromium is not installed')
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = chromium.launch(executable_path=path, args=[*FLAGS, *flags])
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def ort_web():

@@ -6,6 +6,7 @@ const DEVICES = {webgpu: 'GPU (WebGPU)', wasm: 'CPU (WebAssembly)'};
 const times = [];  // milliseconds of each picture that was classified on the present device
 const waiting = new Map();  // what shows the result of a picture, by its number
 let model, worker, count = 0;
+let latest = '';  // the result of the picture that was classified last
 
 function say(text) {
   element('status').textContent = text;
@@ -34,7 +35,7 @@ function start(device) {
   worker.onmessage = ({data}) => {
     if (data.ready) {
       ready(device, data.ready);
-    } else if (data.id === undefined) {
+    } else if (data.id === undefined || data.isDevice && device !== 'wasm') {
       fail(device, data.error);
     } else {
       show(data);
@@ -48,7 +49,7 @@ function start(device) {
 
 function setState(state) {
   element('classify').dataset.state = state;
-  element('classify').setAttribute('aria-busy', String(state === 'loading'));
+  element('results').setAttribute('aria-busy', String(state === 'loading'));
 }
 
 function ready(device, {threads}) {
@@ -82,7 +83,7 @@ function summarize() {
     say(`${waiting.size} ${waiting.size === 1 ? 'picture is' : 'pictures are'} waiting.`);
   } else if (times.length) {
     const median = [...times].sort((a, b) => a - b)[times.length >> 1];
-    say(`${milliseconds(median)} milliseconds per picture${times.length > 1 ? `, the median of ${times.length}` : ''}, `
+    say(`${latest}. ${milliseconds(median)} milliseconds per picture${times.length > 1 ? `, the median of ${times.length}` : ''}, `
       + `on the ${place}.`);
   } else {
     say(`Ready, on the ${place}.`);
@@ -96,7 +97,7 @@ function add(files) {
   element('errors').replaceChildren();
   const cards = [...files].map(file => {
     const card = element('result').content.firstElementChild.cloneNode(true);
-    card.querySelector('h3').textContent = file.name;
+    card.querySelector('h3').textContent = card.querySelector('h3').title = file.name;
     card.querySelector('.soft').textContent = 'Waiting…';
     card.setAttribute('aria-busy', 'true');
     const image = card.querySelector('img'), url = URL.createObjectURL(file);
@@ -126,6 +127,7 @@ function show({id, error, top, prepareTime, runTime}) {
     element('remove').hidden = !element('results').children.length;
   } else {
     times.push(runTime);
+    latest = `${blob.name}: ${top[0].label}, ${percent(top[0].share)}`;
     card.removeAttribute('aria-busy');
     card.querySelector('.top').append(...top.map(bar));
     card.querySelector('.soft').textContent =
@@ -238,7 +240,7 @@ async function main() {
   listen();
   let adapter;
   try {
-    const response = await fetch('model.json');
+    const response = await fetch('model.json', {cache: 'no-cache'});  // asks whether it has changed
     if (!response.ok) {
       throw new Error(`the server answered ${response.status}`);
     }

@@ -1,5 +1,6 @@
 // Runs the network, so that the page stays responsive. Messages to this worker: {model, device} first, then {id, blob}
-// for each picture. It answers {ready: …} once, and {id, …} for each picture, or {error} if it cannot go on.
+// for each picture. It answers {ready: …} once, and {id, …} for each picture, or {error} if it cannot go on. An error
+// with isDevice is one of the device, such as a GPU that was lost, and not of the picture.
 'use strict';
 
 importScripts('prepare.js');
@@ -12,7 +13,7 @@ let network;  // {session, ort, model}, when it is loaded
 async function fetchChecked({path, integrity}) {
   let response;
   try {
-    response = await fetch(path, {integrity});
+    response = await fetch(path, {integrity, cache: 'no-cache'});  // asks whether it has changed
   } catch (error) {
     throw new Error(`${path} cannot be loaded, or it is not the expected file`);
   }
@@ -41,8 +42,13 @@ async function run(prepared) {
   const {session, ort, model} = network, {values, shape} = feed(prepared, model.preprocessing);
   const tensor = new ort.Tensor(model.preprocessing.dtype, values, shape);
   const begun = performance.now();
-  const {[session.outputNames[0]]: output} = await session.run({[session.inputNames[0]]: tensor});
-  const results = Array.from(output.data);
+  let results;
+  try {
+    const {[session.outputNames[0]]: output} = await session.run({[session.inputNames[0]]: tensor});
+    results = Array.from(output.data);
+  } catch (error) {
+    throw Object.assign(new Error(error.message || String(error)), {isDevice: true});
+  }
   return {results, runTime: performance.now() - begun};
 }
 
@@ -77,6 +83,9 @@ async function classify(blob) {
   }
   const prepareTime = performance.now() - begun;
   const {results, runTime} = await run(prepared);
+  if (!results.every(Number.isFinite)) {
+    throw new Error('the network returns NaN or infinite values for it');
+  }
   const shares = preprocessing.output === 'probabilities' ? results : softmax(results);
   const top = shares.map((share, index) => ({share, label: preprocessing.class_names[index]}))
     .sort((a, b) => b.share - a.share).slice(0, 5);
@@ -97,7 +106,7 @@ onmessage = ({data}) => {
       postMessage(data.model ? {ready: await load(data.model, data.device)}
         : {id: data.id, ...await classify(data.blob)});
     } catch (error) {
-      postMessage({id: data.id, error: error.message || String(error)});
+      postMessage({id: data.id, error: error.message || String(error), isDevice: error.isDevice});
     }
   });
 };

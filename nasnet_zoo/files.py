@@ -84,9 +84,14 @@ def atomic_folder(folder: Union[str, os.PathLike], last: Union[str, os.PathLike]
 
     Yields:
         The temporary folder, an empty one.
+
+    Raises:
+        ValueError: If `folder` is a file.
     """
     folder = Path(folder)
     exists = folder.exists()
+    if exists and not folder.is_dir():
+        raise ValueError(f'{folder}: is a file, not a folder')
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = (folder if exists else folder.parent) / _temporary_name(folder)
     part.mkdir()  # unlike tempfile's, it has the permissions that the umask gives

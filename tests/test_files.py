@@ -40,6 +40,12 @@ def test_permissions_are_those_of_the_umask(tmp_path, umask):
     assert len(modes) == 5
 
 
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / 'a').write_text('', encoding='utf-8')
+    with pytest.raises(ValueError, match='a: is a file, not a folder'), atomic_folder(tmp_path / 'a', last='b'):
+        pass
+
+
 def test_text_has_the_same_bytes_everywhere(tmp_path):
     write_utf8(tmp_path / 'a', 'Käfer\n猫\n')
     assert (tmp_path / 'a').read_bytes() == 'Käfer\n猫\n'.encode()

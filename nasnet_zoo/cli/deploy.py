@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, get_args
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..checked import printable
 from ..checkpoints.entries import Entry
@@ -207,7 +207,7 @@ def _report(
 
 
 def _print_results(report: Dict[str, Any]) -> None:
-    table = Table('image', 'class', 'probability')
+    table = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability')
     for result in report['results']:
         for i, entry in enumerate(result['top']):
             path = '' if i else escape(printable(result['path']))

@@ -47,7 +47,8 @@ def validate(
         download: bool = typer.Option(False, '--download', help=(
             'Let torchvision or timm download the data set if it is missing.')),
         batch_size: int = typer.Option(256, min=1, help='Number of images in a batch.'),
-        device: str = typer.Option('cpu', help='Device to run the model on: cpu, cuda, ….'),
+        device: str = typer.Option('auto', help=(
+            'Device to run the model on: auto, cpu, mps, cuda, cuda:1, …. auto is a GPU if there is one.')),
         record: bool = typer.Option(False, '--record', help='Write the result into the metadata of the weight file.'),
         as_json: AsJson = False,
 ) -> None:

@@ -138,6 +138,7 @@ def deploy(config: ExportConfig, command: Sequence[str] = ()) -> Dict[str, Any]:
             raise ValueError(f'class_names: {label!r} is not a single line of text, as labels.txt needs')
     license = config.license or model.pretrained_cfg.get('license') or 'unknown'
     facts = ModelFacts(config.model_name, config.source, license, config.precision, preprocessing)
+    LAYOUTS[config.layout].check(facts, config.ort_web)
     train, test = (None, None) if config.data is None else load_images(config.data, preprocessing)
     images = _images_for(config, preprocessing, train)
     layout, suffix = LAYOUTS[config.layout], FORMATS[config.format].suffix

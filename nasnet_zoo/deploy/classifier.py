@@ -31,9 +31,9 @@ class _Opened(NamedTuple):
     session: Session
     preprocessing: Preprocessing
 
-    def call(self) -> np.ndarray:
-        """Run the file on black images, as few as it takes."""
-        images = np.zeros((self.session.batch_size or 1, *self.preprocessing.input_size), np.uint8)
+    def call(self, count: int = 1) -> np.ndarray:
+        """Run the file on black images: as many as it takes, or `count` if it takes any number."""
+        images = np.zeros((self.session.batch_size or count, *self.preprocessing.input_size), np.uint8)
         return self.session.run(self.preprocessing.feed(images))
 
 
@@ -156,7 +156,7 @@ class Classifier:
             preprocessing = _read_preprocessing(self.path, session.metadata, self._changes)
             opened = _Opened(runtime, session, preprocessing)
             try:
-                width = opened.call().shape[1:]
+                width = opened.call(2).shape[1:]  # some files say that they take any number, but take only one image
             except InputError as error:
                 hint = _hint('input_size', 'layout', 'color_order', 'dtype')
                 raise ValueError(f'{self.path}: does not take images that are prepared like this: {error}{hint}'
@@ -192,7 +192,8 @@ class Classifier:
             batches = full_batches(images, self.batch_size)
         else:
             batches = [images[start:start + _MAX_BATCH_SIZE] for start in range(0, len(images), _MAX_BATCH_SIZE)]
-        return np.concatenate([self._session.run(self.preprocessing.feed(batch)) for batch in batches])[:len(images)]
+        results = [self._session.run(self.preprocessing.feed(batch)) for batch in batches]
+        return np.concatenate(results)[:len(images)].astype(np.float32, copy=False)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the probability of each class, float32 [N, classes], for uint8 images [N, C, H, W]."""
@@ -216,7 +217,15 @@ class Classifier:
             top: Number of classes in each prediction.
             batch_size: Number of images at a time, if the file takes any number.
             readers: Number of threads that read the next images while the network runs.
+
+        Raises:
+            ValueError: If `paths` is a single path, or a number is less than 1.
         """
+        if isinstance(paths, (str, os.PathLike)):
+            raise ValueError(f'paths: must be a list of files, not the path {str(paths)!r}; pass [{str(paths)!r}]')
+        for name, value in dict(top=top, batch_size=batch_size, readers=readers).items():
+            if value < 1:
+                raise ValueError(f'{name}: must be at least 1, not {value}')
         step = self.batch_size or batch_size
         groups = [[Path(path) for path in paths[start:start + step]] for start in range(0, len(paths), step)]
         with ThreadPoolExecutor(readers) as pool:

@@ -19,12 +19,18 @@ __all__ = ['ExportConfig', 'parse_count', 'parse_numbers', 'parse_size']
 
 def parse_numbers(text: str) -> Tuple[float, ...]:
     """Convert '0.5,0.4,0.3' to numbers."""
-    return tuple(float(number) for number in text.split(','))
+    try:
+        return tuple(float(number) for number in text.split(','))
+    except ValueError:
+        raise ValueError(f'{text!r} is not a list of numbers with commas between them') from None
 
 
 def parse_size(text: str) -> Tuple[int, int]:
     """Convert '180,320' to height and width, and '224' to a square."""
-    sides = [int(side) for side in text.split(',')]
+    try:
+        sides = [int(side) for side in text.split(',')]
+    except ValueError:
+        raise ValueError(f'{text!r} is not a number of pixels, nor two with a comma between them') from None
     if len(sides) > 2:
         raise ValueError(f'{len(sides)} sides are given; give one for a square, or height and width')
     return sides[0], sides[-1]
@@ -45,6 +51,7 @@ def _parse_passes(text: str) -> Tuple[str, ...]:
 _Path = Annotated[Path, Field(strict=False)]
 _Channels = Annotated[Tuple[float, ...], Field(strict=False)]
 _Count = CliOption(parse=parse_count, metavar='INTEGER')
+_OPSET = 17
 
 
 class ExportConfig(Checked):
@@ -87,7 +94,7 @@ class ExportConfig(Checked):
         CliOption(parse=parse_size, metavar='SIZE|H,W'),
         Field(description="Size of the input in pixels. The default is that of the model."),
     ] = None
-    opset: Annotated[int, Field(description='Version of the ONNX operator set.')] = 17
+    opset: Annotated[int, Field(description='Version of the ONNX operator set.')] = _OPSET
     batch_size: Annotated[Optional[Annotated[int, Field(ge=1)]], _Count, Field(
         description='Fixed batch size of the input. The default is 1.')] = None
     dynamic_batch: Annotated[bool, Field(description='Make the batch size of the input dynamic.')] = False
@@ -168,6 +175,8 @@ class ExportConfig(Checked):
                     f'not in {self.precision}')
         if self.target is not None and 'target' not in file_format.arguments:
             return f'format {self.format}: has no targets; leave --target out'
+        if self.opset != _OPSET and 'opset' not in file_format.arguments:
+            return f'format {self.format}: has no opsets; leave --opset out'
         if self.data is not None and not file_format.measurable:
             return f'format {self.format}: its accuracy cannot be measured; leave --data out'
         if '{name}' in layout.model and not re.fullmatch(r'[\w-][\w.-]*', self.model_name):

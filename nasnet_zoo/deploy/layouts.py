@@ -1,11 +1,12 @@
 """How the files of a deployment are arranged, for people and for servers: a row of :data:`LAYOUTS` for each layout."""
 import json
+from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ..files import write_utf8
 from .deployment import Deployment, ModelFacts
 from .openvino_ir import write_ir
-from .web import write_page
+from .web import check_page, write_page
 
 __all__ = ['LAYOUTS', 'Layout']
 
@@ -17,6 +18,8 @@ class Layout(NamedTuple):
         description: For help texts.
         model: Path of the model file; ``{name}`` and ``{suffix}`` are replaced.
         labels: Path of the file of class names. ``genotype.json`` and ``manifest.json`` lie beside it.
+        check: Raises ValueError, before anything is exported, if the layout cannot be written for a model; the other
+            argument is ``ExportConfig.ort_web``.
         write: Writes further files beside the model file.
         metadata: Returns further entries of the model file's own metadata.
         requires: For fields of ``ExportConfig``, the values that the layout can work with.
@@ -28,6 +31,7 @@ class Layout(NamedTuple):
     description: str
     model: str
     labels: str
+    check: Callable[[ModelFacts, Optional[Path]], None] = lambda facts, ort_web: None
     write: Callable[[Deployment], None] = lambda deployment: None
     metadata: Callable[[ModelFacts], Dict[str, str]] = lambda facts: {}
     requires: Mapping[str, Tuple[Any, ...]] = {}
@@ -92,8 +96,9 @@ def _photoprism_metadata(facts: ModelFacts) -> Dict[str, str]:
 LAYOUTS: Dict[str, Layout] = {
     'plain': Layout('the files side by side', 'model{suffix}', 'labels.txt'),
     'web': Layout(
-        'a page that classifies pictures in the browser', 'model{suffix}', 'labels.txt', write=write_page,
-        requires=dict(format=('onnx',), batch_size=(None, 1)), target='web', options=('ort_web',), extra='draw'),
+        'a page that classifies pictures in the browser', 'model{suffix}', 'labels.txt', check=check_page,
+        write=write_page, requires=dict(format=('onnx',), batch_size=(None, 1)), target='web', options=('ort_web',),
+        extra='draw'),
     'openvino': Layout(
         'IR files of OpenVINO beside the ONNX file', 'model{suffix}', 'labels.txt', write=write_ir,
         requires=dict(format=('onnx',)), target='openvino', extra='openvino'),

@@ -38,20 +38,30 @@ class Session(abc.ABC):
         self.batch_size = self.shape[0] if self.shape else None
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return the output for a batch that has the shape and type of the file's input.
+        """Return the output for a batch that has the shape of the file's input: a row for each image.
+
+        Args:
+            batch: It has the type of the input. Floating-point numbers of another length are converted.
 
         Raises:
             InputError: If it has another shape or type. Not every runtime would refuse it.
-            SessionError: If the runtime cannot compute it.
+            SessionError: If the runtime cannot compute it, or returns something else.
         """
+        if batch.dtype.kind == self.dtype.kind == 'f':
+            batch = batch.astype(self.dtype, copy=False)
         if batch.dtype != self.dtype or batch.ndim != len(self.shape) or any(
                 length not in (None, given) for length, given in zip(self.shape, batch.shape)):
             axes = ', '.join('any' if length is None else str(length) for length in self.shape)
             raise InputError(f'the file takes {self.dtype} [{axes}], not {batch.dtype} {list(batch.shape)}')
         try:
-            return self._run(batch)
+            output = self._run(batch)
         except Exception as error:  # the runtimes' exceptions have no common base class
             raise SessionError(one_line(error)) from None
+        shape = getattr(output, 'shape', None)  # other outputs than tensors are Python's lists and dicts
+        if not shape or shape[0] != len(batch):
+            found = 'no tensor' if shape is None else f'a tensor of shape {list(shape)}'
+            raise SessionError(f'for {len(batch)} images, the output is {found}; it must have a row for each image')
+        return output
 
     @abc.abstractmethod
     def _run(self, batch: np.ndarray) -> np.ndarray:

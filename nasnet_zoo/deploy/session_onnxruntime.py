@@ -126,6 +126,13 @@ def _load_plugin(module: str, name: str) -> None:
 
 
 def _numpy_type(text: str) -> np.dtype:
-    """Return the NumPy type for ONNX Runtime's name of a type, such as ``tensor(float)``."""
+    """Return the NumPy type for ONNX Runtime's name of a type, such as ``tensor(float)``.
+
+    Raises:
+        ValueError: If it is not a type of numbers that NumPy has.
+    """
     name = text.removeprefix('tensor(').removesuffix(')')
-    return np.dtype({'float': 'float32', 'double': 'float64'}.get(name, name))
+    try:
+        return np.dtype({'float': 'float32', 'double': 'float64'}.get(name, name))
+    except TypeError:
+        raise ValueError(f'the input is of type {text}; it must be an image, a tensor of numbers') from None

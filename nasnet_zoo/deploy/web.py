@@ -18,9 +18,9 @@ from .. import html
 from ..description import count_macs
 from ..files import write_json, write_utf8
 from .classifier import Classifier
-from .deployment import Deployment, reference_image
+from .deployment import Deployment, ModelFacts, reference_image
 
-__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'RUNTIMES', 'write_page']
+__all__ = ['ISOLATION', 'ORT_WEB_VERSION', 'RUNTIMES', 'check_page', 'write_page']
 
 ORT_WEB_VERSION = '1.30.0'
 _CDN = 'https://cdn.jsdelivr.net/npm/'  # serves the files of npm's packages
@@ -71,12 +71,29 @@ _COPIED = ('page.js', 'worker.js', 'prepare.js', 'page.css', 'icon.svg')
 _TOLERANCES = {'float32': 1e-3, 'float16': 5e-2, 'int8': 0.2}
 
 
+def check_page(facts: ModelFacts, ort_web: Optional[Path]) -> None:
+    """Raise ValueError if no page can be made for a model, or if a file is missing in the folder `ort_web`."""
+    channels = facts.preprocessing.input_size[0]
+    if channels not in (1, 3):
+        raise ValueError(f'layout web: pictures have 1 or 3 channels, but the model takes {channels}')
+    if ort_web is None:
+        return
+    for name in (file.path.rpartition('/')[2] for row in RUNTIMES.values() for file in row.values()):
+        if not (_dist(ort_web) / name).is_file():
+            raise ValueError(f'--ort-web: {_dist(ort_web)} has no {name}; pass the folder of the npm package '
+                             f'onnxruntime-web, for example of version {ORT_WEB_VERSION}')
+
+
+def _dist(package: Path) -> Path:
+    """Return the folder of an npm package that has the files to publish; it may be given itself."""
+    return package / 'dist' if (package / 'dist').is_dir() else package
+
+
 def write_page(deployment: Deployment) -> None:
     """Write the page beside the model file.
 
     Raises:
         ImportError: If matplotlib, which draws the cells, is not installed.
-        ValueError: If a file is missing in ``deployment.ort_web``.
     """
     folder = deployment.folder
     for name in _COPIED:
@@ -102,16 +119,12 @@ def _describe(deployment: Deployment) -> Dict[str, Any]:
 
 def _copy_runtime(source: Path, target: Path) -> Dict[str, Dict[str, RuntimeFile]]:
     """Copy the files of an npm package, or of its ``dist``, to a folder beside the page."""
-    dist = source / 'dist' if (source / 'dist').is_dir() else source
     target.mkdir()
     copied: Dict[str, Dict[str, RuntimeFile]] = {}
     for provider, row in RUNTIMES.items():
         for role, file in row.items():
             name = file.path.rpartition('/')[2]
-            if not (dist / name).is_file():
-                raise ValueError(f'--ort-web: {dist} has no {name}; pass the folder of the npm package '
-                                 f'onnxruntime-web, for example of version {ORT_WEB_VERSION}')
-            shutil.copyfile(dist / name, target / name)
+            shutil.copyfile(_dist(source) / name, target / name)
             copied.setdefault(provider, {})[role] = _measure(target / name, f'{target.name}/{name}')
     return copied
 

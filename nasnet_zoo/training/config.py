@@ -67,8 +67,8 @@ class TrainConfig(Checked):
     aux_head: Annotated[bool, Field(description='Train with an auxiliary head.')] = True
     pretrained: Annotated[bool, Field(description=(
         'Start from the pretrained weights of the model instead of random ones.'))] = False
-    device: Annotated[Optional[str], Field(description=(
-        'Device to train on: cpu, cuda, cuda:1, …. The default is cuda if there is a GPU, and otherwise cpu.'))] = None
+    device: Annotated[str, Field(description=(
+        'Device to train on: auto, cpu, mps, cuda, cuda:1, …. The default, auto, is a GPU if there is one.'))] = 'auto'
     workers: Annotated[int, Field(ge=0, description=(
         'Number of processes that read images, for images that are too large to be kept in memory.'))] = 2
     log: Annotated[LoggerNames, Field(strict=False, description=(

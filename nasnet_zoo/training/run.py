@@ -33,6 +33,7 @@ from ..network.skeleton import Skeleton
 from ..version import __version__
 from ..zoo import build, forget_origin
 from .config import TrainConfig
+from .device import choose_device
 from .metrics import evaluate
 from .recipe import with_defaults
 from .trainer import OnStep, Trainer, keep_freed_memory
@@ -241,6 +242,7 @@ def run_training(
     Raises:
         RunError: If the folder holds another run, or cannot be written.
         DataError: If the data set cannot be used.
+        ValueError: If there is no such device.
         FloatingPointError: If the loss or the gradient is not finite.
     """
     is_first = os.environ.get('RANK', '0') == '0'
@@ -267,21 +269,14 @@ def run_training(
     return report
 
 
-def _set_up_process(name: Optional[str]) -> torch.device:
-    """Join the other processes under torchrun. Return the device: by default, and if it is ``cuda``, this process's
-    GPU."""
-    try:
-        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except RuntimeError:
-        raise RunError(f'device: there is no {name!r}; use cpu, cuda or, for example, cuda:1') from None
+def _set_up_process(name: str) -> torch.device:
+    """Join the other processes under torchrun. Return the device."""
+    device = choose_device(name)
     if device.type == 'cuda':
-        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) if device.index is None else device.index)
-        if device.index >= torch.cuda.device_count():
-            raise RunError(f'device: {device} does not exist; PyTorch finds {torch.cuda.device_count()} GPUs')
         torch.cuda.set_device(device)
     keep_freed_memory()
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
-        distributed.init_process_group('gloo' if device.type == 'cpu' else 'nccl')
+        distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
         atexit.register(_leave_process_group)  # its threads may otherwise crash the process when it exits
     return device
 

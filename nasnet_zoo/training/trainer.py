@@ -145,8 +145,9 @@ class Trainer:
                     epoch=self.epoch + 1, step=step + 1, steps=self._steps, loss=loss, accuracy=correct / seen,
                     lr=self._lr, images_per_second=seen * self.world / (time.perf_counter() - begun)))
         self.epoch += 1
-        sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64)
         if self.world > 1:
+            sums = sums.to(self.device)
             distributed.all_reduce(sums)
         total_loss, correct, seen = sums.tolist()
         return dict(

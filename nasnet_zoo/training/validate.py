@@ -11,6 +11,7 @@ from ..data.preprocessing import make_preprocessing
 from ..hub.folder import record_accuracy, weight_file
 from ..network.nasnet import NASNet
 from ..zoo import build, label_names, model_folder
+from .device import choose_device
 from .metrics import evaluate
 from .trainer import keep_freed_memory
 
@@ -24,7 +25,7 @@ def validate(
         data_root: Optional[Union[str, os.PathLike]] = None,
         download: bool = False,
         batch_size: int = 256,
-        device: Union[str, torch.device] = 'cpu',
+        device: Union[str, torch.device] = 'auto',
         record: bool = False,
         on_batch: Optional[Callable[[int, int], None]] = None,
 ) -> Dict[str, Any]:
@@ -36,7 +37,7 @@ def validate(
         split: 'test' or 'train'.
         data_root, download: See :func:`~nasnet_zoo.data.datasets.load_data`.
         batch_size: Images in a batch.
-        device: Where the model runs.
+        device: Where the model runs, see :func:`~nasnet_zoo.training.device.choose_device`.
         record: Write the result into the metadata of the weight file.
         on_batch: Called after each batch with the number of images so far and the number of all images.
 
@@ -47,7 +48,9 @@ def validate(
 
     Raises:
         DataError: If the data set has other channels or classes than the model, or if the result cannot be recorded.
+        ValueError: If there is no such device.
     """
+    device = choose_device(device)
     if split not in ('train', 'test'):
         raise ValueError(f"split: must be 'train' or 'test', not {split!r}")
     keep_freed_memory()

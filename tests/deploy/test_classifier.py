@@ -153,7 +153,7 @@ def test_files_from_elsewhere(folder):
     ('{', 3, 'the preprocessing, from the metadata and the options, is not valid'),
     ('[' * 100_000, 3, 'the preprocessing, from the metadata and the options, is not valid: maximum recursion depth'),
     (f'{{"{"9" * 10_000}": 1}}', 3, f"unexpected argument '{'9' * 59}…; known: format"),
-    (preprocessing(input_size=[3, 8, 8]), 3, '[any, 3, 16, 16], not float32 [1, 3, 8, 8]; pass --img-size'),
+    (preprocessing(input_size=[3, 8, 8]), 3, '[any, 3, 16, 16], not float32 [2, 3, 8, 8]; pass --img-size'),
     (preprocessing().to_json().replace('[0.5, 0.5, 0.5]', '[0.5]'), 3,
      'mean: must be 3 numbers, one for each channel, not [0.5]'),
     (preprocessing().to_json().replace('0.25', '0.0'), 3, 'std: input should be greater than 0, not 0.0'),
@@ -161,6 +161,51 @@ def test_files_from_elsewhere(folder):
 def test_what_does_not_fit_is_refused(folder, metadata, outputs, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Classifier(color_file(folder / 'm.onnx', metadata, outputs=outputs), 'cpu')
+
+
+def outputs_to(path, *nodes, input_type=TensorProto.FLOAT, output_type=None):
+    """A file for images of any number that does not return a row for each of them."""
+    output = helper.make_tensor_value_info('out', TensorProto.FLOAT, None)
+    output.type.CopyFrom(output_type or output.type)
+    graph = helper.make_graph(
+        [helper.make_node('Constant', [], ['one_row'], value=numpy_helper.from_array(np.array([1, -1]), 'one_row')),
+         *nodes], 'other', [helper.make_tensor_value_info('image', input_type, ['n', 3, 16, 16])], [output])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    helper.set_model_props(proto, {METADATA_KEY: preprocessing().to_json()})
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize('nodes, types, message', [
+    ([('Reshape', ['image', 'one_row'], ['out'])], {}, r'for 2 images, the output is a tensor of shape \[1, 1536\]'),
+    ([('ReduceMean', ['image'], ['out'])], dict(keepdims=0), r'for 2 images, the output is a tensor of shape \[\]'),
+    ([('SequenceConstruct', ['image'], ['out'])], dict(
+        output_type=helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))),
+        'the output is no tensor'),
+    ([('Shape', ['image'], ['s']), ('Cast', ['s'], ['out'])], dict(to=1, input_type=TensorProto.STRING),
+     r'the input is of type tensor\(string\); it must be an image')])
+def test_outputs_and_inputs_of_another_kind(tmp_path, nodes, types, message):
+    attributes = {name: types.pop(name) for name in ('keepdims', 'to') if name in types}
+    nodes = [helper.make_node(*node, **(attributes if node == nodes[-1] else {})) for node in nodes]
+    path = outputs_to(tmp_path / 'other.onnx', *nodes, **types)
+    with pytest.raises(ValueError, match=f'^{re.escape(str(path))}: .*{message}'):
+        Classifier(path, runtime='onnxruntime')
+
+
+def test_an_input_in_half_precision(folder):
+    path = color_file(folder / 'half.onnx', preprocessing(), dtype=TensorProto.FLOAT16)
+    top = [prediction.top[0][0] for prediction in Classifier(path).predict([folder / 'good' / 'red.png'])]
+    assert top == [0]
+
+
+def test_arguments_that_are_no_lists_or_too_small(folder):
+    classifier, red = Classifier(color_file(folder / 'c.onnx', preprocessing())), folder / 'good' / 'red.png'
+    for path in red, str(red):
+        with pytest.raises(ValueError, match='paths: must be a list of files, not the path .*red.png'):
+            next(classifier.predict(path))
+    for name in 'top', 'batch_size', 'readers':
+        with pytest.raises(ValueError, match=f'{name}: must be at least 1, not 0'):
+            next(classifier.predict([red], **{name: 0}))
 
 
 def test_no_file_no_provider(folder):
@@ -285,7 +330,7 @@ def test_the_command_on_a_file_from_elsewhere(folder):
     assert report['results'][0]['top'][0]['label'] == 'red'
     done = classify(path, folder / 'good' / 'red.png', *options[:2])
     assert done.exit_code == 1 and 'input_size: field required' in done.stderr
-    for option, value, wrong in (('--mean', '0.5,half', "'half'"), ('--img-size', '1,2,3', '3 sides')):
+    for option, value, wrong in (('--mean', '0.5,half', "'0.5,half' is not"), ('--img-size', '1,2,3', '3 sides')):
         done = classify(path, folder / 'good' / 'red.png', option, value)
         assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.stderr and wrong in done.stderr
     overruled = Classifier(color_file(folder / 'n.onnx', preprocessing()), preprocessing=dict(crop_pct=1.))

@@ -57,6 +57,8 @@ def test_the_help_lists_the_tables():
     (['--opset', 'new'], 2, "Invalid value for '--opset'"),
     (['--layout', 'tf'], 1, "layout: unknown layout 'tf'; known: plain, web, openvino, triton"),
     (['--passes', 'fold_norms,share'], 1, "passes: unknown pass 'share'"),
+    (['--img-size', 'large'], 2, 'not a number of pixels'),
+    (['--format', 'pt2', '--opset', '19'], 1, 'format pt2: has no opsets; leave --opset out'),
     (['--precision', 'int8', '--half'], 1, '--precision, --half: choose one'),
     (['--half', '--format', 'pt2'], 1, 'format pt2: can be written in float32, not in float16'),
 ])

@@ -15,12 +15,13 @@ from PIL import Image
 from helpers.browser import launch, open_browser, ort_web, serve
 from helpers.html import parse
 from helpers.paths import DATA
-from nasnet_zoo import Classifier, html
+from nasnet_zoo import Classifier, compile_genotype, html
 from nasnet_zoo.data.preprocessing import Preprocessing
 from nasnet_zoo.deploy.bundle import deploy
 from nasnet_zoo.deploy.config import ExportConfig
 from nasnet_zoo.deploy.deployment import reference_image
 from nasnet_zoo.deploy.web import ISOLATION, RUNTIMES, _measure
+from nasnet_zoo.hub import write_folder
 
 MODEL = 'nasnet_c_cifar_small'
 PREPARE = html.__file__.replace('html.py', 'deploy/web_page/prepare.js')
@@ -155,6 +156,10 @@ def test_what_is_missing(tmp_path):
         export_to(tmp_path / 'out', ort_web=tmp_path, layout='plain')
     with pytest.raises(ValueError, match='layout web: needs format to be onnx, not pt2'):
         export_to(tmp_path / 'out', format='pt2')
+    four = compile_genotype('nasnet_c', num_cells=1, cell_filters=2, in_chans=4, stem='cifar', num_classes=2)
+    write_folder(four.eval(), tmp_path / 'four', ['a', 'b'])
+    with pytest.raises(ValueError, match='layout web: pictures have 1 or 3 channels, but the model takes 4'):
+        export_to(tmp_path / 'out', source=str(tmp_path / 'four'))
     assert not (tmp_path / 'out').exists()
 
 

@@ -315,7 +315,7 @@ def test_torchrun_writes_one_run(tmp_path):
     (['nasnet_x', '--data', 'digits'], 'nasnet_x'), (['nasnet_a', '--data', 'nowhere'], 'no such file or folder'),
     (['nasnet_a', '--data', 'digits', '--lr', '0'], 'lr: '), (['nasnet_a', '--sizes', '16'], 'of the form'),
     (['nasnet_a', '--opt', 'nonesuch', '--stem', 'cifar'], 'nonesuch'),
-    (['nasnet_a', '--device', 'gpu'], "device: there is no 'gpu'; use cpu, cuda or"),
+    (['nasnet_a', '--device', 'gpu'], "device: there is no 'gpu'; use auto, cpu, mps, cuda or"),
     (['nasnet_a', '--device', 'cuda:99'], 'device: cuda:99 does not exist')])
 def test_command_says_what_is_wrong(tmp_path, arguments, message):
     result = CliRunner().invoke(app, ['train', *arguments, '--out', str(tmp_path / 'run')])

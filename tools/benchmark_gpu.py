@@ -13,8 +13,8 @@ when the GPU has finished. Variants take turns in blocks of calls, and ratios ar
 Training: a step of the smallest NASNet-A as tools/train_zoo.py makes it, in eager mode, as a CUDA graph, and compiled.
 
 The most important parts come first, and the results are written to the file after every row, so nothing is lost if the
-benchmark is interrupted. torch.compile comes last because it takes minutes (docs/gpu.md). What is running when the time
-is over is stopped.
+benchmark is interrupted. torch.compile comes later because it takes minutes (docs/gpu.md), and then inference at other
+batch sizes and in float16 and float32. What is running when the time is over is stopped.
 """
 import argparse
 import copy
@@ -60,6 +60,8 @@ MODELS = {
     'nasnet_a_mobile': (None, {}, 224),
 }
 BATCHES = (256, 1)
+# If there is time: types and batch sizes that are measured last
+OTHERS = ((torch.bfloat16, (16, 64)), (torch.float16, BATCHES), (torch.float32, BATCHES))
 PARTS = ('correctness', 'inference', 'training')
 
 
@@ -189,7 +191,9 @@ def check_onnxruntime(results: Results) -> None:
     results.add(kind='onnxruntime', provider=provider, logits_cpu=difference(torch.from_numpy(logits), expected))
 
 
-def build_models(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
+def build_models(
+        name: str, args: argparse.Namespace, dtype: torch.dtype = torch.bfloat16,
+) -> Tuple[nn.Module, nn.Module, nn.Module, int]:
     """Return the peer, our network, our network optimised for inference, and the side of the images in pixels."""
     theirs, same, side = MODELS[name]
     narrow = dict(num_cells=1, cell_filters=8) if args.tiny else {}
@@ -203,14 +207,21 @@ def build_models(name: str, args: argparse.Namespace) -> Tuple[nn.Module, nn.Mod
         load_foreign_weights(ours, peer.state_dict())
     else:
         ours.load_state_dict(peer.state_dict())
-    models = [model.bfloat16().to(memory_format=torch.channels_last).requires_grad_(False) for model in (peer, ours)]
+    models = [model.to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False) for model in (peer, ours)]
     return (*models, optimize_for_inference(models[1], side).to(memory_format=torch.channels_last), side)
 
 
-def random_images(batch: int, side: int, args: argparse.Namespace) -> torch.Tensor:
-    """Return random images, bfloat16 [B, 3, H, W], channels-last."""
-    return torch.randn(batch, 3, side, side, device=args.device).bfloat16().contiguous(
-        memory_format=torch.channels_last)
+@torch.inference_mode()
+def build_all(args: argparse.Namespace, dtype: torch.dtype = torch.bfloat16) -> Dict[str, Tuple]:
+    """Return what :func:`build_models` does for each network, by name."""
+    return {name: build_models(name, args, dtype) for name in MODELS}
+
+
+def random_images(batch: int, models: Tuple) -> torch.Tensor:
+    """Return random images for a network and its variants, [B, 3, H, W], channels-last."""
+    weight, side = next(models[0].parameters()), models[-1]
+    return torch.randn(batch, 3, side, side, device=weight.device).to(
+        dtype=weight.dtype, memory_format=torch.channels_last)
 
 
 def as_graph(call: Call, images: torch.Tensor) -> Call:
@@ -300,7 +311,7 @@ def variants(models: Tuple, images: torch.Tensor, compiled: bool, results: Resul
 def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, results: Results) -> None:
     """Time the variants of a network at one batch size: those that are compiled and the peer, or all others."""
     args, side = results.args, models[-1]
-    images = random_images(batch, side, args)
+    images = random_images(batch, models)
     calls = variants(models, images, compiled, results)
     if 'peer, eager' not in calls:  # there is nothing to compare with; a note says why
         return
@@ -310,7 +321,8 @@ def compare_inference(name: str, batch: int, models: Tuple, compiled: bool, resu
     medians = {who: median(values) for who, values in seconds.items()}
     for who, value in medians.items():
         results.add(
-            kind='inference', model=name, peer=MODELS[name][0] or 'ours, eager', batch=batch, side=side, variant=who,
+            kind='inference', model=name, peer=MODELS[name][0] or 'ours, eager', batch=batch, side=side,
+            dtype=str(images.dtype).removeprefix('torch.'), variant=who,
             milliseconds=1000 * value, images_per_second=batch / value, calls=len(seconds[who]),
             ratio_to_peer_eager=medians['peer, eager'] / value,
             ratio_to_peer_compiled=medians['peer, compiled'] / value if 'peer, compiled' in medians else None,
@@ -324,9 +336,10 @@ def fake_images(args: argparse.Namespace) -> ImageSet:
                     (0.5,) * 3, (0.25,) * 3, tuple('abcdefghij'))
 
 
-def compare_all_inference(models: Dict[str, Tuple], compiled: bool, results: Results) -> None:
+def compare_all_inference(
+        models: Dict[str, Tuple], compiled: bool, results: Results, batches: Tuple[int, ...] = BATCHES) -> None:
     """Time all networks at all batch sizes, either the compiled variants or the others."""
-    for name, batch in product(models, (2, 1) if results.args.tiny else BATCHES):
+    for name, batch in product(models, (2, 1) if results.args.tiny else batches):
         compare_inference(name, batch, models[name], compiled, results)
 
 
@@ -376,16 +389,20 @@ def run(args: argparse.Namespace) -> None:
         if 'correctness' in args.parts:
             check_correctness(results)
             check_onnxruntime(results)
+        models = {}
         if 'inference' in args.parts:
-            with torch.inference_mode():
-                models = {name: build_models(name, args) for name in MODELS}
+            models = build_all(args)
             compare_all_inference(models, False, results)
         if 'training' in args.parts:
             compare_training(('eager', 'graph'), results)
-        if 'inference' in args.parts and not args.tiny:
+        if args.compile:
             compare_all_inference(models, True, results)
-        if 'training' in args.parts and not args.tiny:
+        if args.compile and 'training' in args.parts:
             compare_training(('compiled',), results)
+        for dtype, batches in OTHERS if 'inference' in args.parts else ():
+            models.clear()  # frees its memory
+            models = build_all(args, dtype)
+            compare_all_inference(models, False, results, batches)
     print_summary(results)
 
 
@@ -396,6 +413,8 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='default: all')
     parser.add_argument('--train-batch', type=int, default=256, help='number of images in a training step')
+    parser.add_argument('--compile', action=argparse.BooleanOptionalAction, default=True, help=(
+        'measure torch.compile, too, which takes minutes'))
     parser.add_argument('--tiny', action='store_true', help='try the tool: narrow networks, few calls')
     return parser
 

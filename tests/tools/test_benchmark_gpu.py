@@ -2,8 +2,10 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+import torch
 
 from helpers.tools import import_tool
 
@@ -14,7 +16,7 @@ def measure(folder, *options):
     """Run the benchmark. Return what it wrote, and its rows by kind."""
     out = folder / 'results' / 'gpu.json'
     benchmark_gpu.run(benchmark_gpu.make_parser().parse_args(
-        ['--tiny', '--device', 'cpu', '--out', str(out), *options]))
+        ['--tiny', '--no-compile', '--device', 'cpu', '--out', str(out), *options]))
     assert [path.name for path in out.parent.iterdir()] == ['gpu.json']
     results = json.loads(out.read_text(encoding='utf-8'))
     rows = {}
@@ -23,7 +25,8 @@ def measure(folder, *options):
     return results, rows
 
 
-def test_everything(tmp_path, capsys):
+def test_everything(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark_gpu, 'OTHERS', ((torch.float32, (1, 2)),))
     results, rows = measure(tmp_path)
     (correct,), (exported,) = rows['correctness'], rows['onnxruntime']
     assert correct['logits_cpu'] == correct['gradients_cpu'] == 0  # it is the same device
@@ -31,11 +34,25 @@ def test_everything(tmp_path, capsys):
     assert exported['provider'] == 'cpu' and 0 < exported['logits_cpu'] < 1e-5
     assert {(row['model'], row['batch']) for row in rows['inference']} == {
         (name, batch) for name in ('nasnet_a_large', 'nasnet_a_mobile') for batch in (1, 2)}
-    assert len(rows['inference']) == 20 and all(row['logits_differ_from_peer'] < 0.05 for row in rows['inference'])
+    assert all(row['logits_differ_from_peer'] < 0.05 for row in rows['inference'])
+    assert Counter(row['dtype'] for row in rows['inference']) == dict(bfloat16=20, float32=20)
     assert [row['mode'] for row in rows['training']] == ['eager', 'graph']
     assert results['notes'] == []
     said = capsys.readouterr().out
     assert 'correctness' in said and 'inference' in said and 'ours, eager' in said
+
+
+def test_compiled_variants(tmp_path, monkeypatch):
+    """With a stand-in for the compiler, which takes minutes."""
+    compiled = []
+    monkeypatch.setattr(torch, 'compile', lambda model, **options: compiled.append(model) or model)
+    monkeypatch.setattr(benchmark_gpu, 'OTHERS', ())
+    results, rows = measure(tmp_path, '--compile', '--parts', 'inference', 'training')
+    assert {row['variant'] for row in rows['inference']} >= {
+        'peer, compiled', 'peer, compiled, CUDA graph', 'ours, optimised, compiled',
+        'ours, optimised, compiled, CUDA graph'}
+    assert len(rows['compilation']) == 8 and len(compiled) >= 8 and results['notes'] == []
+    assert [row['mode'] for row in rows['training']] == ['eager', 'graph', 'compiled']
 
 
 def test_stops_when_the_time_is_over(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from timm.optim import Muon as TimmMuon
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.tools import import_tool
 from nasnet_zoo.data.datasets import load_digits
@@ -145,6 +146,22 @@ def test_fast_kernels_compute_the_same(name):
     for one, other in zip(*results):
         torch.testing.assert_close(one, other)
     assert fast.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_step_does_not_wait_for_the_device():
+    """No value is read and no size depends on one, for which the CPU would have to wait."""
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+    trainer, called = make_trainer(digits(64)), set()
+    trainer._prepare_epoch()
+    trainer.step()  # creates the state of the optimizers
+    trainer.position.zero_()
+    with Watch():
+        trainer.run_step()
+    assert 'convolution' in called and not called & {
+        '_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal', 'is_nonzero'}
 
 
 def test_infinite_loss_is_an_error():

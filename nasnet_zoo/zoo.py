@@ -349,6 +349,7 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
             raise ValueError(f'{source}: is a {type(model).__name__}, not a network of this package')
         return model
     if kwargs.pop('pretrained', False):
+        load_genotype(source)  # says so if there is nothing of this name
         raise ValueError(f'{source}: is a genotype, which has no weights; name a model or a model folder')
     return compile_genotype(source, **kwargs)
 

@@ -4,6 +4,7 @@
     compare.svg       a plot of the accuracies
     runs/CELL-SEED/   the folder of each training run, from which it is resumed, with the trained model
 """
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -101,18 +102,18 @@ def run_comparison(
         rows = _start_or_resume(config, path)
         known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
         todo = [job for job in jobs if job.key not in known]
-        pool = _make_pool(config, len(todo)) if todo else None
 
         def save(row: Dict[str, Any]) -> None:
             known[row['architecture'], row['seed']] = row
             _write(config, path, list(known.values()))
 
-        if pool is not None:
-            seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe, before anything is written
-            log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
-                f'{show_duration(seconds * len(todo) / pool.size)}')
-            _write(config, path, rows)
-            _train(config, todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
+        if todo:
+            with closing(_make_pool(config, len(todo))) as pool:
+                seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe; nothing is written yet
+                log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
+                    f'{show_duration(seconds * len(todo) / pool.size)}')
+                _write(config, path, rows)
+                _train(todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
         result = dict(target=target, **summarise(
             [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
         _write(config, path, list(known.values()), result)
@@ -239,25 +240,22 @@ class _Epochs:
 
 
 def _train(
-        config: CompareConfig, todo: List[Job], pool: ChildPool, save: Callable[[Dict[str, Any]], None],
-        epochs: _Epochs, log: Callable[[str], None],
+        todo: List[Job], pool: ChildPool, save: Callable[[Dict[str, Any]], None], epochs: _Epochs,
+        log: Callable[[str], None],
 ) -> None:
     """Train what is left to do.
 
     Raises:
         SearchError: If a training fails. The others that are running are stopped, and continue with --resume.
     """
-    try:
-        for job, future in completed(pool.submit, pool.size, todo, POLL, epochs.report):
-            try:
-                row = pool.result(future)
-            except Exception as error:
-                raise SearchError(f'{job.name}, seed {job.seed}: {error}') from None
-            save(row)
-            log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
-                f'{row["seconds"]:.0f} s)')
-    finally:
-        pool.close()
+    for job, future in completed(pool.submit, pool.size, todo, POLL, epochs.report):
+        try:
+            row = pool.result(future)
+        except Exception as error:
+            raise SearchError(f'{job.name}, seed {job.seed}: {error}') from None
+        save(row)
+        log(f'{job.name}, seed {job.seed}: {row["accuracy"]:.2%} ({row["params"]:,} parameters, '
+            f'{row["seconds"]:.0f} s)')
 
 
 def _seconds(config: CompareConfig, data: ImageSet, job: Job, workers: int) -> float:

@@ -25,7 +25,7 @@ test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
-		--editable '.[digits,keras,search,train]'
+		--editable '.[digits,keras,search,train]' 'torchvision>=0.22'  # that of the lowest torch; timm needs some version
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 		pytest pytest-timeout pytest-xdist hypothesis jsonschema
 	.venv-lowest/bin/python $(PYTEST) -m "not slow"

@@ -246,6 +246,30 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert lines[0] == 'resumed after epoch 1 of 3' and report['log']['epoch'] == 3
 
 
+SPAWN = '''
+import multiprocessing, sys
+if __name__ == '__main__':
+    multiprocessing.set_start_method('spawn')
+    from nasnet_zoo.cli import app
+    app(sys.argv[1:])
+'''
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned(tmp_path):
+    """Readers of large images, as Windows and macOS start them."""
+    for name in ('train/a', 'train/b', 'test/a', 'test/b'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new('RGB', (90, 80), (60 * i, 99, 9)).save(tmp_path / 'data' / name / f'{i}.png')
+    (tmp_path / 'run.py').write_text(SPAWN, encoding='utf-8')
+    _, err = finished(python(
+        tmp_path / 'run.py', 'train', 'nasnet_b', '--data', str(tmp_path / 'data'), '--img-size', '96', '--workers', '2',
+        '--num-cells', '1', '--cell-filters', '2', '--stem', 'imagenet', '--epochs', '1', '--batch-size', '4',
+        '--out', str(tmp_path / 'run')))
+    assert 'epoch 1: loss' in err
+
+
 def test_killed_in_an_epoch_and_resumed_is_the_same(tmp_path):
     whole = command(tmp_path / 'whole')
     killed = command(tmp_path / 'killed')

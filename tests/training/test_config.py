@@ -46,14 +46,15 @@ def test_the_command_hands_its_options_on(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, 'run_training', lambda config, **kwargs: seen.append(config))
     options = ['--data', 'cifar10', '--out', str(tmp_path), '--resume', '--val-share', '0.1', '--data-root', 'there',
                '--download', '--img-size', '32', '--num-cells', '2', '--cell-filters', '8', '--stem', 'cifar',
-               '--bn-momentum', '0.2', '--drop-path-rate', '0.2', '--no-aux-head', '--pretrained', '--device', 'cpu', '--workers', '0',
+               '--bn-momentum', '0.2', '--drop-path-rate', '0.2', '--no-aux-head', '--pretrained', '--device', 'cpu',
+               '--workers', '0',
                '--sizes', '0:16,10:32', '--no-flip', '--opt', 'nmuon', '--epochs', '3', '--bf16']
     result = CliRunner().invoke(app, ['train', 'nasnet_b', *options])
     assert result.exit_code == 0, result.output
     assert seen == [TrainConfig(
         source='nasnet_b', data='cifar10', out=tmp_path, resume=True, val_share=0.1, data_root='there', download=True,
-        img_size=32, num_cells=2, cell_filters=8, stem='cifar', bn_momentum=0.2, drop_path_rate=0.2, aux_head=False, pretrained=True,
-        device='cpu', workers=0,
+        img_size=32, num_cells=2, cell_filters=8, stem='cifar', bn_momentum=0.2, drop_path_rate=0.2, aux_head=False,
+        pretrained=True, device='cpu', workers=0,
         recipe=Recipe(sizes=((0, 16), (10, 32)), flip=False, opt='nmuon', epochs=3, bf16=True))]
 
 

@@ -264,8 +264,8 @@ def test_workers_that_are_spawned(tmp_path):
             Image.new('RGB', (90, 80), (60 * i, 99, 9)).save(tmp_path / 'data' / name / f'{i}.png')
     (tmp_path / 'run.py').write_text(SPAWN, encoding='utf-8')
     _, err = finished(python(
-        tmp_path / 'run.py', 'train', 'nasnet_b', '--data', str(tmp_path / 'data'), '--img-size', '96', '--workers', '2',
-        '--num-cells', '1', '--cell-filters', '2', '--stem', 'imagenet', '--epochs', '1', '--batch-size', '4',
+        tmp_path / 'run.py', 'train', 'nasnet_b', '--data', str(tmp_path / 'data'), '--img-size', '96', '--workers',
+        '2', '--num-cells', '1', '--cell-filters', '2', '--stem', 'imagenet', '--epochs', '1', '--batch-size', '4',
         '--out', str(tmp_path / 'run')))
     assert 'epoch 1: loss' in err
 

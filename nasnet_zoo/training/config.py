@@ -62,8 +62,8 @@ class TrainConfig(Checked):
         "Stem of the network: imagenet for large images, cifar for small ones; darts_imagenet and darts_cifar for "
         "DARTS's networks."))] = None
     bn_momentum: Annotated[Optional[float], Field(gt=0, le=1, description=(
-        "Momentum of batch norms, the weight of a new batch in the running statistics. The default is that of the stem: "
-        "0.0003 for imagenet, which needs thousands of steps, and 0.1 for the others."))] = None
+        'Momentum of batch norms, the weight of a new batch in the running statistics. The default is that of the '
+        'stem: 0.0003 for imagenet, which needs thousands of steps, and 0.1 for the others.'))] = None
     drop_rate: Annotated[float, Field(ge=0, lt=1, description='Probability of dropout before the classifier.')] = 0.
     drop_path_rate: Annotated[float, Field(ge=0, le=1, description=(
         'Drop path rate at the end of training: that of the last cell or, with the stems of DARTS, of every cell.'))

@@ -70,7 +70,7 @@ def test_any_size_is_any_size(tmp_path):
             assert difference(run(tmp_path / 'any.onnx', x), model(x)) < 1e-5
 
 
-@pytest.mark.parametrize('opset', [15, 17, 18, 20, 23, newest_opset()])
+@pytest.mark.parametrize('opset', sorted({15, 17, 18, 20, min(23, newest_opset()), newest_opset()}))
 def test_opsets(opset, tmp_path):
     model = small('nasnet_c')
     preprocessing = make_preprocessing(model, img_size=16)

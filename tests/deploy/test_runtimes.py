@@ -198,6 +198,8 @@ def test_accuracy_of_a_precision(tmp_path):
 def test_a_plug_in(file, monkeypatch):
     """ONNX Runtime's own provider for the CPU, in the place of a plug-in's."""
     import onnxruntime
+    if not hasattr(onnxruntime, 'register_execution_provider_library'):
+        pytest.skip('this version of ONNX Runtime has no plug-ins')
     loaded = []
     monkeypatch.setitem(sys.modules, 'onnxruntime_ep_webgpu', SimpleNamespace(get_library_path=lambda: 'x.so'))
     monkeypatch.setattr(onnxruntime, 'register_execution_provider_library', lambda *args: loaded.append(args))

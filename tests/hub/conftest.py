@@ -14,8 +14,9 @@ def server(monkeypatch, tmp_path):
     with HubServer(tokens={'secret': 'someone', 'other': 'other'}) as server:
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, 'ENDPOINT', server.endpoint)
-        monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
-                            server.endpoint + '/{repo_id}/resolve/{revision}/{filename}')
+        for module in constants, huggingface_hub.file_download:  # the latter had a copy before 1.0
+            monkeypatch.setattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE',
+                                server.endpoint + '/{repo_id}/resolve/{revision}/{filename}', raising=False)
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
         monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
         monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'no-token'))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 
 import optuna
 import pytest
@@ -165,7 +166,8 @@ def test_another_search_is_refused(searched, options, message):
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
-    (['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer'),
+    pytest.param(['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer', marks=pytest.mark.skipif(
+        find_spec('ray') is None, reason='Ray is an extra')),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
     (['--ppo-preset', 'slow'], "ppo_preset: unknown preset of PPO 'slow'; known: model, fast, paper"),
     (['--space', 'nas'], "did you mean 'nasnet'? FILE.py:NAME is possible, too"),

@@ -51,7 +51,6 @@ def _parse_passes(text: str) -> Tuple[str, ...]:
 _Path = Annotated[Path, Field(strict=False)]
 _Channels = Annotated[Tuple[float, ...], Field(strict=False)]
 _Count = CliOption(parse=parse_count, metavar='INTEGER')
-_OPSET = 17
 
 
 class ExportConfig(Checked):
@@ -94,7 +93,7 @@ class ExportConfig(Checked):
         CliOption(parse=parse_size, metavar='SIZE|H,W'),
         Field(description="Size of the input in pixels. The default is that of the model."),
     ] = None
-    opset: Annotated[int, Field(description='Version of the ONNX operator set.')] = _OPSET
+    opset: Annotated[int, Field(description='Version of the ONNX operator set.')] = 17
     batch_size: Annotated[Optional[Annotated[int, Field(ge=1)]], _Count, Field(
         description='Fixed batch size of the input. The default is 1.')] = None
     dynamic_batch: Annotated[bool, Field(description='Make the batch size of the input dynamic.')] = False
@@ -173,10 +172,9 @@ class ExportConfig(Checked):
         if self.precision not in file_format.precisions:
             return (f'format {self.format}: can be written in {", ".join(file_format.precisions)}, '
                     f'not in {self.precision}')
-        if self.target is not None and 'target' not in file_format.arguments:
-            return f'format {self.format}: has no targets; leave --target out'
-        if self.opset != _OPSET and 'opset' not in file_format.arguments:
-            return f'format {self.format}: has no opsets; leave --opset out'
+        for name in ('target', 'opset'):
+            if getattr(self, name) != type(self).model_fields[name].default and name not in file_format.arguments:
+                return f'format {self.format}: has no {name}s; leave --{name} out'
         if self.data is not None and not file_format.measurable:
             return f'format {self.format}: its accuracy cannot be measured; leave --data out'
         if '{name}' in layout.model and not re.fullmatch(r'[\w-][\w.-]*', self.model_name):

@@ -76,17 +76,24 @@ def check_page(facts: ModelFacts, ort_web: Optional[Path]) -> None:
     channels = facts.preprocessing.input_size[0]
     if channels not in (1, 3):
         raise ValueError(f'layout web: pictures have 1 or 3 channels, but the model takes {channels}')
-    if ort_web is None:
-        return
-    for name in (file.path.rpartition('/')[2] for row in RUNTIMES.values() for file in row.values()):
-        if not (_dist(ort_web) / name).is_file():
-            raise ValueError(f'--ort-web: {_dist(ort_web)} has no {name}; pass the folder of the npm package '
+    if ort_web is not None:
+        _runtime_files(ort_web)
+
+
+def _runtime_files(package: Path) -> Dict[str, Dict[str, Path]]:
+    """Return where the files of :data:`RUNTIMES` are in an npm package, or in its ``dist``.
+
+    Raises:
+        ValueError: If one of them is missing.
+    """
+    dist = package / 'dist' if (package / 'dist').is_dir() else package
+    found = {provider: {role: dist / file.path.rpartition('/')[2] for role, file in row.items()}
+             for provider, row in RUNTIMES.items()}
+    for path in (path for row in found.values() for path in row.values()):
+        if not path.is_file():
+            raise ValueError(f'--ort-web: {dist} has no {path.name}; pass the folder of the npm package '
                              f'onnxruntime-web, for example of version {ORT_WEB_VERSION}')
-
-
-def _dist(package: Path) -> Path:
-    """Return the folder of an npm package that has the files to publish; it may be given itself."""
-    return package / 'dist' if (package / 'dist').is_dir() else package
+    return found
 
 
 def write_page(deployment: Deployment) -> None:
@@ -120,13 +127,9 @@ def _describe(deployment: Deployment) -> Dict[str, Any]:
 def _copy_runtime(source: Path, target: Path) -> Dict[str, Dict[str, RuntimeFile]]:
     """Copy the files of an npm package, or of its ``dist``, to a folder beside the page."""
     target.mkdir()
-    copied: Dict[str, Dict[str, RuntimeFile]] = {}
-    for provider, row in RUNTIMES.items():
-        for role, file in row.items():
-            name = file.path.rpartition('/')[2]
-            shutil.copyfile(_dist(source) / name, target / name)
-            copied.setdefault(provider, {})[role] = _measure(target / name, f'{target.name}/{name}')
-    return copied
+    return {provider: {role: _measure(shutil.copyfile(path, target / path.name), f'{target.name}/{path.name}')
+                       for role, path in row.items()}
+            for provider, row in _runtime_files(source).items()}
 
 
 def _measure(file: Path, path: str) -> RuntimeFile:

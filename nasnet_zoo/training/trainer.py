@@ -145,11 +145,10 @@ class Trainer:
                     epoch=self.epoch + 1, step=step + 1, steps=self._steps, loss=loss, accuracy=correct / seen,
                     lr=self._lr, images_per_second=seen * self.world / (time.perf_counter() - begun)))
         self.epoch += 1
-        sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64)
         if self.world > 1:
-            sums = sums.to(self.device)
+            sums = torch.tensor([total_loss, correct, seen], dtype=torch.float64, device=self.device)
             distributed.all_reduce(sums)
-        total_loss, correct, seen = sums.tolist()
+            total_loss, correct, seen = sums.tolist()
         return dict(
             epoch=self.epoch, loss=total_loss / self.steps_per_epoch / self.world, accuracy=correct / seen,
             lr=self._lr, images_per_second=seen / (time.perf_counter() - begun))

@@ -83,8 +83,8 @@ function summarize() {
     say(`${waiting.size} ${waiting.size === 1 ? 'picture is' : 'pictures are'} waiting.`);
   } else if (times.length) {
     const median = [...times].sort((a, b) => a - b)[times.length >> 1];
-    say(`${latest}. ${milliseconds(median)} milliseconds per picture${times.length > 1 ? `, the median of ${times.length}` : ''}, `
-      + `on the ${place}.`);
+    const ofHowMany = times.length > 1 ? `, the median of ${times.length}` : '';
+    say(`${latest}. ${milliseconds(median)} milliseconds per picture${ofHowMany}, on the ${place}.`);
   } else {
     say(`Ready, on the ${place}.`);
   }

@@ -9,6 +9,7 @@ _LAZY = {  # name: its module, imported on first use; most of them import Optuna
     'LocalSearchSampler': '.samplers.local',
     'Decision': '.space',
     'Space': '.space',
+    'SpaceError': '.space',
     'nasnet_space': '.space',
     'darts_space': '.space',
     'ChildSettings': '.config',

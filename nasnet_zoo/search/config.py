@@ -120,6 +120,10 @@ class SearchConfig(Checked):
     warm_start: Annotated[_Names, CliOption(metavar='CELL'), Field(description=(
         'Genotype to evaluate first, from which the sampler then learns: a file, or the name of a built-in genotype. '
         'Repeat the option for several.'))] = ()
+    reuse: Annotated[Tuple[_Path, ...], Field(strict=False, description=(
+        'Folder of another search whose children are taken over with their rewards: those that are in the search '
+        'space. They must have been trained and rated in the same way, and they count towards --trials. Repeat the '
+        'option for several.'))] = ()
     prune: Annotated[Optional[str], OneOf('pruner', PRUNERS), Field(description=(
         'Stop the training of unpromising children early.'))] = None
     objective: Annotated[Optional[str], OneOf('objective', OBJECTIVES), Field(description=(

@@ -17,8 +17,8 @@ from .space import Space
 __all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_known', 'read_search', 'start_or_resume',
            'study_settings', 'upgrade_settings']
 
-_MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'baseline', 'data_root',
-               'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
+_MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'reuse', 'baseline',
+               'data_root', 'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
 
 _NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had another default in an earlier version
 

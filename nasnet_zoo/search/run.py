@@ -48,6 +48,7 @@ from .pruning import PRUNERS
 from .report.live import LiveReport
 from .report.pages import search_page
 from .report.record import SearchRecord, read_finals, read_record
+from .reuse import add_reused, read_reused
 from .samplers import SAMPLERS
 from .selection import rank_children
 from .space import Space
@@ -75,6 +76,7 @@ class _Prepared(NamedTuple):
         images: Where workers get the images.
         num_images: Number of images, those held out for validation included.
         warm_start: The known cells that are evaluated first.
+        reused: Children of other searches, as finished trials.
         baseline: The search to compare with, if there is one.
     """
     config: SearchConfig
@@ -82,6 +84,7 @@ class _Prepared(NamedTuple):
     images: ImageSource
     num_images: int
     warm_start: List[WarmStart]
+    reused: List[FrozenTrial]
     baseline: Optional[SearchRecord]
 
     def value(self, rated: float, costs: Mapping[str, Any]) -> float:
@@ -231,9 +234,11 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     config = config.model_copy(update=dict(
         child=child.model_copy(update=dict(match_target=target if child.match else None)),
         data=data_name(config.data), cost_target=target))
+    num_images = len(loaded.images)
+    reused = [trial for folder in config.reuse for trial in read_reused(folder, config, space, num_images, log)]
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
-    return _Prepared(config, space, images, len(loaded.images), warm_start, baseline)
+    return _Prepared(config, space, images, num_images, warm_start, reused, baseline)
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
@@ -273,6 +278,7 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
     check_cells(study, space, config.out)
+    add_reused(study, prepared.reused)
     enqueue(study, prepared.warm_start)
     return study
 

@@ -56,7 +56,7 @@ class Space:
         build: Converts choices (option by name of decision) to a genotype as JSON data. ``format`` and ``name`` may be
             left out.
         parse: Converts a genotype to choices, and raises a SpaceError if the space does not contain it. Without this
-            function a search cannot be warm-started.
+            function a search cannot be warm-started with genotypes, or reuse children of another space.
 
     Raises:
         ValueError: If names are repeated or a decision has fewer than two different options.

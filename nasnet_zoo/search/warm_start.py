@@ -1,5 +1,5 @@
 """Known cells that a search evaluates first, so that its sampler learns from them."""
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Callable, List, NamedTuple, Sequence, Tuple
 
 import optuna
 
@@ -9,7 +9,7 @@ from .errors import SearchError
 from .space import SPACES, Choices, Space, SpaceError
 from .study import batched_writes
 
-__all__ = ['WarmStart', 'enqueue', 'find_cells']
+__all__ = ['WarmStart', 'enqueue', 'find_cells', 'find_tokens']
 
 
 class WarmStart(NamedTuple):
@@ -42,12 +42,9 @@ def find_cells(
         genotype = load_genotype(name)
         _check_operations(genotype, forbidden)
         try:
-            tokens = space.find(genotype)
+            tokens = find_tokens(genotype, space, '--warm-start')
         except SpaceError as error:
             raise SearchError(f'--warm-start: {error}{_where(genotype)}') from None
-        except Exception as error:  # in the parse function of a space of the user's own
-            raise SearchError(f'--warm-start: {genotype.name}: the parse function of {space.name} fails with '
-                              f'{type(error).__name__}: {error}') from None
         written = space.genotype(tokens)
         if not _same_blocks(written, genotype):
             raise SearchError(f'--warm-start: {genotype.name}: the parse function of {space.name} returns the choices '
@@ -57,6 +54,27 @@ def find_cells(
                 'or another "fit"')
         found.append(WarmStart(name, space.choices(tokens)))
     return found
+
+
+def find_tokens(genotype: Genotype, space: Space, option: str) -> Tuple[int, ...]:
+    """Return the tokens of a genotype in a space, which may be one of the user's own.
+
+    Args:
+        genotype: The cell.
+        space: The space.
+        option: The option that messages name.
+
+    Raises:
+        SpaceError: If the cell is not in the space.
+        SearchError: If the parse function of the space fails.
+    """
+    try:
+        return space.find(genotype)
+    except SpaceError:
+        raise
+    except Exception as error:
+        raise SearchError(f'{option}: {genotype.name}: the parse function of {space.name} fails with '
+                          f'{type(error).__name__}: {error}') from None
 
 
 def enqueue(study: optuna.Study, cells: Sequence[WarmStart]) -> None:

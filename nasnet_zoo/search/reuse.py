@@ -1,28 +1,31 @@
 """Takes over the children of another search, so that they need not be trained again."""
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..files import flattened
 from ..training.run import changes
 from .config import SearchConfig
 from .errors import SearchError
 from .folder import read_search, study_settings
 from .make_space import make_space
 from .space import SPACES, Space, SpaceError
-from .study import batched_writes, evaluated_trials, open_stored_study
+from .study import evaluated_trials, open_stored_study
 from .warm_start import find_tokens
 
-__all__ = ['add_reused', 'read_reused']
+__all__ = ['read_reused']
 
-_COMPARED = ('data', 'objective', 'cost_target', 'child')  # the settings that rewards depend on
+_COMPARED = ('data', 'objective', 'child')  # the settings that rewards depend on …
+_IGNORED = ('child.recipe.seed', 'child.time_limit')  # … except for these
+# What is known of a child. Its seconds are left out: the new search has not spent them.
+_MEASURED = ('architecture', 'accuracy', 'params', 'macs', 'latency', 'cell_filters', 'rewards')
 
 
 def read_reused(
         folder: Path, config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
 ) -> List[FrozenTrial]:
-    """Return the children of a search as finished trials of another one.
+    """Return the children of a search as finished trials of another one, that of the highest reward last.
 
     Like an enqueued trial, each has its choices in ``fixed_params``: no sampler has proposed it. The user attribute
     ``reused`` says which trial of which search it was.
@@ -32,77 +35,94 @@ def read_reused(
         config: The settings of the new search.
         space: The space of the new search. Children that it does not contain are left out.
         num_images: Number of training images of the new search, those held out included.
-        log: Called with a line about how many children are taken over.
+        log: Called with a line about how many children the space contains.
 
     Raises:
-        SearchError: If there is no search, if its children were trained or rated in another way, or if its space is
-            not known.
+        SearchError: If there is no search, if its children were trained or rated in another way, if its space is not
+            known, or if none of its children is in the new space.
     """
-    study = open_stored_study(folder)
+    if not (folder / 'search.json').exists():
+        raise SearchError(f'--reuse: {folder}: there is no search here')
     content = read_search(folder / 'search.json')
-    _check_settings(folder, content, config, space, num_images)
-    old = _space(folder, content, config, space)
+    study = open_stored_study(folder, config.storage if content['settings'].get('own_storage') else None)
     trials = [trial for trial in evaluated_trials(study) if trial.state == TrialState.COMPLETE] if study else []
+    if not trials:
+        raise SearchError(f'--reuse: {folder}: no child of this search has a reward yet')
+    _check_settings(folder, content, config, space, num_images)
+    old = _space_of(folder, content, config, space)
     found, reason = [], ''
     for trial in trials:
-        genotype = old.genotype(old.tokens(trial.params))
         try:
-            tokens = old.tokens(trial.params) if old is space else find_tokens(genotype, space, '--reuse')
+            tokens = _find(folder, trial, old, space)
         except SpaceError as error:
             reason = str(error)
             continue
-        architecture = trial.user_attrs['architecture']
-        if genotype.architecture_digest != architecture:
-            raise SearchError(f'--reuse: {folder}: the space {old.name} has changed: it builds another cell from the '
-                              f'choices of child {trial.number} than before; restore it')
-        if space.genotype(tokens).architecture_digest == architecture:  # with the same outputs
-            choices = space.choices(tokens)
-            found.append(create_trial(
-                params=choices, distributions=space.distributions, values=trial.values,
-                user_attrs=dict(trial.user_attrs, reused=f'{folder.resolve().name}/{trial.number}'),
-                system_attrs=dict(fixed_params=choices)))
+        choices = space.choices(tokens)
+        measured = {name: trial.user_attrs[name] for name in _MEASURED if name in trial.user_attrs}
+        found.append(create_trial(
+            params=choices, distributions=space.distributions, values=trial.values,
+            intermediate_values=trial.intermediate_values, system_attrs=dict(fixed_params=choices),
+            user_attrs=dict(measured, reused=f'{folder.resolve().name}/{trial.number}')))
     if not found:
-        raise SearchError(f'--reuse: {folder}: none of its {len(trials)} children is in the space {space.name}'
-                          + (f': {reason}' if reason else ''))
-    log(f'{folder}: {len(found)} of {len(trials)} children are in the space {space.name}, and are taken over')
-    return found
+        raise SearchError(f'--reuse: {folder}: none of its {len(trials)} children is in the space {space.name}: '
+                          f'{reason}')
+    log(f'{folder}: {len(found)} of {len(trials)} children are in the space {space.name}')
+    return sorted(found, key=lambda trial: trial.values[0])  # evolution forgets all but the newest
 
 
-def add_reused(study: optuna.Study, reused: List[FrozenTrial]) -> None:
-    """Add finished trials to a study, except for those whose architecture it has already."""
-    known = {trial.user_attrs['architecture'] for trial in evaluated_trials(study)}
-    with batched_writes(study):
-        for trial in reused:
-            if trial.user_attrs['architecture'] not in known:
-                study.add_trial(trial)
-                known.add(trial.user_attrs['architecture'])
+def _find(folder: Path, trial: FrozenTrial, old: Space, space: Space) -> Tuple[int, ...]:
+    """Return the tokens of a child in the new space.
+
+    Raises:
+        SpaceError: If the space does not contain the child.
+        SearchError: If the old space builds another cell from its choices than before.
+    """
+    tokens = old.tokens(trial.params)
+    genotype = old.genotype(tokens, f'child-{trial.number}')
+    if genotype.architecture_digest != trial.user_attrs['architecture']:
+        raise SearchError(f'--reuse: {folder}: the space {old.name} has changed: it builds another cell from the '
+                          f'choices of child {trial.number} than before; restore it')
+    if old is space:
+        return tokens
+    tokens = find_tokens(genotype, space, f'--reuse: {folder}')
+    if space.genotype(tokens).architecture_digest != genotype.architecture_digest:
+        raise SpaceError(f'{genotype.name}: {space.name} writes it with other outputs or another "fit"')
+    return tokens
 
 
 def _check_settings(
         folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space, num_images: int) -> None:
     """Raise a SearchError if rewards of the two searches cannot be compared."""
-    def compared(settings: Mapping[str, Any], images: int) -> Dict[str, Any]:
-        return dict({name: settings.get(name) for name in _COMPARED}, num_images=images)
+    def compared(settings: Mapping[str, Any], images: Optional[int]) -> Dict[str, Any]:
+        chosen = flattened({name: settings.get(name) for name in _COMPARED})
+        return {'number of training images': images, **{name: chosen[name] for name in chosen if name not in _IGNORED}}
 
     differences = changes(compared(content['settings'], content.get('num_images', num_images)),
                           compared(study_settings(config, space), num_images))
+    if content['is_old'] and config.child.img_size is not None:
+        differences = 'an earlier version resized images differently'
     if differences:
-        raise SearchError(f'--reuse: {folder}: its children were trained or rated in another way: {differences}')
+        raise SearchError(f'--reuse: {folder}: its children were trained or rated in another way: {differences}; use '
+                          'the same settings, or leave out --reuse')
 
 
-def _space(folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space) -> Space:
+def _space_of(folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space) -> Space:
     """Return the space of a search. Of Python files, only the one that the user has named is executed."""
-    settings, stored = content['settings'], content.get('config', {})
+    settings, stored = content['settings'], content.get('config') or {}
     if settings.get('fingerprint') == space.fingerprint:
         return space
     name = str(stored.get('space'))
     if name not in SPACES:
         file, attribute = config.space.rpartition(':')[0], name.rpartition(':')[2]
         if not file:
-            raise SearchError(f'--reuse: {folder}: its space, {name}, is in a Python file; put the space of this '
+            raise SearchError(f'--reuse: {folder}: its space, {name}, is in a Python file; put the space of the new '
                               'search into that file, too, and name it with --space FILE.py:NAME')
         name = f'{file}:{attribute}'
-    old = make_space(name, stored.get('blocks'), tuple(stored.get('forbid_op', ())))
+    try:
+        old = make_space(name, stored.get('blocks'), tuple(stored.get('forbid_op', ())))
+    except SearchError as error:
+        raise SearchError(f'--reuse: {folder}: its space: {error}') from None
     if old.fingerprint != settings.get('fingerprint'):
-        raise SearchError(f'--reuse: {folder}: {name} is not the space of that search: its decisions differ')
+        raise SearchError(f'--reuse: {folder}: {name} is not the space of that search: its name or its decisions '
+                          'differ; restore it')
     return old

@@ -48,7 +48,7 @@ from .pruning import PRUNERS
 from .report.live import LiveReport
 from .report.pages import search_page
 from .report.record import SearchRecord, read_finals, read_record
-from .reuse import add_reused, read_reused
+from .reuse import read_reused
 from .samplers import SAMPLERS
 from .selection import rank_children
 from .space import Space
@@ -274,11 +274,10 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
     study = open_study(config.out, name, config.storage, StudySettings(
         sampler=lambda trials: SAMPLERS[config.sampler].resolve()(
             space, config.seed, config.ppo_preset, trials, combine if config.objective else None),
-        settings=settings,
+        settings=settings, reused=prepared.reused,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
     check_cells(study, space, config.out)
-    add_reused(study, prepared.reused)
     enqueue(study, prepared.warm_start)
     return study
 
@@ -325,14 +324,14 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
     config, space = prepared.config, prepared.space
     won = finals[0]
     trials = study.get_trials(deepcopy=False)
-    params = next(trial.params for trial in trials if trial.number == won['number'])
+    trial = next(trial for trial in trials if trial.number == won['number'])
     child = config.child.model_dump(mode='json', exclude={'recipe', 'time_limit'})
     cell = space.genotype(
-        space.tokens(params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
+        space.tokens(trial.params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
         search=dict(
             space=space.name, sampler=config.sampler, ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
             seed=config.seed, protocol=config.protocol, trials=len(trials),
-            trial=won['number'], child=dict(child, time_limit=None)),
+            trial=won['number'], reused=trial.user_attrs.get('reused'), child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
             mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))

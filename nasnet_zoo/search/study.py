@@ -24,11 +24,13 @@ class StudySettings(NamedTuple):
     Attributes:
         sampler: Creates the sampler, given the number of trials that the study already has.
         settings: The settings that all children of the study have in common, as JSON data.
+        reused: Finished trials to add, except for those whose architecture the study has already.
         directions: The direction of each objective.
         pruner: Optuna's pruner; None to prune nothing.
     """
     sampler: Callable[[int], optuna.samplers.BaseSampler]
     settings: Dict[str, Any] = {}
+    reused: Sequence[FrozenTrial] = ()
     directions: Sequence[str] = ('maximize',)
     pruner: Optional[optuna.pruners.BasePruner] = None
 
@@ -77,6 +79,7 @@ def open_study(
     except Exception as error:  # SQLAlchemy, Redis and JSON raise errors of their own
         raise _unusable(storage or path, error) from None
     _check_settings(study, create.settings, storage or path)
+    _add_missing(study, create.reused)
     study.sampler = create.sampler(len(study.get_trials(deepcopy=False)))
     return study
 
@@ -112,6 +115,16 @@ def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[
         study.set_user_attr('settings', settings)
     elif stored is None or stored != settings and upgrade_settings(stored) != settings:
         raise SearchError(f'{place}: the study {study.study_name!r} has other settings; choose another --out')
+
+
+def _add_missing(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+    """Add finished trials to a study, except for those whose architecture it has already."""
+    known = {trial.user_attrs['architecture'] for trial in evaluated_trials(study)}
+    with batched_writes(study):
+        for trial in trials:
+            if trial.user_attrs['architecture'] not in known:
+                study.add_trial(trial)
+                known.add(trial.user_attrs['architecture'])
 
 
 def check_cells(study: optuna.Study, space: Space, out: Path) -> None:

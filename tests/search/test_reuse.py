@@ -1,12 +1,19 @@
 """Children of one search that another one takes over."""
 import json
 import re
+import shutil
 import textwrap
+from itertools import product
 
 import pytest
+from optuna.trial import create_trial
 from typer.testing import CliRunner
 
+from nasnet_zoo import load_genotype
 from nasnet_zoo.cli.main import app
+from nasnet_zoo.search.config import ChildSettings, SearchConfig
+from nasnet_zoo.search.make_space import make_space
+from nasnet_zoo.search.reuse import read_reused
 from nasnet_zoo.search.study import open_study
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
@@ -71,27 +78,61 @@ def test_children_are_taken_over(first, tmp_path):
 
     result = command(tmp_path / 'new', *options, '--trials', str(count + 1))
     assert result.exit_code == 0, result.output
-    assert f'{old}: {count} of 6 children are in the space large, and are taken over' in result.stderr
+    assert f'{old}: {count} of 6 children are in the space large' in result.stderr
     assert re.search('^about .*: 1 more child', result.stderr, re.M)
     *reused, new = trials_in(tmp_path / 'new')
     assert len(reused) == count and new.user_attrs['architecture'] not in known
     for trial in reused:
         before = known[trial.user_attrs['architecture']]
         assert trial.value == before.value and trial.user_attrs['reused'] == f'first/{before.number}'
-        assert before.user_attrs.items() <= trial.user_attrs.items()
+        assert {name: before.user_attrs[name] for name in ('accuracy', 'params', 'macs', 'rewards')}.items() <= (
+            trial.user_attrs.items())
+    assert [trial.value for trial in reused] == sorted(trial.value for trial in reused), 'evolution keeps the newest'
     assert new.system_attrs['nasnet_zoo']['parent'] in range(count), 'a child of one that was taken over'
-    assert (tmp_path / 'new' / 'report.html').stat().st_size > 1000
+    report = (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8')
+    assert re.search(rf'children from other searches.{{1,40}}\b{count}\b', report, re.S)
+    cell = load_genotype(tmp_path / 'new' / 'cell.json')
+    won = next(trial for trial in trials_in(tmp_path / 'new') if trial.number == cell.search['trial'])
+    assert cell.search.get('reused') == won.user_attrs.get('reused')
 
     again = command(tmp_path / 'new', *options, '--trials', str(count + 1), '--resume')
     assert again.exit_code == 0 and json.loads(again.stdout) == json.loads(result.stdout)
     assert len(trials_in(tmp_path / 'new')) == count + 1
 
 
-def test_the_same_space_needs_no_parse_function(first, tmp_path):
+def test_random_search_goes_on_with_other_cells(first, tmp_path):
+    """It does not draw those of the other search again, which had the same seed. The same space needs no `parse`."""
     file, old = first
-    result = command(tmp_path / 'new', '--space', f'{file}:unparsed', '--reuse', str(old), '--trials', '6')
+    result = command(tmp_path / 'new', '--space', f'{file}:unparsed', '--reuse', str(old), '--trials', '7', '--sampler',
+                     'random', '--time-limit', '1000')
     assert result.exit_code == 0, result.output
-    assert [trial.value for trial in trials_in(tmp_path / 'new')] == [trial.value for trial in trials_in(old)]
+    *reused, new = trials_in(tmp_path / 'new')
+    assert [trial.value for trial in reused] == sorted(trial.value for trial in trials_in(old))
+    assert new.user_attrs['architecture'] not in [trial.user_attrs['architecture'] for trial in reused]
+
+
+def test_only_results_are_taken_over(first, tmp_path):
+    """Not, for example, that a child was trained again for an interrupted one. The seed of the children may differ."""
+    file, old = first
+    copied = shutil.copytree(old, tmp_path / 'copied')
+    settings = json.loads((copied / 'search.json').read_text(encoding='utf-8'))
+    study, space = open_study(copied, settings['study']), make_space(f'{file}:small')
+    known = {trial.user_attrs['architecture'] for trial in study.trials}
+    tokens, architecture = next(
+        (tokens, found) for tokens in product(*map(range, space.sizes))
+        if (found := space.genotype(tokens).architecture_digest) not in known)
+    study.add_trial(create_trial(
+        params=space.choices(tokens), distributions=space.distributions, value=0.,
+        user_attrs=dict(study.trials[0].user_attrs, architecture=architecture, again_for=3)))
+
+    child = ChildSettings(**settings['settings']['child'])
+    child = child.model_copy(update=dict(recipe=child.recipe.model_copy(update=dict(seed=7))))
+    config = SearchConfig(out=tmp_path / 'new', space=f'{file}:small', child=child)
+    lines: list = []
+    reused = read_reused(copied, config, space, settings['num_images'], lines.append)
+    assert lines == [f'{copied}: 7 of 7 children are in the space darts-2']
+    assert reused[0].user_attrs['architecture'] == architecture, 'the reward is the lowest'
+    assert not [name for trial in reused for name in ('again_for', 'seconds') if name in trial.user_attrs]
 
 
 @pytest.mark.parametrize('space, options, message', [
@@ -112,7 +153,7 @@ def test_files_that_the_user_has_not_named_are_not_executed(first, tmp_path):
     file, old = first
     result = command(tmp_path / 'new', '--space', 'darts', '--reuse', str(old), '--trials', '7')
     assert result.exit_code == 1
-    assert f'its space, {file}:small, is in a Python file; put the space of this search into' in result.stderr
+    assert f'its space, {file}:small, is in a Python file; put the space of the new search into' in result.stderr
     unlike = tmp_path / 'unlike.py'
     unlike.write_text(textwrap.dedent(SPACES).replace("'sep_conv_3x3')", "'sep_conv_7x7')"), encoding='utf-8')
     result = command(tmp_path / 'new', '--space', f'{unlike}:large', '--reuse', str(old), '--trials', '7')

@@ -149,6 +149,7 @@ def _progress(
     """Return how far a search is, and when it will probably end."""
     now = datetime.now(UTC)
     done, failed = len(record.evaluated), record.failures.total()
+    reused = sum('reused' in trial.user_attrs for trial in record.evaluated)
     per_hour = end = None
     if since is not None and state == 'running':
         finished = [t.datetime_complete.astimezone(UTC) for t in record.evaluated if t.datetime_complete]
@@ -160,6 +161,7 @@ def _progress(
     values = {
         f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
+        'children from other searches': str(reused) if reused else None,
         'children per hour': per_hour, 'expected end of the search': end,
         'training time': show_duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
         'best children trained again': str(len(record.finals)) if record.finals else None,

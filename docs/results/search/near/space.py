@@ -4,8 +4,8 @@
     python space.py children FOLDER NUMBER…     children of the search, from children.json
     python space.py changed FOLDER              child 43 with the changes that third.json lists
 
-The space is that of the paper, with separable convolutions and 3x3 pools only, and without concatenation in blocks:
---space space.py:space.
+The space is that of the paper, with the identity, 3x3 pools and separable convolutions (also dilated) as the only
+operations, and without concatenation in blocks: --space space.py:space.
 """
 import json
 import random

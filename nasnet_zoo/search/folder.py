@@ -7,15 +7,15 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
-from ..files import remove_partial_files, write_json
+from ..files import flattened, remove_partial_files, write_json
 from ..training.recipe import with_defaults
 from ..training.run import changes, versions
 from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
-__all__ = ['exclusive_lock', 'kept_defaults', 'read_json', 'read_known', 'read_search', 'start_or_resume',
-           'study_settings', 'upgrade_settings']
+__all__ = ['exclusive_lock', 'kept_defaults', 'rating_settings', 'read_json', 'read_known', 'read_search',
+           'start_or_resume', 'study_settings', 'upgrade_settings']
 
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'reuse', 'baseline',
                'data_root', 'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
@@ -36,6 +36,13 @@ def study_settings(config: SearchConfig, space: Space) -> Dict[str, Any]:
     return dict(settings, space=space.name, fingerprint=space.fingerprint,
                 ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
                 own_storage=config.storage is not None)
+
+
+def rating_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the settings that rewards depend on, on one level. Rewards of searches that differ in them cannot be
+    compared; the seed of the children may differ."""
+    chosen = flattened({name: settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
+    return {name: value for name, value in chosen.items() if name != 'child.recipe.seed'}
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -7,14 +7,14 @@ import random
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 from ..checked import shorten, suggest
 from ..genotype.schema import GenotypeError
 from .errors import SearchError
 from .space import SPACES, Space
 
-__all__ = ['OWN_SPACE', 'make_space']
+__all__ = ['OWN_SPACE', 'make_space', 'remake_space']
 
 OWN_SPACE = ('FILE.py:NAME', r'.+\.py:\w+')  # how a space in a file is written, and a regular expression for it
 CHECKED_CELLS = 50  # number of random cells of a space from a file that are checked before the search
@@ -43,6 +43,24 @@ def make_space(name: str, blocks: Optional[int] = None, forbidden: Sequence[str]
         raise SearchError(f'space: {name} returns an object of type {type(space).__name__}, not a Space')
     _check_cells(space, name)
     return space
+
+
+def remake_space(name: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:
+    """Return the space of an earlier search.
+
+    Args:
+        name: As :func:`make_space` takes it.
+        config: ``config`` in ``search.json``, which has the other arguments.
+        settings: ``settings`` in ``search.json``, which has the fingerprint of the space.
+
+    Returns:
+        The space, or None if the one of this name is another one now.
+
+    Raises:
+        SearchError: As :func:`make_space`.
+    """
+    space = make_space(name, config.get('blocks'), config.get('forbid_op', ()))
+    return space if space.fingerprint == settings.get('fingerprint') else None
 
 
 def _arguments(

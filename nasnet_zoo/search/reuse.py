@@ -4,20 +4,19 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ..files import flattened
 from ..training.run import changes
 from .config import SearchConfig
 from .errors import SearchError
-from .folder import read_search, study_settings
-from .make_space import make_space
+from .folder import rating_settings, read_search, study_settings
+from .make_space import remake_space
 from .space import SPACES, Space, SpaceError
-from .study import evaluated_trials, open_stored_study
+from .study import evaluated_trials, open_stored_study, rebuild_cell
 from .warm_start import find_tokens
 
 __all__ = ['read_reused']
 
-_COMPARED = ('data', 'objective', 'child')  # the settings that rewards depend on …
-_IGNORED = ('child.recipe.seed', 'child.time_limit')  # … except for these
+# The objectives of a trial are stored uncombined, and the children that have rewards have kept the time limit.
+_IGNORED = ('cost_target', 'child.time_limit')
 # What is known of a child. Its seconds are left out: the new search has not spent them.
 _MEASURED = ('architecture', 'accuracy', 'params', 'macs', 'latency', 'cell_filters', 'rewards')
 
@@ -77,13 +76,9 @@ def _find(folder: Path, trial: FrozenTrial, old: Space, space: Space) -> Tuple[i
         SpaceError: If the space does not contain the child.
         SearchError: If the old space builds another cell from its choices than before.
     """
-    tokens = old.tokens(trial.params)
-    genotype = old.genotype(tokens, f'child-{trial.number}')
-    if genotype.architecture_digest != trial.user_attrs['architecture']:
-        raise SearchError(f'--reuse: {folder}: the space {old.name} has changed: it builds another cell from the '
-                          f'choices of child {trial.number} than before; restore it')
+    genotype = rebuild_cell(trial, old, f'--reuse: {folder}', 'restore it')
     if old is space:
-        return tokens
+        return space.tokens(trial.params)
     tokens = find_tokens(genotype, space, f'--reuse: {folder}')
     if space.genotype(tokens).architecture_digest != genotype.architecture_digest:
         raise SpaceError(f'{genotype.name}: {space.name} writes it with other outputs or another "fit"')
@@ -94,8 +89,8 @@ def _check_settings(
         folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space, num_images: int) -> None:
     """Raise a SearchError if rewards of the two searches cannot be compared."""
     def compared(settings: Mapping[str, Any], images: Optional[int]) -> Dict[str, Any]:
-        chosen = flattened({name: settings.get(name) for name in _COMPARED})
-        return {'number of training images': images, **{name: chosen[name] for name in chosen if name not in _IGNORED}}
+        chosen = {name: value for name, value in rating_settings(settings).items() if name not in _IGNORED}
+        return {'number of training images': images, **chosen}
 
     differences = changes(compared(content['settings'], content.get('num_images', num_images)),
                           compared(study_settings(config, space), num_images))
@@ -119,10 +114,10 @@ def _space_of(folder: Path, content: Mapping[str, Any], config: SearchConfig, sp
                               'search into that file, too, and name it with --space FILE.py:NAME')
         name = f'{file}:{attribute}'
     try:
-        old = make_space(name, stored.get('blocks'), tuple(stored.get('forbid_op', ())))
+        old = remake_space(name, stored, settings)
     except SearchError as error:
         raise SearchError(f'--reuse: {folder}: its space: {error}') from None
-    if old.fingerprint != settings.get('fingerprint'):
+    if old is None:
         raise SearchError(f'--reuse: {folder}: {name} is not the space of that search: its name or its decisions '
                           'differ; restore it')
     return old

@@ -6,6 +6,7 @@ from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Option
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from ..genotype.schema import Genotype
 from .errors import SearchError
 from .folder import read_search, upgrade_settings
 from .journal import BatchedJournalStorage, has_records, remove_damaged_end
@@ -13,7 +14,7 @@ from .optuna_internals import get_storage
 from .space import Space
 
 __all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'child_rows', 'evaluated_trials',
-           'finished_children', 'is_evaluated', 'open_stored_study', 'open_study']
+           'finished_children', 'is_evaluated', 'open_stored_study', 'open_study', 'rebuild_cell']
 
 COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
@@ -137,9 +138,26 @@ def check_cells(study: optuna.Study, space: Space, out: Path) -> None:
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if 'architecture' in trial.user_attrs]
     for trial in trials[-COMPARED_CELLS:]:
-        if space.genotype(space.tokens(trial.params)).architecture_digest != trial.user_attrs['architecture']:
-            raise SearchError(f'{out}: the space {space.name} has changed: it builds another cell from the choices of '
-                              f'child {trial.number} than before; restore it, or choose another --out')
+        rebuild_cell(trial, space, str(out), 'restore it, or choose another --out')
+
+
+def rebuild_cell(trial: FrozenTrial, space: Space, place: str, fix: str) -> Genotype:
+    """Return the cell of a trial, named by its number.
+
+    Args:
+        trial: A trial with an ``architecture``.
+        space: The space that it was proposed in.
+        place: The beginning of the error message.
+        fix: The end of the error message.
+
+    Raises:
+        SearchError: If the space builds another cell from the choices than before.
+    """
+    genotype = space.genotype(space.tokens(trial.params), f'child-{trial.number}')
+    if genotype.architecture_digest != trial.user_attrs['architecture']:
+        raise SearchError(f'{place}: the space {space.name} has changed: it builds another cell from the choices of '
+                          f'child {trial.number} than before; {fix}')
+    return genotype
 
 
 def check_storage(storage: str) -> None:

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from ... import html
 from ...files import flattened, write_utf8
+from ..folder import rating_settings
 from ..forecast import show_duration
 from . import figures
 from .record import SearchRecord, read_record
@@ -255,10 +256,8 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
 
 def _unequal_settings(records: Sequence[SearchRecord]) -> str:
     """Return a warning if the searches differ in how children are trained and rated."""
-    settings = [flattened({name: record.settings.get(name) for name in ('data', 'objective', 'cost_target', 'child')})
-                for record in records]
-    names = [name for name in dict.fromkeys(chain(*settings))
-             if name != 'child.recipe.seed' and len({str(one.get(name)) for one in settings}) > 1]
+    settings = [rating_settings(record.settings) for record in records]
+    names = [name for name in dict.fromkeys(chain(*settings)) if len({str(one.get(name)) for one in settings}) > 1]
     return html.section(
         'The rewards cannot be compared', html.paragraph('These searches train or rate children in different ways:'),
         html.table('settings that differ', [

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ...genotype.loader import load_genotype
 from ...genotype.schema import Genotype
 from ..folder import read_json, read_search
-from ..make_space import make_space
+from ..make_space import remake_space
 from ..objectives import OBJECTIVES, reward
 from ..samplers.history import NOTES
 from ..space import SPACES, Space
@@ -214,5 +214,4 @@ def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Opt
     """Return the space of a search if it is a built-in one. A space in a Python file is not executed for a report."""
     if config.get('space') not in SPACES:
         return None
-    space = make_space(config['space'], config.get('blocks'), config.get('forbid_op', ()))
-    return space if space.fingerprint == settings.get('fingerprint') else None
+    return remake_space(config['space'], config, settings)

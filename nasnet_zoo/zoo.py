@@ -109,8 +109,8 @@ _MODELS = (
     _Model('nasnet_c_cifar_small', 'NASNet-C (N = 1, F = 16) for CIFAR, small enough to be trained on a laptop.',
            dict(genotype='nasnet_c', num_cells=1, cell_filters=16, stem='cifar'), _NASNET, 'cifar10', dict(
                **_CIFAR10_JPEG, file=str(_WEIGHTS / 'nasnet_c_cifar_small.safetensors'))),
-    _Model('nasnet_z_cifar_small', 'NASNet-Z (N = 1, F = 36) for CIFAR, from a search on two CPU cores.',
-           dict(genotype='nasnet_z', num_cells=1, cell_filters=36, stem='cifar'), {}, 'cifar10', dict(
+    _Model('nasnet_z_cifar_small', 'NASNet-Z (N = 1, F = 31) for CIFAR, from a search on two CPU cores.',
+           dict(genotype='nasnet_z', num_cells=1, cell_filters=31, stem='cifar'), {}, 'cifar10', dict(
                **_CIFAR10_JPEG, file=str(_WEIGHTS / 'nasnet_z_cifar_small.safetensors'))),
     _Model('pnasnet5_mobile', 'PNASNet-5 (N = 3, F = 54) for 224x224 images.',
            dict(genotype='pnasnet5', num_cells=3, cell_filters=54, reductions='replace'), _PNASNET, 'tf_in1k',

@@ -294,9 +294,11 @@ def write_figures(args: argparse.Namespace, rows: List[Dict]) -> None:
 def run_infer(args: argparse.Namespace) -> List[Dict]:
     """Run the comparison of inference and print its report."""
     args.batch_size = args.batch_size or 1
-    rows = [benchmark_infer.infer(name, args, take_turns) for name in args.peer or ['nasnetamobile']]
-    for row in rows:
-        print('\n'.join(benchmark_infer.lines(row)))
+    rows: List[Dict] = []
+    for name in args.peer or ['nasnetamobile']:
+        rows.append(benchmark_infer.infer(
+            name, args, take_turns, lambda row: write_figures(args, [*rows, row])))
+        print('\n'.join(benchmark_infer.lines(rows[-1])), flush=True)
     return rows
 
 
@@ -340,5 +342,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with exit_on_interrupt(lambda: 'the figures of gpu so far are in its file; the others are written at the end'):
+    with exit_on_interrupt(lambda: (
+            'the figures of gpu and infer so far are in their files; the others are written at the end')):
         main()

@@ -62,7 +62,7 @@ MODELS = {
 BATCHES = (256, 1)
 # If there is time: types and batch sizes that are measured last
 OTHERS = ((torch.bfloat16, (16, 64)), (torch.float16, BATCHES), (torch.float32, BATCHES))
-PARTS = ('correctness', 'inference', 'training')
+PARTS = ('correctness', 'inference', 'training', 'compiled', 'others')  # in this order
 
 
 class Results:
@@ -214,7 +214,7 @@ def build_models(
 @torch.inference_mode()
 def build_all(args: argparse.Namespace, dtype: torch.dtype = torch.bfloat16) -> Dict[str, Tuple]:
     """Return what :func:`build_models` does for each network, by name."""
-    return {name: build_models(name, args, dtype) for name in MODELS}
+    return {name: build_models(name, args, dtype) for name in args.models}
 
 
 def random_images(batch: int, models: Tuple) -> torch.Tensor:
@@ -395,11 +395,10 @@ def run(args: argparse.Namespace) -> None:
             compare_all_inference(models, False, results)
         if 'training' in args.parts:
             compare_training(('eager', 'graph'), results)
-        if args.compile:
-            compare_all_inference(models, True, results)
-        if args.compile and 'training' in args.parts:
+        if 'compiled' in args.parts:
+            compare_all_inference(models or build_all(args), True, results)
             compare_training(('compiled',), results)
-        for dtype, batches in OTHERS if 'inference' in args.parts else ():
+        for dtype, batches in OTHERS if 'others' in args.parts else ():
             models.clear()  # frees its memory
             models = build_all(args, dtype)
             compare_all_inference(models, False, results, batches)
@@ -411,10 +410,12 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='JSON file to which all results are written')
     parser.add_argument('--minutes', type=float, default=6., help='time for everything')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='default: all')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help=(
+        'what to measure; "compiled" is torch.compile, for inference and training, and "others" is inference at other '
+        'batch sizes and in other types (default: all)'))
+    parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS), help=(
+        'networks whose inference is measured (default: all)'))
     parser.add_argument('--train-batch', type=int, default=256, help='number of images in a training step')
-    parser.add_argument('--compile', action=argparse.BooleanOptionalAction, default=True, help=(
-        'measure torch.compile, too, which takes minutes'))
     parser.add_argument('--tiny', action='store_true', help='try the tool: narrow networks, few calls')
     return parser
 

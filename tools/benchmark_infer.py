@@ -13,12 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from benchmark_ceilings import least_seconds, measure_machine
-from benchmark_exports import PEERS, build_networks, find_exports, find_pass_changes, write_export
+from benchmark_exports import PEERS, Peer, build_networks, find_exports, find_pass_changes, write_export
 from torch import nn
 
 from nasnet_zoo import optimize_for_inference
@@ -29,6 +29,7 @@ from nasnet_zoo.deploy.runtimes import RUNTIMES, open_session
 from nasnet_zoo.deploy.session import Session, SessionError
 from nasnet_zoo.graph.passes import PASSES
 from nasnet_zoo.graph.targets import ONNX_TARGETS, TARGETS
+from nasnet_zoo.progress import make_progress
 
 _PRECISIONS = ('float32', 'bfloat16', 'float16')  # of files that are not in int8
 _MAX_PICTURES = 200
@@ -71,18 +72,17 @@ def find_variants(kinds: Dict[str, str]) -> List[Variant]:
 
 
 def screen(
-        variants: List[Variant], files: Dict[str, Path], batch: np.ndarray, check: Callable[[Session], Dict],
+        variants: Iterable[Variant], files: Dict[str, Path], batch: np.ndarray, check: Callable[[Session], Dict],
         args: argparse.Namespace,
-) -> Dict[Variant, Dict[str, Any]]:
+) -> Iterator[Tuple[Variant, Dict[str, Any]]]:
     """Run each variant alone.
 
     Args:
         check: Returns how far a session's results are from those of the network.
 
-    Returns:
-        For each variant that can run, its ``seconds`` for a call, the median, and what `check` returned.
+    Yields:
+        Each variant that can run, its ``seconds`` for a call, the median, and what `check` returned.
     """
-    found = {}
     for variant in variants:
         try:
             session = variant.open(files[variant.export], args.threads)
@@ -94,8 +94,7 @@ def screen(
             begun = time.perf_counter()
             session.run(batch)
             times.append(time.perf_counter() - begun)
-        found[variant] = dict(check(session), seconds=statistics.median(times[args.warm_up:]))
-    return found
+        yield variant, dict(check(session), seconds=statistics.median(times[args.warm_up:]))
 
 
 def pick(screened: Dict[Variant, Dict[str, Any]], count: int) -> List[Variant]:
@@ -209,46 +208,50 @@ def make_check(
 
 
 def compare_files(
-        exports: Dict[str, Any], name: str, theirs: nn.Module, ours: nn.Module, args: argparse.Namespace,
-        take_turns: Callable, folder: Path,
-) -> Dict[str, Any]:
+        exports: Dict[str, Any], peer: Peer, theirs: nn.Module, ours: nn.Module, args: argparse.Namespace,
+        take_turns: Callable, folder: Path, record: Callable[..., None],
+) -> None:
     """Write all files and measure them: each alone, and then the fastest in turns.
 
-    Returns:
-        ``screened`` and ``seconds``, by the variants' names, and ``variants``, which describes them.
+    It records ``screened`` and ``seconds``, by the variants' names, and ``variants``, which describes them.
     """
-    peer = PEERS[name]
     images = torch.randn(args.batch_size, 3, peer.side, peer.side)
     calibration = np.random.default_rng(0).integers(0, 256, (4 * args.batch_size, *images.shape[1:]), np.uint8)
     files = {export: folder / f'{i}.onnx' for i, export in enumerate(exports)}
     check = make_check(ours, make_preprocessing(ours, img_size=peer.side), args.batch_size, args.pictures)
-    for export in exports:
-        write_export(export, exports, theirs, ours, images, files, calibration)
+    with make_progress('exports') as progress:
+        for export in progress.track(list(exports)):
+            write_export(export, exports, theirs, ours, images, files, calibration)
     variants = find_variants({export: row.kind for export, row in exports.items()})
     if args.passes:
         variants = [v for v in variants if v.runtime == ONNX_TARGETS[args.target].runtime
                     and v.precision in ('float32', 'int8')]
-    screened = screen(variants, files, images.numpy(), check, args)
+    screened = {}
+    with make_progress('each alone') as progress:
+        for variant, found in screen(progress.track(variants), files, images.numpy(), check, args):
+            screened[variant] = found
+            record(variants={variant.name: variant._asdict() for variant in screened},
+                   screened={variant.name: found for variant, found in screened.items()})
     sessions = {variant: variant.open(files[variant.export], args.threads)
                 for variant in (screened if args.passes else pick(screened, args.finalists))}
     seconds = take_turns({variant: (lambda session=session: session.run(images.numpy()))
                           for variant, session in sessions.items()}, args)
-    return dict(
-        variants={variant.name: variant._asdict() for variant in screened},
-        screened={variant.name: found for variant, found in screened.items()},
-        seconds={variant.name: found for variant, found in seconds.items()},
-        machine=measure_machine(args.threads, args.product_side),
-        footprint={export: footprint(files[export], args.threads) for export in files
-                   if args.footprint and not exports[export].slim_of})
+    record(seconds={variant.name: found for variant, found in seconds.items()})
+    record(machine=measure_machine(args.threads, args.product_side),
+           footprint={export: footprint(files[export], args.threads) for export in files
+                      if args.footprint and not exports[export].slim_of})
 
 
-def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str, Any]:
+def infer(
+        name: str, args: argparse.Namespace, take_turns: Callable, save: Callable[[Dict[str, Any]], None],
+) -> Dict[str, Any]:
     """Compare a peer with ours, as files and then in PyTorch.
 
     Args:
         name: A name in ``PEERS``.
         args: The command's options.
         take_turns: Measures the median seconds of each of several functions.
+        save: Is called with what has been measured so far, whenever there is more of it.
 
     Returns:
         Median seconds of all variants, ratios between them, differences between their results, and the limits of the
@@ -260,9 +263,13 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
     if args.passes:
         writable = [p for p, row in PASSES.items() if set(row.makes) <= ONNX_TARGETS[args.target].kinds]
         exports = find_pass_changes(args.target, args.int8, writable)
+    row: Dict[str, Any] = dict(peer=name, batch_size=args.batch_size, side=peer.side)
+
+    def record(**found: Any) -> None:
+        row.update(found)
+        save(row)
     with tempfile.TemporaryDirectory() as folder:
-        row = dict(peer=name, batch_size=args.batch_size, side=peer.side, **compare_files(
-            exports, name, theirs, ours, args, take_turns, Path(folder)))
+        compare_files(exports, peer, theirs, ours, args, take_turns, Path(folder), record)
         floats = [i for i, export in enumerate(exports.values()) if export.kind == 'ours']
         row['ceilings'] = least_seconds(Path(folder) / f'{floats[0]}.onnx', row['machine']) if floats else None
     if args.footprint:
@@ -279,8 +286,9 @@ def infer(name: str, args: argparse.Namespace, take_turns: Callable) -> Dict[str
             calls = {who: (lambda module=module: module(images)) for who, module in modules.items()}
         else:
             calls = in_pytorch(theirs, ours, images, args.compiled)
-        row['pytorch'] = take_turns(calls, args)
-    return dict(row, ratios=pass_ratios(row) if args.passes else ratios(row))
+        record(pytorch=take_turns(calls, args))
+    record(ratios=pass_ratios(row) if args.passes else ratios(row))
+    return row
 
 
 def ratios(row: Dict[str, Any]) -> Dict[str, float]:

@@ -57,7 +57,7 @@ class GpuRecipe(Checked):
     opt: Literal['muon, adamw'] = 'muon, adamw'
     lr: Annotated[float, Field(gt=0, description='highest learning rate')] = 0.02
     momentum: Annotated[Fraction, Field(description="Muon's momentum")] = 0.95
-    weight_decay: Annotated[Fraction, Field(description='not applied to biases and normalisation layers')] = 0.02
+    weight_decay: Annotated[Fraction, Field(description='not applied to biases and normalisation layers')] = 0.05
     sched: Annotated[Literal['linear'], Field(description='after the warm-up, lr falls linearly to zero')] = 'linear'
     warmup_epochs: Annotated[float, Field(ge=0, description='at most a fifth of all epochs')] = 2.
     label_smoothing: Fraction = 0.1
@@ -65,7 +65,7 @@ class GpuRecipe(Checked):
     pad_mode: Annotated[Literal['edge'], Field(description='shifted images are filled with the nearest pixel')] = 'edge'
     flip: Annotated[Literal['alternating'], Field(description='each image is mirrored in every second epoch')] = (
         'alternating')
-    cutout: Annotated[Count, Field(description='side in pixels of the square that is blanked, or 0 for none')] = 8
+    cutout: Annotated[Count, Field(description='side in pixels of the square that is blanked, or 0 for none')] = 14
     ema: Annotated[Fraction, Field(description='decay of the moving average of the weights')] = 0.995
     bf16: Annotated[bool, Field(description='train in mixed precision with bfloat16')] = False
     seed: Count = 0
@@ -516,7 +516,7 @@ def make_parser() -> argparse.ArgumentParser:
         'how a step runs: compiled and captured as a CUDA graph, only captured, or neither. If a mode fails, the next '
         'one is tried. Compilation takes 1 to 2 minutes for each model'))
     parser.add_argument('--recipe', type=json_object, default={}, metavar='JSON', help=(
-        'how to train, for example \'{"cutout": 12, "weight_decay": 0.05}\'; settings that are not given are those of '
+        'how to train, for example \'{"cutout": 16, "weight_decay": 0.1}\'; settings that are not given are those of '
         'GpuRecipe'))
     parser.add_argument('--val-share', type=float, default=0., help=(
         'fraction of the training images to hold out, on which the accuracy is then measured'))

@@ -60,7 +60,7 @@ TARGETS: Dict[str, Target] = {
         'ONNX Runtime on a CPU', '.to_onnx',
         (*_EVERYWHERE, 'split_reductions_at_blocks', 'pad_channels', 'add_as_identity_conv'), _INT8),
     'openvino': Target(
-        'OpenVINO on a CPU', '.to_onnx', _EVERYWHERE, Quantization(_EVERYWHERE), runtime='openvino'),
+        'OpenVINO on a CPU', '.to_onnx', _EVERYWHERE, _INT8, runtime='openvino'),
     'web': Target(  # kernels for WebAssembly do not work on blocks of channels
         'ONNX Runtime Web, in WebAssembly', '.to_onnx', (*_EVERYWHERE, 'split_reductions_at_blocks'), _INT8),
     'any': Target(

@@ -22,7 +22,7 @@ def measure(folder, monkeypatch, *options):
 def test_all_kinds_of_files(tmp_path, monkeypatch, capsys):
     exports = import_tool('benchmark_exports').EXPORTS
     few = ('TorchScript exporter, opset 17', 'TorchScript exporter, opset 17, onnxslim', 'ours for onnxruntime',
-           'ours for openvino, int8')
+           'ours for onnxruntime, int8')
     monkeypatch.setattr(import_tool('benchmark_exports'), 'EXPORTS', {name: exports[name] for name in few})
     row = measure(tmp_path, monkeypatch)
     variants = row['variants'].values()

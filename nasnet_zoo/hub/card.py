@@ -225,7 +225,7 @@ def _training(folder: Path, record: Optional[Mapping[str, Any]]) -> str:
     try:
         report = json.loads(path.read_text(encoding='utf-8'))
         recipe = report['recipe']
-        return (f'Trained with `nasnet-zoo train` on {report["train_images"]:,} images of {report["data"]} for '
+        return (f'Trained with nasnet-zoo on {report["train_images"]:,} images of {report["data"]} for '
                 f'{recipe["epochs"]} epochs: optimiser {recipe["opt"]}, batch size {recipe["batch_size"]}, learning '
                 f'rate {recipe["lr"]:g} ({recipe["sched"]} schedule), weight decay {recipe["weight_decay"]:g}, seed '
                 f'{recipe["seed"]}. report.json has all settings.')

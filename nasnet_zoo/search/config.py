@@ -144,6 +144,9 @@ class SearchConfig(Checked):
         'Number of the best children to train again, for longer, at the end.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
         'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
+    final_seeds: Annotated[int, Field(ge=1, description=(
+        'Number of seeds with which each of the best children is trained again. The winner has the highest mean '
+        'accuracy.'))] = 1
     protocol: Annotated[Optional[str], OneOf('protocol', PROTOCOLS), Field(description=(
         'How children are built, trained and rated, where no option says otherwise. The default is quick on a CPU and '
         'paper on a GPU.'))] = None

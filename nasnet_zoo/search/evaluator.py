@@ -1,4 +1,5 @@
 """Evaluation of a genotype: a small network with its cells is trained and validated."""
+import copy
 import statistics
 import time
 from pathlib import Path
@@ -66,6 +67,13 @@ class Evaluator:
             train = train._replace(images=train.images[chosen], labels=train.labels[chosen])
         self.train, self.val = train.to(self.device), val.to(self.device)
         self._widths: Dict[Tuple[str, float], int] = {}  # matched number of filters by architecture and target
+
+    def with_seed(self, seed: int) -> 'Evaluator':
+        """Return an evaluator that differs in the seed of the recipe only. Both share the images."""
+        other = copy.copy(self)
+        recipe = self.settings.recipe.model_copy(update=dict(seed=seed))
+        other.settings = self.settings.model_copy(update=dict(recipe=recipe))
+        return other
 
     def trainer(self, genotype: Genotype) -> Trainer:
         """Build a child, and the trainer that will train it.

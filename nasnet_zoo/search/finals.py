@@ -1,15 +1,19 @@
 """The last stage of a search, in which its best children are trained again, for longer."""
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from statistics import fmean
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from ..files import write_json
 from ..genotype.schema import Genotype
+from .config import ChildSettings
 from .errors import ChildError
+from .evaluator import Evaluation, ImageSource, make_evaluator
 from .folder import read_json
-from .pool import ChildPool, completed
+from .pool import ChildPool, Evaluate, completed
+from .pruning import ShouldPrune
 
-__all__ = ['Finalist', 'train_finalists']
+__all__ = ['FinalRun', 'Finalist', 'make_final_evaluator', 'mean_results', 'train_finalists']
 
 
 class Finalist(NamedTuple):
@@ -25,43 +29,79 @@ class Finalist(NamedTuple):
     genotype: Genotype
 
 
+class FinalRun(NamedTuple):
+    """A training run of a finalist.
+
+    Attributes:
+        genotype: The cells.
+        seed: The seed of the weights and of the augmentation.
+    """
+    genotype: Genotype
+    seed: int
+
+
+def make_final_evaluator(source: ImageSource, settings: ChildSettings) -> Evaluate:
+    """Return the function of a worker that trains finalists. It takes a :class:`FinalRun`."""
+    evaluator = make_evaluator(source, settings)
+
+    def evaluate(run: FinalRun, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
+        return evaluator.with_seed(run.seed)(run.genotype, should_prune)
+    return evaluate
+
+
 def train_finalists(
-        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, val_seed: int,
+        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, seeds: Sequence[int], val_seed: int,
         log: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
     """Train the best children again, and keep the results in a file from which the training is resumed.
 
     Args:
-        path: ``finals.json`` of the search. Children that it lists with the same number of epochs are not
-            trained again. Rows that were measured on other held-out images are left out.
+        path: ``finals.json`` of the search, with a row for each training run. Runs that it lists with the same number
+            of epochs are not repeated. Rows that were measured on other held-out images are left out.
         finalists: The children.
-        pool: Workers that train for `epochs`. They are closed at the end.
+        pool: Workers that train for `epochs`, made by :func:`make_final_evaluator`. They are closed at the end.
         epochs: Number of epochs.
+        seeds: The seeds with which each child is trained.
         val_seed: Seed of the choice of the held-out images.
-        log: Called with a line for each child.
+        log: Called with a line for each training run.
 
     Returns:
-        A row for each child that has an accuracy, as JSON data.
+        A row for each child that has an accuracy, as :func:`mean_results` returns it.
     """
     rows = read_json(path) if path.exists() else []
-    rows = [row for row in rows if 'accuracy' in row  # those that failed are tried again
+    rows = [dict(row, seed=row.get('seed', seeds[0]))  # earlier versions had a single one
+            for row in rows if 'accuracy' in row  # those that failed are tried again
             and row.get('val_seed', 0) == val_seed]  # earlier versions held out the images of the search
-    known = {row['architecture'] for row in rows if row['epochs'] == epochs}
-    todo = [one for one in finalists if one.genotype.architecture_digest not in known]
+    known = {(row['architecture'], row['seed']) for row in rows if row['epochs'] == epochs}
+    todo = [(one, seed) for seed in seeds for one in finalists
+            if (one.genotype.architecture_digest, seed) not in known]
     try:
-        for finalist, future in completed(lambda one: pool.submit(one.genotype), pool.size, todo):
-            rows.append(dict(_row(finalist, future, pool, epochs, log), val_seed=val_seed))
+        for (one, seed), future in completed(
+                lambda run: pool.submit(FinalRun(run[0].genotype, run[1])), pool.size, todo):
+            rows.append(dict(_row(one, future, pool, epochs, log), seed=seed, val_seed=val_seed))
             write_json(path, rows)
     finally:
         pool.close()
     wanted = {one.genotype.architecture_digest for one in finalists}
-    return [row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs and 'accuracy' in row]
+    return mean_results([row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs
+                         and row['seed'] in seeds and 'accuracy' in row])
+
+
+def mean_results(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Return a row for each child, given rows of training runs: the first run's with the mean ``accuracy`` of all its
+    runs, their ``accuracies`` and their ``seconds`` in total."""
+    runs: Dict[str, List[Dict[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault(row['architecture'], []).append(row)
+    return [dict(found[0], accuracy=fmean(row['accuracy'] for row in found),
+                 accuracies=[row['accuracy'] for row in found], seconds=sum(row['seconds'] for row in found))
+            for found in runs.values()]
 
 
 def _row(
         finalist: Finalist, future: Future, pool: ChildPool, epochs: int, log: Callable[[str], None],
 ) -> Dict[str, Any]:
-    """Return the row of a finished child: what was measured, or the reason why it failed."""
+    """Return the row of a finished training run: what was measured, or the reason why it failed."""
     row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,
                child_value=finalist.value)
     try:

@@ -17,8 +17,9 @@ from .space import Space
 __all__ = ['exclusive_lock', 'kept_defaults', 'rating_settings', 'read_json', 'read_known', 'read_search',
            'start_or_resume', 'study_settings', 'upgrade_settings']
 
+# These affect neither how a child is trained nor how it is rated
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'reuse', 'baseline',
-               'data_root', 'top', 'final_epochs')  # these affect neither how a child is trained nor how it is rated
+               'data_root', 'top', 'final_epochs', 'final_seeds')
 
 _NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had another default in an earlier version
 
@@ -120,8 +121,10 @@ def read_search(path: Path) -> Dict[str, Any]:
     ``is_old`` says whether the file has another one.
 
     Raises:
-        SearchError: If the file is something else.
+        SearchError: If there is no such file, or it is something else.
     """
+    if not path.exists():
+        raise SearchError(f'{path.parent}: there is no search here')
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
         raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')

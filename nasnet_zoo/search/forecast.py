@@ -27,8 +27,8 @@ class Forecast(Checked):
         workers: Number of children that are trained at the same time.
         child_seconds: How long a child takes, from a few of its steps; None if they could not be measured.
         epochs: Number of epochs of a child.
-        finals: Number of children that are trained again at the end.
-        final_epochs: Number of epochs for which these are trained.
+        finals: Number of training runs at the end, in which the best children are trained again.
+        final_epochs: Number of epochs of such a run.
     """
     trials: _Count
     workers: _Count
@@ -44,7 +44,7 @@ class Forecast(Checked):
         Args:
             done: Number of children that were trained or failed.
             durations: Seconds that children took, in the order in which they finished.
-            finals_left: Number of children that are still to be trained again. By default none of them was.
+            finals_left: Number of runs at the end that are still to come. The default is all of them.
         """
         child = self._next_child(durations)
         if child is None:
@@ -52,12 +52,12 @@ class Forecast(Checked):
         return child * max(0, self.trials - done) / self.workers + self._final_seconds(child, finals_left)
 
     def finals_left(self, done: int, trained: int) -> int:
-        """Return how many children are still to be trained again.
+        """Return how many training runs at the end are still to come.
 
         Args:
             done: Number of children that were trained or failed.
-            trained: Number of children that were trained again. As long as children are wanted, these are the
-                finalists of an earlier end of the search.
+            trained: Number of these runs that have finished. As long as children are wanted, they are those of an
+                earlier end of the search.
         """
         return self.finals if done < self.trials else max(0, self.finals - trained)
 

@@ -40,8 +40,6 @@ def read_reused(
         SearchError: If there is no search, if its children were trained or rated in another way, if its space is not
             known, or if none of its children is in the new space.
     """
-    if not (folder / 'search.json').exists():
-        raise SearchError(f'--reuse: {folder}: there is no search here')
     content = read_search(folder / 'search.json')
     study = open_stored_study(folder, config.storage if content['settings'].get('own_storage') else None)
     trials = [trial for trial in evaluated_trials(study) if trial.state == TrialState.COMPLETE] if study else []

@@ -27,7 +27,7 @@ from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
 from .errors import SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
-from .finals import Finalist, train_finalists
+from .finals import Finalist, make_final_evaluator, train_finalists
 from .folder import (
     exclusive_lock,
     kept_defaults,
@@ -41,7 +41,7 @@ from .forecast import Forecast, measure_children
 from .loop import Progress, Search
 from .make_space import make_space
 from .objectives import reward
-from .pool import WorkerPool
+from .pool import Evaluate, WorkerPool
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
@@ -119,7 +119,7 @@ def run_search(
     config, space = prepared.config, prepared.space
     loggers = Loggers(config.log, config.out, study_settings(config, space)) if config.log else None
     # This fails, before anything is written, if a child does not fit into the cluster.
-    with closing(_make_pool(prepared, config.child, config.workers)) as pool:
+    with closing(_make_pool(prepared, make_evaluator, config.child, config.workers)) as pool:
         if config.storage is not None:
             check_storage(config.storage)
         forecast = _forecast(prepared, pool)
@@ -155,7 +155,8 @@ def _report(
     record = replace(record, finals=read_finals(config.out, record))
     done = len(record.evaluated)
     left = forecast and forecast.seconds_left(
-        done, _durations(record.evaluated), forecast.finals_left(done, len(record.finals)))
+        done, _durations(record.evaluated),
+        forecast.finals_left(done, sum(len(row['accuracies']) for row in record.finals)))
     return search_page(record, state, prepared.baseline, since, left)
 
 
@@ -210,7 +211,7 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
         'forecast', {}).get('child_seconds')
     return Forecast(
         trials=config.trials, workers=pool.size, child_seconds=seconds, epochs=config.child.recipe.epochs,
-        finals=min(config.top, config.trials), final_epochs=_final_settings(config).recipe.epochs)
+        finals=min(config.top, config.trials) * config.final_seeds, final_epochs=_final_settings(config).recipe.epochs)
 
 
 def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
@@ -254,9 +255,12 @@ def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
     return evaluator.costs(load_genotype('nasnet_a'))[cost] if stored is None else stored
 
 
-def _make_pool(prepared: _Prepared, child: ChildSettings, size: Optional[int]) -> Union[LocalPool, RayPool]:
+def _make_pool(
+        prepared: _Prepared, make_worker: Callable[[ImageSource, ChildSettings], Evaluate], child: ChildSettings,
+        size: Optional[int],
+) -> Union[LocalPool, RayPool]:
     """Return workers that train children with the settings `child`."""
-    config, make = prepared.config, partial(make_evaluator, prepared.images, child)
+    config, make = prepared.config, partial(make_worker, prepared.images, child)
     if config.ray is None:
         return LocalPool(make, size or 1)
     return RayPool(make, config.ray, size, config.cpus_per_child, config.gpus_per_child)
@@ -296,11 +300,14 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     finalists = [Finalist(children[i]['number'], children[i]['accuracy'], space.genotype(tokens[i]))
                  for i in order[:config.top]]
     child = _final_settings(config)
-    log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs')
-    size = min(len(finalists), config.workers or (len(finalists) if config.ray else 1))
+    seeds = range(config.seed, config.seed + config.final_seeds)
+    log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs'
+        + (f' with {len(seeds)} seeds each' if len(seeds) > 1 else ''))
+    runs = len(finalists) * len(seeds)
+    pool = _make_pool(
+        prepared, make_final_evaluator, child, min(runs, config.workers or (runs if config.ray else 1)))
     rows = train_finalists(
-        config.out / 'finals.json', finalists, _make_pool(prepared, child, size), child.recipe.epochs, child.val_seed,
-        log)
+        config.out / 'finals.json', finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
     return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
@@ -334,7 +341,7 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
             trial=won['number'], reused=trial.user_attrs.get('reused'), child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
-            mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed))
+            mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed, seeds=len(won['accuracies'])))
     cell.save(config.out / 'cell.json')
     draw(cell, config.out / 'cells.svg')
     trials = partial(study.get_trials, deepcopy=False)

@@ -98,10 +98,7 @@ def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[o
     Raises:
         SearchError: If there is no search, or its trials are in another storage.
     """
-    path = folder / 'search.json'
-    if not path.exists():
-        raise SearchError(f'{folder}: there is no search here')
-    content = read_search(path)
+    content = read_search(folder / 'search.json')
     if storage is None and content['settings'].get('own_storage'):
         raise SearchError(f'{folder}: the trials of this search are in another storage; add --storage URL')
     if storage is None and not has_records(folder / 'study.log'):

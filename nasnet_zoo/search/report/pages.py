@@ -195,7 +195,8 @@ def _winner(record: SearchRecord) -> List[str]:
     drawing = html.pictures([html.show_cells(cells.name, cells)]) if cells else ''
     rows = [{
         'child': str(row['number']), 'accuracy in the search': _percent(row['child_value']),
-        'accuracy after longer training': _percent(row['accuracy']), 'parameters': f'{row["params"]:,}',
+        'accuracy after longer training': _percent(row['accuracy']), 'training runs': str(len(row['accuracies'])),
+        'parameters': f'{row["params"]:,}',
         'mult-adds': f'{row["macs"]:,}', 'filters (F)': str(row.get('cell_filters') or ''),
         'training time': show_duration(row['seconds']), 'architecture': row['architecture'][:12]}
         for row in record.finals]

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ...genotype.loader import load_genotype
 from ...genotype.schema import Genotype
+from ..finals import mean_results
 from ..folder import read_json, read_search
 from ..make_space import remake_space
 from ..objectives import OBJECTIVES, reward
@@ -207,7 +208,7 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     def order(row: Mapping[str, Any]) -> Tuple[bool, float, int]:
         value = record.reward(row['accuracy'], *([row[objective]] if objective else []))
         return row['architecture'] != winner, -value, row['number']
-    return sorted((row for row in rows if row['epochs'] == epochs), key=order)
+    return sorted(mean_results([row for row in rows if row['epochs'] == epochs]), key=order)
 
 
 def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:

@@ -18,8 +18,8 @@ def headings(page):
 def test_a_finished_search(records):
     record = records[0]
     winner = record.genotype(record.best, 'the-winner')
-    finals = [dict(number=record.best.number, child_value=0.8, accuracy=0.91, params=1234, macs=5678, seconds=60.,
-                   architecture='abc', cell_filters=7)]
+    finals = [dict(number=record.best.number, child_value=0.8, accuracy=0.91, accuracies=[0.91], params=1234, macs=5678,
+                   seconds=60., architecture='abc', cell_filters=7)]
     page = search_page(replace(record, winner=winner, finals=finals))
     assert headings(page) == ['The winner', 'The best children, trained again', 'Rewards', 'Accuracy and cost',
                               'What good cells consist of', 'Ancestors of the winner', 'Failed and pruned children']

@@ -1,0 +1,101 @@
+"""The longer training of the best children: with every seed, each run once, and the mean decides."""
+import json
+from concurrent.futures import Future
+
+import pytest
+import torch
+
+from nasnet_zoo.data.datasets import ImageSet
+from nasnet_zoo.search.config import ChildSettings
+from nasnet_zoo.search.errors import ChildError
+from nasnet_zoo.search.evaluator import Evaluation, Evaluator
+from nasnet_zoo.search.finals import Finalist, mean_results, train_finalists
+from nasnet_zoo.search.space import darts_space
+
+SPACE = darts_space(2)
+CELLS = [SPACE.genotype([i % size for size in SPACE.sizes]) for i in range(3)]
+FINALISTS = [Finalist(10 + i, 0.5, cells) for i, cells in enumerate(CELLS)]
+ACCURACIES = [{0: 0.9, 1: 0.5, 2: 0.5}, {0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.7, 1: 0.6, 2: 0.6}]
+
+
+class Pool:
+    """Workers that know the accuracies already, and note what they are asked to train."""
+    size, host = 1, '127.0.0.1'
+
+    def __init__(self, fails=()):
+        self.fails, self.runs = fails, []
+
+    def submit(self, run, should_prune=None):
+        run = CELLS.index(run.genotype), run.seed
+        self.runs.append(run)
+        future = Future()
+        if run in self.fails:
+            future.set_exception(ChildError('too large'))
+        else:
+            accuracy = ACCURACIES[run[0]][run[1]]
+            future.set_result(Evaluation(accuracy, accuracy, 100, 1000, 2.))
+        return future
+
+    def result(self, future):
+        return future.result()
+
+    def close(self):
+        self.runs.append('closed')
+
+
+def finish(path, seeds, finalists=FINALISTS, **options):
+    """Train the finalists. Return the rows by number, and what the workers trained."""
+    pool = Pool(**options)
+    rows = train_finalists(path, finalists, pool, 10, seeds, 1, lambda line: None)
+    assert pool.runs.pop() == 'closed'
+    return {row['number']: row for row in rows}, pool.runs
+
+
+def test_the_mean_over_the_seeds_decides(tmp_path):
+    rows, runs = finish(tmp_path / 'finals.json', range(3))
+    assert runs == [(child, seed) for seed in range(3) for child in range(3)], 'every child once before any twice'
+    assert max(rows, key=lambda number: rows[number]['accuracy']) == 11
+    assert rows[10]['accuracy'] == pytest.approx(1.9 / 3) and rows[10]['accuracies'] == [0.9, 0.5, 0.5]
+    assert rows[10]['seconds'] == 6 and rows[10]['params'] == 100
+    stored = json.loads((tmp_path / 'finals.json').read_text(encoding='utf-8'))
+    assert [(row['number'], row['seed']) for row in stored] == [(10 + child, seed) for child, seed in runs]
+
+
+def test_no_run_is_repeated(tmp_path):
+    path = tmp_path / 'finals.json'
+    finish(path, range(2), FINALISTS[:2])
+    rows, runs = finish(path, range(3))
+    assert runs == [(2, 0), (2, 1), (0, 2), (1, 2), (2, 2)]
+    assert [len(row['accuracies']) for row in rows.values()] == [3, 3, 3]
+    fewer, runs = finish(path, range(1))
+    assert runs == [] and [row['accuracies'] for row in fewer.values()] == [[0.9], [0.8], [0.7]]
+
+
+def test_rows_of_earlier_versions_have_the_first_seed(tmp_path):
+    path = tmp_path / 'finals.json'
+    finish(path, range(1))
+    rows = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps([{key: value for key, value in row.items() if key != 'seed'} for row in rows]))
+    _, runs = finish(path, range(2))
+    assert runs == [(0, 1), (1, 1), (2, 1)]
+    assert [row['accuracies'] for row in mean_results(rows)] == [[0.9], [0.8], [0.7]]
+
+
+def test_a_run_that_fails_is_tried_again(tmp_path):
+    path = tmp_path / 'finals.json'
+    rows, _ = finish(path, range(2), fails=[(0, 1), (2, 0), (2, 1)])
+    assert rows.keys() == {10, 11} and rows[10]['accuracies'] == [0.9]
+    rows, runs = finish(path, range(2))
+    assert sorted(runs) == [(0, 1), (2, 0), (2, 1)] and rows[10]['accuracies'] == [0.9, 0.5]
+
+
+def test_only_the_seed_differs():
+    images = ImageSet(torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 4, (0.5,) * 3,
+                      (0.25,) * 3, tuple('abcd'))
+    settings = dict(num_cells=1, cell_filters=2, val_share=0.25)
+    evaluator = Evaluator(images, ChildSettings(**settings))
+    other, direct = evaluator.with_seed(7), Evaluator(images, ChildSettings(**settings, recipe=dict(seed=7)))
+    weights = [next(one.build(CELLS[0]).parameters()) for one in (evaluator, other, direct)]
+    assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[0], weights[1])
+    assert other.settings == direct.settings and evaluator.settings.recipe.seed == 0
+    assert other.val is evaluator.val and torch.equal(other.val.images, direct.val.images)

@@ -6,6 +6,7 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Sequence, Tuple, Type
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -25,6 +26,8 @@ class _OneLineErrors(ModelMetaclass):
         unknown = [name for name in fields if name not in cls.model_fields]
         if unknown:
             raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; known: {", ".join(cls.model_fields)}')
+        # Such as labels.max() + 1, which timm takes, too. Strict fields would refuse them.
+        fields = {name: value.item() if isinstance(value, np.integer) else value for name, value in fields.items()}
         try:
             return super().__call__(*args, **fields)
         except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Callable, Dict, List, Mapping, NamedTuple, Op
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from pydantic import ConfigDict, Field
-from timm import create_model, list_models, list_pretrained
+from timm import create_model, is_model, list_models, list_pretrained
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -17,15 +17,16 @@ from timm.models import (
 )
 from timm.models._hub import get_cache_dir, hf_split
 
-from .checked import Checked, join_first
-from .genotype.loader import load_genotype
+from .checked import Checked, join_first, shorten, suggest
+from .genotype.loader import list_genotypes, load_genotype
 from .genotype.schema import Genotype
+from .model_folder import model_folder, reading_folder
 from .network.nasnet import NASNet, compile_genotype
 from .network.plan import plan_network
 from .network.skeleton import Side, Skeleton
 from .network.stems import STEMS
 
-__all__ = ['build', 'label_names', 'model_folder']  # timm's registry adds the models
+__all__ = ['build', 'label_names']  # timm's registry adds the models
 
 _NASNET = {'paper_name': 'Learning Transferable Architectures for Scalable Image Recognition',
            'paper_ids': 'arXiv:1707.07012'}
@@ -158,17 +159,27 @@ def _checkpoint_filter_fn(state_dict: Dict[str, Any], model: NASNet) -> Dict[str
     """Convert the tensors of a checkpoint to our names. The auxiliary head is loaded where it fits the model's."""
     from .checkpoints.load import convert_state_dict
     converted = convert_state_dict(state_dict, model)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('aux_head.')}
+    wanted = model.state_dict()
+    own = {name: tensor for name, tensor in wanted.items() if name.startswith('aux_head.')}
     given = {name: converted.pop(name) for name in list(converted) if name.startswith('aux_head.')}
-    missing = [name for name in model.state_dict() if name not in {**converted, **own} and not name.endswith(
+    missing = [name for name in wanted if name not in {**converted, **own} and not name.endswith(
         'num_batches_tracked') and not name.startswith('head.fc.')]  # timm says nothing if the classifier is replaced
     if missing:
         raise RuntimeError(f'these are not the weights of this model, for which {join_first(missing, 3)} '
                            f'{"is" if len(missing) == 1 else "are"} missing')
-    # Google's files do not count batches. As in timm, a classifier of another number of classes is discarded.
-    if all(name in given for name in own if not name.endswith('num_batches_tracked')):
-        own.update((name, tensor) for name, tensor in given.items() if name in own and (
-            tensor.shape == own[name].shape or not name.startswith('aux_head.head.fc.')))
+    differ = [f'{name} has the shape {list(tensor.shape)} instead of {list(wanted[name].shape)}'
+              for name, tensor in converted.items()
+              if name in wanted and tensor.shape != wanted[name].shape and not name.startswith('head.fc.')
+              and name != f'{model.pretrained_cfg.get("first_conv")}.weight']  # timm adapts it to in_chans
+    if differ:
+        raise RuntimeError(f'these are not the weights of this model: {join_first(differ, 3)}')
+    # Google's files do not count batches. As in timm, a classifier of another number of classes is discarded. The other
+    # layers have other shapes if the images have another size.
+    layers = [name for name in own if not name.endswith('num_batches_tracked')]
+    if all(name in given and (given[name].shape == own[name].shape or name.startswith('aux_head.head.fc.'))
+           for name in layers):
+        own.update((name, tensor) for name, tensor in given.items()
+                   if name in own and tensor.shape == own[name].shape)
     return {**converted, **own}
 
 
@@ -237,7 +248,7 @@ def _create(
     if isinstance(given, (dict, PretrainedCfg)):
         facts = given if isinstance(given, dict) else given.to_dict()
         _Facts(**{name: facts[name] for name in _Facts.model_fields if facts.get(name) is not None})
-    overlay = {**_cfg_changes(args, kwargs), **(pretrained_cfg_overlay or {})}
+    overlay = {**_cfg_changes(model, pretrained, kwargs), **(pretrained_cfg_overlay or {})}
     if pretrained:
         overlay = _with_source(model, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
     for name, other in _ALTERNATIVES:
@@ -273,24 +284,20 @@ def _without_replaced(kwargs: Mapping[str, Any]) -> Dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in (replaced & stored.keys()) - given}
 
 
-def _cfg_changes(args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return what changes in a model's configuration if `kwargs` override its `args`."""
-    changes = {}
+def _cfg_changes(model: _Model, pretrained: bool, kwargs: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return what changes in a model's configuration if `kwargs` override its arguments."""
+    args, changes = model.args, {}
     if isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg)):
         return changes  # what a checkpoint says of itself takes precedence
     if kwargs.get('genotype', args['genotype']) != args['genotype']:
         changes.update(paper_name=None, paper_ids=None)
+    if not pretrained or kwargs.get('num_classes') not in (None, default_cfgs[model.name].default.num_classes):
+        changes.update(label_names=None)  # the classifier does not know the classes of the published weights
     if kwargs.keys() & {'stem', 'img_size', 'output_stride'}:
         cfg = _stem_cfg({**args, **kwargs})
         same_data = kwargs.get('stem', args.get('stem')) == args.get('stem')
         changes.update({name: cfg[name] for name in ('input_size', 'pool_size')} if same_data else cfg)
     return changes
-
-
-def model_folder(source: Any) -> Optional[Path]:
-    """Return the model folder that `source` names, as FOLDER or ``local-dir:FOLDER``; None for anything else."""
-    folder = Path(source.removeprefix('local-dir:')) if isinstance(source, str) else None
-    return folder if folder and os.path.isfile(folder / 'config.json') else None  # False, too, if the name is too long
 
 
 def label_names(model: NASNet) -> Optional[List[str]]:
@@ -340,7 +347,8 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
     if isinstance(source, str) and (source.startswith(('hf-hub:', 'local-dir:')) or (
             source.split('.')[0] in list_models(module='zoo') and not source.endswith('.json'))):
         try:
-            model = create_model(source, **kwargs)
+            with reading_folder(folder):
+                model = create_model(source, **kwargs)
         except EntryNotFoundError:  # a repository without config.json may be that of a cell
             if kwargs.get('pretrained') or not source.startswith('hf-hub:'):
                 raise
@@ -348,6 +356,13 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
         if not isinstance(model, NASNet):
             raise ValueError(f'{source}: is a {type(model).__name__}, not a network of this package')
         return model
+    if isinstance(source, str) and not source.endswith('.json') and os.sep not in source:
+        if is_model(source):
+            raise ValueError(f'{source}: is a model of timm, not of this package')
+        names = [*list_models(module='zoo'), *list_genotypes()]
+        if source not in names:
+            raise ValueError(f'{shorten(source)}: there is no model and no built-in genotype of this name (a path must '
+                             f'end in .json); {suggest(source[:100].lower(), names)}')
     if kwargs.pop('pretrained', False):
         load_genotype(source)  # says so if there is nothing of this name
         raise ValueError(f'{source}: is a genotype, which has no weights; name a model or a model folder')

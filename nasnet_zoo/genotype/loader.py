@@ -30,6 +30,7 @@ __all__ = ['load_genotype', 'list_genotypes', 'genotypes_dir']
 
 MAX_BYTES = 1 << 20  # a genotype has a few kilobytes
 MAX_DEPTH = 16
+MAX_FACTS = 10_000  # entries of 'search' and of 'results', including those inside others
 
 
 def genotypes_dir() -> Path:
@@ -66,6 +67,7 @@ def load_genotype(source: Union[str, os.PathLike, Mapping[str, Any], Genotype], 
     data, problems = _parse(label, text)
     if isinstance(data, dict) and isinstance(data.get('$schema'), str):
         del data['$schema']  # for editors
+    problems += _drop_large_facts(data)
     genotype = None
     try:
         genotype = Genotype.model_validate_json(json.dumps(data))
@@ -206,10 +208,12 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     if location and location[0] in ('search', 'results'):
         return location[0], 'must be plain facts: text, numbers, true, false, null, lists or an object of them'
     given = shorten(json.dumps(error['input'], ensure_ascii=False, default=str))
+    is_edge = location[-1:] in (['left'], ['right'])
     if kind == 'missing' and error['loc'][-1] in (0, 1):
-        return _path(location), 'must be ["operation", "state"]'
+        return (_path(location), 'must be ["operation", "state"]') if is_edge else (
+            _path(location[:-1]), f'must have at least {error["loc"][-1] + 1} entries')
     message = _MESSAGES.get(kind)
-    if location[-1:] in (['left'], ['right']) and (
+    if is_edge and (
             kind == 'unknown_name' and STATE.fullmatch(error['input'])
             or kind == 'string_pattern_mismatch' and error['input'] in OPERATIONS):
         return _path(location), 'must be ["operation", "state"], in this order'
@@ -220,7 +224,7 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     if kind == 'extra_forbidden' and isinstance(error['loc'][-1], str):
         model = Genotype if len(location) == 1 else Block if 'blocks' in location else Cell
         message = f'unknown key; {suggest(location[-1][:100].lower(), list(model.model_fields))}'
-    elif kind == 'too_long' and context.get('max_length') == 2:
+    elif kind == 'too_long' and is_edge:
         return _path(location), f'must be ["operation", "state"], not {given}'
     elif kind in ('too_long', 'too_short'):
         bound = 'at most' if kind == 'too_long' else 'at least'
@@ -235,6 +239,21 @@ def _explain(error: Mapping[str, Any]) -> Tuple[str, str]:
     if message is None and kind != 'unknown_name':
         message = f'{error["msg"][0].lower()}{error["msg"][1:]}, not {given}'
     return _path(location), message or error['msg']
+
+
+def _drop_large_facts(data: Any) -> List[Tuple[str, str]]:
+    """Remove facts that would take long to check. Return the problems."""
+    problems = []
+    for name in ('search', 'results') if isinstance(data, dict) else ():
+        todo, count = [data.get(name)], 0
+        while todo and count <= MAX_FACTS:
+            value = todo.pop()
+            todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            count += 1
+        if todo:
+            del data[name]
+            problems.append((name, f'has more than {MAX_FACTS:,} entries'))
+    return problems
 
 
 def _check_cells(data: Any):

@@ -10,22 +10,25 @@ timm loads such a folder (``local-dir:FOLDER``) and a repository with its files 
 and uploads the folder.
 """
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf  # timm has no public function that writes only the configuration
 
+from ..checked import shorten
 from ..checkpoints.folder import find_file
 from ..drawing import draw
 from ..files import atomic_folder, atomic_write, read_safetensors, sort_safetensors_metadata, write_json
+from ..model_folder import model_folder
 from ..network.measure import output_width
 from ..network.nasnet import NASNet
 from ..network.rebuild import rebuildable_state
-from ..zoo import label_names, model_folder
+from ..zoo import label_names
 
 __all__ = ['CONFIG', 'WEIGHTS', 'HubError', 'cached_weights', 'read_accuracy', 'read_config', 'record_accuracy',
            'weight_file', 'write_folder']
@@ -66,11 +69,14 @@ def write_folder(
         The folder.
 
     Raises:
-        ValueError: If modules of the network were changed so that no configuration describes it, or if the number of
-            class names is not that of its classes. Nothing is written then.
+        ValueError: If modules of the network were changed so that no configuration describes it, if the number of
+            class names is not that of its classes, or if `mean` or `std` are not a number for each channel. Nothing is
+            written then.
     """
     state = rebuildable_state(model)
     names = _check_names(model, class_names)
+    statistics = {name: _check_statistics(name, values, model.in_chans)
+                  for name, values in (('mean', mean), ('std', std)) if values is not None}
     tensors = {
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in state.items()}
@@ -82,7 +88,7 @@ def write_folder(
             draw(model.genotype, part / 'cells.svg')
         except ImportError:
             Path(folder, 'cells.svg').unlink(missing_ok=True)  # matplotlib is optional; it may be of other cells
-        _write_config(model, part / CONFIG, names, dict(mean=mean, std=std))
+        _write_config(model, part / CONFIG, names, statistics)
         Path(folder, 'model.onnx').unlink(missing_ok=True)  # it was exported from other weights
     return Path(folder)
 
@@ -97,20 +103,36 @@ def _check_names(model: NASNet, class_names: Optional[Sequence[str]]) -> Optiona
         names = label_names(model) or ()
         return list(names) if model.num_classes and len(names) == model.num_classes else None
     wrong = next((name for name in class_names if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise ValueError(f'class_names: must be strings, not {wrong!r}')
+    if wrong is not None or isinstance(class_names, str):
+        raise ValueError(f'class_names: must be a list of strings, not {class_names if wrong is None else wrong!r}')
     width = output_width(model)
     if len(class_names) != width:
         raise ValueError(f'class_names: {len(class_names)} names for {width} classes')
     return list(class_names)
 
 
+def _check_statistics(name: str, values: Sequence[float], channels: int) -> Tuple[float, ...]:
+    """Return the mean or the standard deviation of the channels as plain numbers.
+
+    Raises:
+        ValueError: If they are not finite numbers, one for each channel, or if a standard deviation is not positive.
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != channels or not all(
+            math.isfinite(number) and (name != 'std' or number > 0) for number in numbers):
+        kind = 'positive number' if name == 'std' else 'number'
+        raise ValueError(f'{name}: must be a {kind} for each of the {channels} channels, not {shorten(repr(values))}')
+    return numbers
+
+
 def _write_config(
-        model: NASNet, path: Path, class_names: Optional[Sequence[str]], statistics: Mapping[str, Any],
+        model: NASNet, path: Path, class_names: Optional[Sequence[str]], statistics: Mapping[str, Tuple[float, ...]],
 ) -> None:
-    """Write config.json. `statistics` are mean and std, or None for those of ``model.pretrained_cfg``."""
-    data_config = {name: tuple(values) for name, values in statistics.items() if values is not None}
-    data_config['input_size'] = (model.in_chans, *model.pretrained_cfg['input_size'][1:])
+    """Write config.json. `statistics` are mean and std where they are not those of ``model.pretrained_cfg``."""
+    data_config = dict(statistics, input_size=(model.in_chans, *model.pretrained_cfg['input_size'][1:]))
     save_config_for_hf(
         model, path, model_config=dict(label_names=list(class_names)) if class_names else None,
         data_config=data_config)

@@ -27,8 +27,8 @@ def dilate_cell(cell: Cell, plan: CellPlan) -> Cell:
     """Dilate the layers of a cell as its plan says. Returns the cell.
 
     Raises:
-        ValueError: If an operation that is not part of this package has a layer with a kernel or a stride, for whose
-            class there is no rule.
+        ValueError: If an operation that is not part of this package has a layer that reads several pixels, for which
+            there is no rule.
     """
     if plan.dilation == 1:
         return cell
@@ -54,11 +54,14 @@ def _dilate(module: nn.Module, before: int, after: int) -> nn.Module:
 def _dilate_layers(module: nn.Module, dilation: Size, after: int) -> Tuple[nn.Module, Size]:
     """Dilate layers in their order. Returns the module and the dilation of its result."""
     rule = _RULES.get(type(module))
-    if rule is not None:
+    unusual = [name for name, usual in _USUAL.items() if getattr(module, name, usual) != usual]
+    if rule is not None and not unusual and not isinstance(getattr(module, 'padding', 0), str):
         return rule(module, dilation, after)
-    if any(hasattr(module, name) for name in ('kernel_size', 'stride')):
-        raise ValueError(f'output_stride: {type(module).__name__} cannot be dilated; use the convolutions and pools of '
-                         'PyTorch and of nasnet_zoo.network.ops, or leave output_stride out')
+    if rule is not None or isinstance(module, _OF_ALL_PIXELS) or any(
+            hasattr(module, name) for name in ('kernel_size', 'stride', 'output_size')):
+        raise ValueError(f'output_stride: {type(module).__name__} cannot be dilated here; use the convolutions and '
+                         'pools of PyTorch, with plain padding, and those of nasnet_zoo.network.ops, or leave '
+                         'output_stride out')
     for name, layer in module.named_children():
         layer, dilation = _dilate_layers(layer, dilation, after)
         setattr(module, name, layer)
@@ -91,10 +94,10 @@ def group_norm_dilated(
         x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float, dilation: List[int],
 ) -> torch.Tensor:
     """A group norm with the statistics of every `dilation`-th pixel; see :func:`.combines.group_norm`."""
-    pixels = x[:, :, ::dilation[0], ::dilation[1]].reshape(x.shape[0], num_groups, -1)
+    pixels = x[:, :, ::dilation[0], ::dilation[1]].unflatten(1, [num_groups, -1]).flatten(2)
     if pixels.shape[2] > 1:
         variance, mean = torch.var_mean(pixels, dim=2, correction=0, keepdim=True)
-        x = ((x.reshape(x.shape[0], num_groups, -1) - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+        x = ((x.unflatten(1, [num_groups, -1]).flatten(2) - mean) * (variance + eps).rsqrt()).reshape(x.shape)
     return x * weight[:, None, None] + bias[:, None, None]
 
 
@@ -171,6 +174,12 @@ def _pad_same(layer: PadSame, dilation: Size, after: int) -> Tuple[nn.Module, Si
     return PadDilated(layer.kernel_size, layer.stride, dilation, layer.value), dilation
 
 
+def _zero_pad(layer: nn.ZeroPad2d, dilation: Size, after: int) -> Tuple[nn.Module, Size]:
+    left, right, top, bottom = layer.padding
+    rows, columns = dilation
+    return nn.ZeroPad2d((left * columns, right * columns, top * rows, bottom * rows)), dilation
+
+
 def _max_pool(layer: nn.MaxPool2d, dilation: Size, after: int) -> Tuple[nn.Module, Size]:
     rows, columns = _times(to_2tuple(layer.padding), dilation)  # more than PyTorch's pool takes
     dilated = nn.MaxPool2d(layer.kernel_size, 1, 0, _times(to_2tuple(layer.dilation), dilation))
@@ -217,6 +226,7 @@ _RULES: Dict[type, Callable[..., Tuple[nn.Module, Size]]] = {
     nn.Conv2d: _conv,
     Conv2dSame: _conv_same,
     PadSame: _pad_same,
+    nn.ZeroPad2d: _zero_pad,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     AvgPool2dSame: _avg_pool_same,
@@ -224,3 +234,7 @@ _RULES: Dict[type, Callable[..., Tuple[nn.Module, Size]]] = {
     Zeros: _zeros,
     ExampleNorm: _example_norm,
 }
+# Attributes of layers that the rules ignore, with the values that they assume
+_USUAL = dict(padding_mode='zeros', ceil_mode=False, divisor_override=None)
+# Layers whose result at a pixel depends on all others, and for which there is no rule
+_OF_ALL_PIXELS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)

@@ -1,4 +1,5 @@
 """The network: the cells of a genotype on a skeleton, as a timm model."""
+import inspect
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Union
 
@@ -10,7 +11,7 @@ from timm.models._features import feature_take_indices
 from torch import nn
 from torch.nn import functional as F
 
-from ..checked import Checked
+from ..checked import Checked, shorten, suggest
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from .aux_head import AuxHead
@@ -210,6 +211,9 @@ class NASNet(nn.Module):
         pool = self._pool_type if global_pool is None else global_pool
         _ClassifierArgs(num_classes=num_classes, global_pool=pool)
         self.num_classes = num_classes
+        # A new classifier does not know the classes of the published weights.
+        self.pretrained_cfg = self.default_cfg = {
+            name: value for name, value in self.pretrained_cfg.items() if name != 'label_names'}
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, **dd)
         self.head_hidden_size = self.head.num_features
@@ -258,11 +262,10 @@ class NASNet(nn.Module):
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor):
-        states = self._forward_states(x, len(self.cells))
-        x = self.forward_head(self._final(states))
         if self.aux_head is not None and self.training and not torch.jit.is_scripting():
-            return x, self.aux_head(self._read(states, self.plan.aux))
-        return x
+            states = self._forward_states(x, len(self.cells))
+            return self.forward_head(self._final(states)), self.aux_head(self._read(states, self.plan.aux))
+        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
             self,
@@ -370,6 +373,10 @@ def compile_genotype(
     args = _NetworkArgs(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
         drop_path_rate=drop_path_rate, aux_head=aux_head)
+    known = [*inspect.signature(compile_genotype).parameters][:-1] + [*Skeleton.model_fields]
+    unknown = [name for name in skeleton if name not in known]
+    if unknown:
+        raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; {suggest(unknown[0], dict.fromkeys(known))}')
     fields = dict(skeleton, stem=stem)
     if num_cells is not None:
         fields['num_cells'] = num_cells

@@ -9,8 +9,9 @@ from ..checked import join_first
 from ..data.datasets import AnySet, DataError, data_name, load_data
 from ..data.preprocessing import make_preprocessing
 from ..hub.folder import record_accuracy, weight_file
+from ..model_folder import model_folder
 from ..network.nasnet import NASNet
-from ..zoo import build, label_names, model_folder
+from ..zoo import build, label_names
 from .device import choose_device
 from .metrics import evaluate
 from .trainer import keep_freed_memory

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -38,7 +39,7 @@ print(*loaded, *({'onnx', 'onnxruntime'} & set(sys.modules)))
 def test_how_pictures_are_prepared_is_kept(tmp_path):
     model = small()
     model.pretrained_cfg.update(crop_pct=0.9, interpolation='bilinear', input_size=(3, 12, 10))
-    write_folder(model.eval(), tmp_path, 'abc', std=(0.1, 0.2, 0.3))
+    write_folder(model.eval(), tmp_path, list('abc'), std=np.array([0.1, 0.2, 0.3]))
     config = read_config(tmp_path)
     assert config['label_names'] == ['a', 'b', 'c'] and 'label_names' not in config['pretrained_cfg']
     cfg = timm.create_model(f'local-dir:{tmp_path}').pretrained_cfg
@@ -161,7 +162,7 @@ def test_a_changed_network_is_refused_before_anything_is_written(tmp_path):
     model.head.fc = nn.Sequential(nn.Dropout(), nn.Linear(model.num_features, 5))
     with pytest.raises(ValueError, match=r'call model\.reset_classifier\(5\)'):
         write_folder(model, tmp_path / 'new')
-    for names, message in (('ab', '2 names for 3 classes'), ([1, 2, 3], 'must be strings, not 1')):
+    for names, message in ((['a', 'b'], '2 names for 3 classes'), ([1, 2, 3], 'must be a list of strings, not 1')):
         with pytest.raises(ValueError, match=message):
             write_folder(small(), tmp_path / 'new', names)
     assert list(tmp_path.iterdir()) == []
@@ -202,3 +203,30 @@ def test_permissions_of_a_folder(tmp_path, umask):
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / 'new').iterdir()} == {0o666 & ~umask}
     assert (tmp_path / 'new').stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(mean='abc'), "mean: must be a number for each of the 3 channels, not 'abc'"),
+    (dict(mean=0.5), 'mean: must be a number for each of the 3 channels, not 0.5'),
+    (dict(mean=(0.5, 0.5)), 'mean: must be a number'), (dict(mean=(float('nan'),) * 3), 'mean: must be a number'),
+    (dict(std=(1, 0, 1)), 'std: must be a positive number for each of the 3 channels'),
+    (dict(class_names='abc'), "class_names: must be a list of strings, not 'abc'"),
+])
+def test_what_could_not_be_read_is_not_written(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        write_folder(small(), tmp_path / 'folder', **options)
+    assert not (tmp_path / 'folder').exists()
+
+
+def test_tensors_are_numbers(tmp_path):
+    write_folder(small(), tmp_path, mean=torch.tensor([0.25] * 3))
+    assert read_config(tmp_path)['pretrained_cfg']['mean'] == [0.25] * 3
+
+
+def test_a_new_classifier_has_no_names_of_the_old_one(tmp_path):
+    known = timm.create_model('nasnet_a_cifar_small', pretrained=True)
+    assert label_names(known)[3] == 'cat'
+    known.reset_classifier(10)
+    others = (timm.create_model('nasnet_a_cifar_small'), timm.create_model('nasnet_a_cifar_small', pretrained=True,
+                                                                           num_classes=5))
+    assert all(label_names(model) is None for model in (known, *others))

@@ -62,6 +62,19 @@ def test_symmetric_padding(stem, output_stride):
         check_equal(plain.double(), dilated.double(), torch.randn(1, 3, *size, dtype=torch.float64), 1e-9)
 
 
+@pytest.mark.parametrize('genotype, kwargs', [
+    ('darts_v2', dict(stem='darts_imagenet')), ('nasnet_a', dict(stem='imagenet', padding='symmetric'))])
+def test_pools_that_count_zeros(genotype, kwargs):
+    plain, dilated = pair(genotype, 8, pool_padding='keras', **kwargs)
+    for size in ((64, 47), (75, 90)):
+        check_equal(plain.double(), dilated.double(), torch.randn(1, 3, *size, dtype=torch.float64), 1e-9)
+
+
+def test_an_empty_batch():
+    _, dilated = pair('nasnet_b', 2)
+    assert dilated(torch.zeros(0, 3, 16, 16)).shape == (0, 7)
+
+
 def test_training():
     # In training, faster functions are used for the layers; batch norms see other pixels in a dilated network.
     plain, dilated = pair('nasnet_a', 2, aux_head=True)
@@ -109,8 +122,18 @@ def test_operations_of_ones_own():
         register_operation(Operation('convs', convs, 'convs', 'conv'))
         plain, dilated = pair(genotype, 1)
         check_equal(plain, dilated, torch.randn(1, 3, 9, 14))
-        OPERATIONS['convs'] = Operation('convs', lambda i, o, stride, args: Strided(i, o, 1, stride), 'convs', 'conv')
-        with pytest.raises(ValueError, match='output_stride: Strided cannot be dilated; use the convolutions'):
-            pair(genotype, 1)
+        for name, layer in (
+                ('Strided', lambda i, o, stride, args: Strided(i, o, 1, stride)),
+                ('Conv2d', lambda i, o, stride, args: nn.Conv2d(i, o, 3, stride, 1, padding_mode='reflect')),
+                ('Conv2d', lambda i, o, stride, args: nn.Sequential(
+                    nn.Conv2d(i, i, 3, padding='same'), nn.Conv2d(i, o, 1, stride))),
+                ('AvgPool2d', lambda i, o, stride, args: nn.Sequential(
+                    nn.AvgPool2d(3, stride, 1, divisor_override=4), nn.Conv2d(i, o, 1))),
+                ('GroupNorm', lambda i, o, stride, args: nn.Sequential(nn.GroupNorm(2, i), nn.Conv2d(i, o, 1, stride))),
+                ('AdaptiveAvgPool2d', lambda i, o, stride, args: nn.Sequential(
+                    nn.Conv2d(i, o, 1, stride), nn.AdaptiveAvgPool2d(1)))):
+            OPERATIONS['convs'] = Operation('convs', layer, 'convs', 'conv')
+            with pytest.raises(ValueError, match=f'output_stride: {name} cannot be dilated here; use the convolutions'):
+                pair(genotype, 1)
     finally:
         del OPERATIONS['convs']

@@ -3,6 +3,7 @@ import copy
 import io
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -181,7 +182,9 @@ def test_batch_norm_constants_of_the_stems():
     (dict(num_layers=9, num_cells=1), ValueError, 'num_cells, num_layers: pass one of them'),
     (dict(genotype='nasnet_b', stem='darts_cifar'), ValueError,
      'stem: darts_cifar takes cells of at most 2 inputs, but nasnet_b has 4; choose another stem: imagenet, cifar$'),
-    (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'"),
+    (dict(num_cell=3), TypeError, "unexpected argument 'num_cell'; did you mean 'num_cells'"),
+    (dict(num_class=3), TypeError, "unexpected argument 'num_class'; did you mean 'num_classes'"),
+    (dict(drop_path=0.2), TypeError, "unexpected argument 'drop_path'; did you mean 'drop_path_rate'"),
 ])
 def test_arguments_are_checked(kwargs, error, message):
     with pytest.raises(error, match=message):
@@ -696,3 +699,19 @@ def test_mixed_precision_on_a_cpu():
         loss.backward()
     for p, q in zip(plain.parameters(), saving.parameters()):
         assert torch.equal(p.grad, q.grad) and p.grad.dtype == torch.float32
+
+
+def test_forward_goes_through_forward_features():
+    """As in timm's models, for those who wrap or replace it, also in TorchScript."""
+    model, x = build(stem='cifar').eval(), torch.randn(2, 3, 8, 8)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted.forward_head(scripted.forward_features(x)), model(x))
+    model.forward_features = lambda images: torch.ones(2, model.num_features, 1, 1)
+    torch.testing.assert_close(model(x), model.forward_head(torch.ones(2, model.num_features, 1, 1)))
+
+
+def test_numbers_of_numpy():
+    model = build(num_classes=np.int64(3), cell_filters=np.int32(4))
+    assert model.num_classes == 3 and type(model.config['num_classes']) is type(model.config['cell_filters']) is int
+    model.reset_classifier(np.int64(5))
+    assert model.head.fc.out_features == 5

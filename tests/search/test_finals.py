@@ -75,7 +75,8 @@ def test_rows_of_earlier_versions_have_the_first_seed(tmp_path):
     path = tmp_path / 'finals.json'
     finish(path, range(1))
     rows = json.loads(path.read_text(encoding='utf-8'))
-    path.write_text(json.dumps([{key: value for key, value in row.items() if key != 'seed'} for row in rows]))
+    old = [{key: value for key, value in row.items() if key != 'seed'} for row in rows]
+    path.write_text(json.dumps(old), encoding='utf-8')
     _, runs = finish(path, range(2))
     assert runs == [(0, 1), (1, 1), (2, 1)]
     assert [row['accuracies'] for row in mean_results(rows)] == [[0.9], [0.8], [0.7]]

@@ -69,9 +69,9 @@ def test_a_search_that_has_only_just_begun_and_an_unknown_space(folders, tmp_pat
 
 
 def test_finals_of_other_lengths_are_left_out(records, tmp_path):
-    rows = [dict(number=number, epochs=epochs, architecture=str(number), seconds=1., **result) for number, epochs, result in (
-        (1, 3, dict(accuracy=0.9)), (2, 6, dict(accuracy=0.7)), (3, 6, dict(reason='failed')),
-        (4, 6, dict(accuracy=0.8)))]
+    rows = [dict(number=number, epochs=epochs, architecture=str(number), **result) for number, epochs, result in (
+        (1, 3, dict(accuracy=0.9, seconds=1.)), (2, 6, dict(accuracy=0.7, seconds=1.)), (3, 6, dict(reason='failed')),
+        (4, 6, dict(accuracy=0.8, seconds=1.)))]
     (tmp_path / 'finals.json').write_text(json.dumps(rows), encoding='utf-8')
     assert [row['number'] for row in read_finals(tmp_path, records[0])] == [4, 2]
     tokens = records[0].space.tokens(records[0].best.trial.params)

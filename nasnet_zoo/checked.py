@@ -120,8 +120,9 @@ class OneOf:
         if word is None or word in self.names or self.others and re.fullmatch(self.others[1], word):
             return word
         meant = word[:100].lower()
-        hint = suggest(self.aliases.get(meant, meant), self.names) + (
-            f' {self.others[0]} is possible, too' if self.others else '')
+        hint = suggest(self.aliases.get(meant, meant), self.names)
+        if self.others:
+            hint += f'{"" if hint.endswith("?") else ";"} {self.others[0]} is possible, too'
         raise PydanticCustomError('unknown_name', '{text}', {
             'text': f'unknown {self.kind} {shorten(word)!r}; {hint}'})
 

@@ -7,7 +7,7 @@
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -100,6 +100,7 @@ def run_comparison(
     path = config.out / 'compare.json'
     with exclusive_lock(config.out, 'another process is running this comparison; wait until it has finished'):
         rows = _start_or_resume(config, path)
+        jobs = _keep_names(jobs, rows)
         known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
         todo = [job for job in jobs if job.key not in known]
 
@@ -132,7 +133,9 @@ def _load(config: CompareConfig) -> ImageSet:
 def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[float]]:
     """Return all trainings, the first seed of all cells first, and the cost target if there is one."""
     channels, *size = data.input_size
-    args = dict(config.network_args, in_chans=channels, num_classes=len(data.class_names), img_size=tuple(size))
+    # The cost is that of the network that remains: an auxiliary head is dropped after the training.
+    args = dict(config.network_args, aux_head=False, in_chans=channels, num_classes=len(data.class_names),
+                img_size=tuple(size))
     target = config.cost_target
     if config.match is not None and target is None:
         target = reference_cost(config.match, **args)
@@ -153,9 +156,21 @@ def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[fl
     return [job._replace(seed=seed) for seed in seeds for job in cells.values()], target
 
 
+def _keep_names(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> List[Job]:
+    """Let cells keep the names that they have in a comparison that is resumed, and no other cell take one."""
+    known = {row['architecture']: row['cell'] for row in rows}
+
+    def name(job: Job) -> str:
+        digest = job.genotype.architecture_digest
+        return known.get(digest, f'{job.name}-{digest[:8]}' if job.name in known.values() else job.name)
+    return [job._replace(name=name(job)) for job in jobs]
+
+
 def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
     """Return the rows of a comparison that is resumed, or none."""
     if not path.exists():
+        if config.resume:
+            raise SearchError(f'{config.out}: there is no comparison to resume')
         return []
     if not config.resume:
         raise SearchError(f'{config.out}: contains a comparison already; add --resume to continue it, or choose '

@@ -143,7 +143,8 @@ class SearchConfig(Checked):
     top: Annotated[int, Field(ge=1, description=(
         'Number of the best children to train again, for longer, at the end.'))] = 3
     final_epochs: Annotated[_Limit, Field(description=(
-        'Number of epochs for which the best children are trained again. The default is three times --epochs.'))] = None
+        'Number of epochs for which the best children are trained again. The default, also if this is not more than '
+        '--epochs, is three times --epochs.'))] = None
     final_seeds: Annotated[int, Field(ge=1, description=(
         'Number of seeds with which each of the best children is trained again. The winner has the highest mean '
         'accuracy.'))] = 1
@@ -163,7 +164,12 @@ class SearchConfig(Checked):
         if self.prune and self.objective:
             raise ValueError('prune: Optuna prunes by a single objective only; leave out --prune or --objective')
         if self.child.match and self.objective:
-            raise ValueError('match: children of equal cost need no second objective; leave out --match or --objective')
+            raise ValueError('match: children of equal cost need no second objective; leave out --match (which presets '
+                             'set) or --objective')
+        if self.child.match_below and not self.child.match:
+            raise ValueError('match_below: has no effect without --match')
+        if self.cost_target is not None and not (self.child.match or self.objective):
+            raise ValueError('cost_target: has no effect without --match or --objective')
         return self
 
     @property

@@ -7,6 +7,10 @@ class SearchError(ValueError):
     """The search cannot start or continue. The message says why."""
 
 
+class NothingNew(SearchError):
+    """The sampler proposes only children that are known already."""
+
+
 class ChildError(RuntimeError):
     """A child has no accuracy. This is a result of the search, not a failure of it; the message says why."""
 

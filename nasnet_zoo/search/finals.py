@@ -78,7 +78,8 @@ def train_finalists(
     try:
         for (one, seed), future in completed(
                 lambda run: pool.submit(FinalRun(run[0].genotype, run[1])), pool.size, todo):
-            rows.append(dict(_row(one, future, pool, epochs, log), seed=seed, val_seed=val_seed))
+            name = f'child {one.number}' + (f' with seed {seed}' if len(seeds) > 1 else '')
+            rows.append(dict(_row(one, future, pool, epochs, name, log), seed=seed, val_seed=val_seed))
             write_json(path, rows)
     finally:
         pool.close()
@@ -88,26 +89,31 @@ def train_finalists(
 
 
 def mean_results(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Return a row for each child, given rows of training runs: the first run's with the mean ``accuracy`` of all its
-    runs, their ``accuracies`` and their ``seconds`` in total."""
+    """Return a row for each child, given rows of training runs: the first run's with the mean ``accuracy`` and
+    ``reward`` of all its runs, their ``accuracies`` and ``seeds``, and their ``seconds`` in total."""
     runs: Dict[str, List[Dict[str, Any]]] = {}
     for row in rows:
         runs.setdefault(row['architecture'], []).append(row)
-    return [dict(found[0], accuracy=fmean(row['accuracy'] for row in found),
-                 accuracies=[row['accuracy'] for row in found], seconds=sum(row['seconds'] for row in found))
-            for found in runs.values()]
+    results = []
+    for found in runs.values():
+        accuracies = [row['accuracy'] for row in found]
+        result = {name: value for name, value in found[0].items() if name not in ('seed', 'rewards')}
+        results.append(dict(
+            result, accuracy=fmean(accuracies), reward=fmean(accuracies), accuracies=accuracies,
+            seeds=[row.get('seed', 0) for row in found], seconds=sum(row['seconds'] for row in found)))
+    return results
 
 
 def _row(
-        finalist: Finalist, future: Future, pool: ChildPool, epochs: int, log: Callable[[str], None],
+        finalist: Finalist, future: Future, pool: ChildPool, epochs: int, name: str, log: Callable[[str], None],
 ) -> Dict[str, Any]:
     """Return the row of a finished training run: what was measured, or the reason why it failed."""
     row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,
                child_value=finalist.value)
     try:
         row.update(pool.result(future)._asdict())
-        log(f'child {finalist.number}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} after longer training')
+        log(f'{name}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} after longer training')
     except ChildError as error:
         row.update(reason=str(error))
-        log(f'child {finalist.number}: {error}')
+        log(f'{name}: {error}')
     return row

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..genotype.schema import Genotype
-from .errors import ChildError, Pruned, SearchError, WorkerDied
+from .errors import ChildError, NothingNew, Pruned, SearchError, WorkerDied
 from .optuna_internals import set_trial_user_attr
 from .pool import ChildPool
 from .pruning import PruningServer
@@ -96,7 +96,8 @@ class Search:
         `on_progress` is called at the beginning and after each child.
 
         Raises:
-            SearchError: If the sampler proposes nothing new, or the workers cannot evaluate.
+            NothingNew: If the sampler proposes only known children.
+        SearchError: If the workers cannot evaluate.
         """
         started, before = time.perf_counter(), len(self._known)
         running: Dict[Future, str] = {}  # the architectures that are being evaluated
@@ -136,20 +137,25 @@ class Search:
         while len(running) < min(self.pool.size, trials - len(self._known)) and repeats < MAX_REPEATS:
             with self._study_lock, batched_writes(self.study):
                 trial, genotype = self._ask()
-            if trial is None:
+            if trial is None or genotype is None:
                 repeats += 1
                 continue
             repeats = 0
             future = self.pool.submit(genotype, server.should_prune(trial.number) if server else None)
             running[future] = genotype.architecture_digest
         if not running:
-            raise SearchError(f'the last {repeats} trials were duplicates of the {len(self._known)} known children: '
+            raise NothingNew(f'the last {repeats} trials were duplicates of the {len(self._known)} known children: '
                               'the search space has no others, or the sampler does not find them')
 
-    def _ask(self) -> Tuple[Optional[optuna.Trial], Genotype]:
-        """Ask for a trial. If its architecture is known or being evaluated, there is no trial to evaluate."""
+    def _ask(self) -> Tuple[Optional[optuna.Trial], Optional[Genotype]]:
+        """Ask for a trial. If its architecture is known, being evaluated or invalid, there is nothing to evaluate."""
         trial = self.study.ask()
-        genotype = self.space.genotype(self.space.suggest(trial))
+        tokens = self.space.suggest(trial)
+        try:
+            genotype = self.space.genotype(tokens)
+        except Exception as error:  # a space of one's own may raise anything
+            self._tell_invalid(trial, f'the space cannot build it: {type(error).__name__}: {error}')
+            return None, None
         architecture = genotype.architecture_digest
         trial.set_user_attr('architecture', architecture)
         if architecture in self._known:
@@ -202,6 +208,12 @@ class Search:
         for trial in duplicates:
             self._tell_duplicate(trial, told)
         return None
+
+    def _tell_invalid(self, trial: optuna.Trial, reason: str) -> None:
+        """Finish a trial of which the space makes no genotype. It counts as a child that has failed."""
+        trial.set_user_attr('architecture', f'invalid-{trial.number}')
+        trial.set_user_attr('reason', reason)
+        self._remember(self.study.tell(trial, state=TrialState.FAIL))
 
     def _tell_duplicate(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         """Finish a trial with the result of another trial of the same architecture."""

@@ -40,7 +40,11 @@ def read_reused(
         SearchError: If there is no search, if its children were trained or rated in another way, if its space is not
             known, or if none of its children is in the new space.
     """
-    content = read_search(folder / 'search.json')
+    try:
+        content = read_search(folder / 'search.json')
+    except SearchError as error:
+        hint = '; a search that has its children already is resumed without --reuse' if config.resume else ''
+        raise SearchError(f'--reuse: {error}{hint}') from None
     study = open_stored_study(folder, config.storage if content['settings'].get('own_storage') else None)
     trials = [trial for trial in evaluated_trials(study) if trial.state == TrialState.COMPLETE] if study else []
     if not trials:

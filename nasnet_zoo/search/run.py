@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Uni
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from ..data.datasets import data_name
 from ..drawing import draw
@@ -25,7 +25,7 @@ from ..genotype.schema import Genotype
 from ..loggers import Loggers
 from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
-from .errors import SearchError
+from .errors import NothingNew, SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
 from .finals import Finalist, make_final_evaluator, train_finalists
 from .folder import (
@@ -138,7 +138,10 @@ def run_search(
             render = partial(_report, prepared, search.trials, datetime.now(UTC), forecast)
             with LiveReport(config.out / 'report.html', render, log):
                 with loggers or nullcontext():
-                    search.run(config.trials, report)
+                    try:
+                        search.run(config.trials, report)
+                    except NothingNew as error:
+                        log(f'the search ends before {config.trials} children: {error}')
                 finals = _run_final(prepared, study, log)
             return write_winner(prepared, study, finals)
 
@@ -193,6 +196,10 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     forecast = Forecast(**content['forecast'])
     trials = evaluated_trials(study)
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
+    # Fewer children may have an accuracy than were to be trained again.
+    can = len(finished_children(study)) * content.get('config', {}).get('final_seeds', 1)
+    if len(trials) >= forecast.trials:
+        forecast = forecast.model_copy(update=dict(finals=min(forecast.finals, can)))
     again = forecast.finals_left(len(trials), sum(row['epochs'] == forecast.final_epochs for row in rows))
     if len(trials) >= forecast.trials and not again:
         return None
@@ -220,17 +227,22 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     baseline = None
     if config.baseline is not None:
         has_same_name = config.baseline.resolve().name == config.out.resolve().name
-        baseline = read_record(config.baseline, label=str(config.baseline) if has_same_name else None)
+        baseline = read_record(
+            config.baseline, config.storage, label=str(config.baseline) if has_same_name else None)
     space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
     on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
     config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
+    if config.prune and config.child.recipe.epochs < 2:
+        raise SearchError('--prune: children are trained for one epoch, after which nothing is left to stop; add '
+                          '--epochs with 2 or more')
     child = config.child.model_copy(update=dict(latency=config.child.latency or config.objective == 'latency'))
     # A latency is compared with that of the children, which are evaluated on the GPU if there is one here.
     evaluator = Evaluator(loaded, child, 'cuda' if child.latency and on_gpu and not config.ray else 'cpu')
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
     warm_start = find_cells(config.warm_start, space, config.forbid_op, log)
+    _check_trials(config, len(warm_start))
     target = _cost_target(config, evaluator)
     config = config.model_copy(update=dict(
         child=child.model_copy(update=dict(match_target=target if child.match else None)),
@@ -283,7 +295,16 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
     check_cells(study, space, config.out)
     enqueue(study, prepared.warm_start)
+    waiting = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    if prepared.warm_start:
+        _check_trials(config, len(evaluated_trials(study)) + waiting)
     return study
+
+
+def _check_trials(config: SearchConfig, wanted: int) -> None:
+    """Raise a SearchError if fewer children are trained than are wanted for the known cells to be evaluated."""
+    if wanted > config.trials:
+        raise SearchError(f'--warm-start: not all of these cells would be evaluated; add --trials {wanted}, or more')
 
 
 def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], None]) -> List[Dict[str, Any]]:
@@ -310,7 +331,9 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
         config.out / 'finals.json', finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
-    return sorted(rows, key=lambda row: (-prepared.value(row['accuracy'], row), row['number']))
+    # A child that failed with a seed comes last: the mean of the others would be too high.
+    return sorted(rows, key=lambda row: (
+        -len(row['accuracies']), -prepared.value(row['accuracy'], row), row['number']))
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
@@ -320,7 +343,8 @@ def _final_settings(config: SearchConfig) -> ChildSettings:
     Other images are held out than in the search, which has chosen the finalists by those.
     """
     recipe = config.child.recipe
-    longer = recipe.model_copy(update=dict(epochs=config.final_epochs or 3 * recipe.epochs))
+    epochs = config.final_epochs or 0
+    longer = recipe.model_copy(update=dict(epochs=epochs if epochs > recipe.epochs else 3 * recipe.epochs))
     return config.child.model_copy(update=dict(
         reductions='extra', stages=NUM_STAGES, time_limit=None, reward='accuracy', recipe=longer,
         val_seed=config.child.val_seed + 1))
@@ -341,7 +365,7 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
             trial=won['number'], reused=trial.user_attrs.get('reused'), child=dict(child, time_limit=None)),
         results=dict(
             dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
-            mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed, seeds=len(won['accuracies'])))
+            mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed, seeds=won['seeds']))
     cell.save(config.out / 'cell.json')
     draw(cell, config.out / 'cells.svg')
     trials = partial(study.get_trials, deepcopy=False)

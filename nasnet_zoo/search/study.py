@@ -90,7 +90,7 @@ def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[o
 
     Args:
         folder: The folder of the search.
-        storage: The URL of the storage, if it is not the journal in the folder.
+        storage: The URL of the storage. It is only used if the search was started with one.
 
     Returns:
         The study, or None if the search has only just begun.
@@ -101,9 +101,9 @@ def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[o
     content = read_search(folder / 'search.json')
     if storage is None and content['settings'].get('own_storage'):
         raise SearchError(f'{folder}: the trials of this search are in another storage; add --storage URL')
-    if storage is None and not has_records(folder / 'study.log'):
+    if not content['settings'].get('own_storage') and not has_records(folder / 'study.log'):
         return None
-    return open_study(folder, content['study'], storage)
+    return open_study(folder, content['study'], storage if content['settings'].get('own_storage') else None)
 
 
 def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """Training of a network, epoch by epoch, in memory. :mod:`nasnet_zoo.training.run` adds checkpoints and logs."""
 import ctypes
+import json
 import math
 import random
 import sys
@@ -75,9 +76,13 @@ class Trainer:
             wrapped = nn.parallel.DistributedDataParallel(synchronised(wrapped), broadcast_buffers=False)
         self._wrapped = torch.compile(wrapped) if recipe.compile else wrapped
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.optimizer = create_optimizer_v2(
-            self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-            **({} if recipe.opt_eps is None else dict(eps=recipe.opt_eps)))
+        try:
+            self.optimizer = create_optimizer_v2(
+                self.model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+                **({} if recipe.opt_eps is None else dict(eps=recipe.opt_eps)))
+            json.dumps(self.optimizer.state_dict()['param_groups'])  # as a checkpoint stores it
+        except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+            raise ValueError(f'opt: {recipe.opt} cannot be used here: {error}') from None
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer, recipe.sched, num_epochs=recipe.epochs, step_on_epochs=False,
             updates_per_epoch=self.steps_per_epoch, warmup_lr=recipe.lr / 10,

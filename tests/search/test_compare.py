@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import timm
 from typer.testing import CliRunner
 
 from nasnet_zoo import load_genotype
@@ -113,12 +114,32 @@ def test_a_refused_recipe_leaves_no_comparison(tmp_path):
     assert not (tmp_path / 'cells' / 'compare.json').exists()
 
 
-def test_another_cell_of_the_same_name_is_refused(done, tmp_path):
+def test_another_cell_of_the_same_name_gets_a_name_of_its_own(done, tmp_path):
     out, _ = done
-    load_genotype('nasnet_b').model_copy(update=dict(name='nasnet_a')).save(tmp_path / 'cell.json')
-    refused = compare(out, str(tmp_path / 'cell.json'), '--resume')
-    assert refused.exit_code == 1 and 'nasnet_a-0 contains the training of another cell of this name' in refused.stderr
+    other = load_genotype('nasnet_b').model_copy(update=dict(name='nasnet_a'))
+    other.save(tmp_path / 'cell.json')
+    result = compare(out, str(tmp_path / 'cell.json'), 'nasnet_a', '--resume', '--seeds', '1', '--json')
+    assert result.exit_code == 0, result.output
+    names = [row['cell'] for row in json.loads(result.stdout)['rows']]
+    assert names == [f'nasnet_a-{other.architecture_digest[:8]}', 'nasnet_a']
     assert load_genotype(out / 'runs' / 'nasnet_a-0' / 'cell.json') == load_genotype('nasnet_a')
+
+
+def test_an_auxiliary_head_does_not_count(tmp_path):
+    result = compare(tmp_path / 'out', 'nasnet_a', 'pnasnet5', '--seeds', '1', '--aux-head', '--json')
+    assert result.exit_code == 0, result.output
+    for row in json.loads(result.stdout)['rows']:
+        folder = tmp_path / 'out' / 'runs' / f'{row["cell"]}-0'
+        report = json.loads((folder / 'report.json').read_text(encoding='utf-8'))
+        assert report['model']['cell_filters'] == row['cell_filters']
+        model = timm.create_model(f'local-dir:{folder}', aux_head=False)
+        assert row['params'] == sum(p.numel() for p in model.parameters())
+
+
+def test_there_is_nothing_to_resume(tmp_path):
+    result = compare(tmp_path / 'typo', 'nasnet_a', '--resume')
+    assert result.exit_code == 1 and 'typo: there is no comparison to resume' in result.stderr
+    assert not (tmp_path / 'typo' / 'compare.json').exists()
 
 
 def test_large_images_are_refused(tmp_path):

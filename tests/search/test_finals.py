@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from nasnet_zoo.data.datasets import ImageSet
-from nasnet_zoo.search.config import ChildSettings
+from nasnet_zoo.search.config import ChildSettings, SearchConfig
 from nasnet_zoo.search.errors import ChildError
 from nasnet_zoo.search.evaluator import Evaluation, Evaluator
 from nasnet_zoo.search.finals import Finalist, mean_results, train_finalists
+from nasnet_zoo.search.run import _final_settings
 from nasnet_zoo.search.space import darts_space
 
 SPACE = darts_space(2)
@@ -56,7 +57,8 @@ def test_the_mean_over_the_seeds_decides(tmp_path):
     assert runs == [(child, seed) for seed in range(3) for child in range(3)], 'every child once before any twice'
     assert max(rows, key=lambda number: rows[number]['accuracy']) == 11
     assert rows[10]['accuracy'] == pytest.approx(1.9 / 3) and rows[10]['accuracies'] == [0.9, 0.5, 0.5]
-    assert rows[10]['seconds'] == 6 and rows[10]['params'] == 100
+    assert rows[10]['seconds'] == 6 and rows[10]['params'] == 100 and rows[10]['seeds'] == [0, 1, 2]
+    assert rows[10]['reward'] == rows[10]['accuracy']
     stored = json.loads((tmp_path / 'finals.json').read_text(encoding='utf-8'))
     assert [(row['number'], row['seed']) for row in stored] == [(10 + child, seed) for child, seed in runs]
 
@@ -100,3 +102,9 @@ def test_only_the_seed_differs():
     assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[0], weights[1])
     assert other.settings == direct.settings and evaluator.settings.recipe.seed == 0
     assert other.val is evaluator.val and torch.equal(other.val.images, direct.val.images)
+
+
+@pytest.mark.parametrize('given, epochs', [(None, 57), (10, 57), (19, 57), (20, 20)])
+def test_finalists_are_trained_for_longer(given, epochs):
+    config = SearchConfig(out='x', final_epochs=given, child=dict(recipe=dict(epochs=19)))
+    assert _final_settings(config).recipe.epochs == epochs

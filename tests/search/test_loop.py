@@ -225,3 +225,18 @@ def test_other_settings_and_storages_are_refused(tmp_path):
 def test_there_is_no_search(tmp_path):
     with pytest.raises(SearchError, match='there is no search here'):
         open_study(tmp_path, 'test')
+
+
+def test_a_space_that_cannot_build_every_cell(tmp_path):
+    """Such a cell counts as a child that has failed, and the search goes on."""
+    def build(choices):
+        if choices['op'] == 'none':
+            raise KeyError('no such cell')
+        cell = dict(blocks=[dict(left=[choices['op'], 'h0'], right=['identity', 'h0'])], outputs=[['b0']])
+        return dict(inputs=1, normal=cell, reduction=cell)
+    space = Space('tiny', [('op', ('sep_conv_3x3', 'max_pool_3x3', 'none'))], build=build)
+    make = Noted(tmp_path / 'log')
+    study = search(tmp_path, make, 3, optuna.samplers.RandomSampler(0), space=space)
+    failed = [trial for trial in evaluated_trials(study) if trial.state == optuna.trial.TrialState.FAIL]
+    assert {trial.user_attrs['reason'] for trial in failed} == {"the space cannot build it: KeyError: 'no such cell'"}
+    assert len(evaluated_trials(study)) == 3 and len(make.noted()) == 3 - len(failed)

@@ -148,7 +148,7 @@ def test_status_says_how_long_it_will_take(searched, tmp_path):
     (tmp_path / 'search.json').write_text(json.dumps(content), encoding='utf-8')
     shutil.copy(searched[0] / 'study.log', tmp_path)
     text = ' '.join(command(tmp_path, '--status').stdout.split())
-    assert re.search(r'about .*: 400 more children at [0-9]+ s with 2 workers, then 2 for 3 epochs', text)
+    assert re.search(r'about .*: 400 more children at [0-9]+ s with 2 workers, then 4 for 3 epochs', text)
 
 
 @pytest.mark.parametrize('options, message', [
@@ -180,6 +180,11 @@ def test_another_search_is_refused(searched, options, message):
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
     (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
+    (['--prune', 'median'], '--prune: children are trained for one epoch'),
+    (['--match-below'], 'match_below: has no effect without --match'),
+    (['--cost-target', '9'], 'cost_target: has no effect without --match or --objective'),
+    (['--opt', 'fusedadam'], 'opt: fusedadam cannot be used here'),
+    (['--opt', 'adafactorbv'], 'opt: adafactorbv cannot be used here: Object of type dtype is not JSON serializable'),
     (['--warm-start', 'nasnet_a'], 'nasnet_a: normal: has 5 blocks and 1 outputs; in darts-2 a cell has 2 and 1')])
 def test_what_cannot_begin(tmp_path, options, message):
     result = command(tmp_path / 'new', *options)

@@ -91,7 +91,8 @@ def write_report(folders: Sequence[Path], out: Path, storage: Optional[str] = No
         labels = [str(folder) for folder in folders]
     records = [read_record(Path(folder), storage, label) for folder, label in zip(folders, labels)]
     if len(records) == 1:
-        has_ended = records[0].winner and len(records[0].evaluated) >= records[0].wanted
+        winner, trials = records[0].winner, len(records[0].trials)  # more trials if the search went on after it
+        has_ended = winner and (winner.search or {}).get('trials', trials) == trials
         text = search_page(records[0], 'finished' if has_ended else 'unfinished')
     else:
         text = comparison_page(records)
@@ -242,12 +243,16 @@ def _ancestors(record: SearchRecord) -> str:
 def _differences(searches: Sequence[SearchRecord]) -> str:
     """Return the table of differences between searches, if there are several."""
     rows = []
+    reused = [one.label for one in searches if any('reused' in trial.user_attrs for trial in one.evaluated)]
     for a, b in combinations(searches, 2):
         children, found = differences(a, b)
         rows += [{'searches': f'{a.label} minus {b.label}', 'children of each': str(children), 'reward': one.name,
                   'difference': _difference(a, one.value), 'p': f'{one.p:.2g}'} for one in found]
     return html.section(
         'Differences', html.table('differences between searches', rows, texts=['searches', 'reward']),
+        html.paragraph(
+            f'{", ".join(reused)}: not tested, because children were taken over from another search. Two searches that '
+            'share children are not independent.', soft=True) if reused else '',
         html.paragraph(
             'p is from a two-sided permutation test over the children, which counts the children of a search as '
             'independent. It says whether these two searches differ, and not whether their samplers would differ again '

@@ -202,13 +202,17 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     rows = [row for row in read_json(path) if 'accuracy' in row] if path.exists() else []
     results = record.winner.results if record.winner else None
     epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
+    seeds = results.get('seeds') if isinstance(results, dict) else None
+    chosen = seeds if isinstance(seeds, list) else None  # earlier versions had a single one
     objective = record.settings.get('objective')
     winner = record.winner.architecture_digest if record.winner else None
 
-    def order(row: Mapping[str, Any]) -> Tuple[bool, float, int]:
+    def order(row: Mapping[str, Any]) -> Tuple[bool, int, float, int]:
         value = record.reward(row['accuracy'], *([row[objective]] if objective else []))
-        return row['architecture'] != winner, -value, row['number']
-    return sorted(mean_results([row for row in rows if row['epochs'] == epochs]), key=order)
+        return row['architecture'] != winner, -len(row['accuracies']), -value, row['number']
+    rows = [row for row in rows if row['epochs'] == epochs and (
+        chosen is None or row.get('seed') is None or row['seed'] in chosen)]
+    return sorted(mean_results(rows), key=order)
 
 
 def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:

@@ -140,9 +140,12 @@ def differences(first: SearchRecord, second: SearchRecord, seed: int = 0) -> Tup
 
     Returns:
         The number of children of each search that were compared, failed ones included; and the differences: of the
-        mean, the best, and the means of the top 5 and of the top 25, if both searches have so many.
+        mean, the best, and the means of the top 5 and of the top 25, if both searches have so many. None if one of
+        them has taken over children of another search.
     """
     children = min(len(first.evaluated), len(second.evaluated))
+    if any('reused' in trial.user_attrs for trial in (*first.evaluated, *second.evaluated)):
+        return children, []  # they may share children
     a, b = ([child.reward for child in record.children if child.place <= children] for record in (first, second))
     if not a or not b:
         return children, []

@@ -373,10 +373,10 @@ def compile_genotype(
     args = _NetworkArgs(
         num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate,
         drop_path_rate=drop_path_rate, aux_head=aux_head)
-    known = [*inspect.signature(compile_genotype).parameters][:-1] + [*Skeleton.model_fields]
-    unknown = [name for name in skeleton if name not in known]
+    unknown = [name for name in skeleton if name not in Skeleton.model_fields]
     if unknown:
-        raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; {suggest(unknown[0], dict.fromkeys(known))}')
+        known = dict.fromkeys([*inspect.signature(compile_genotype).parameters][:-1] + [*Skeleton.model_fields])
+        raise TypeError(f'unexpected argument {shorten(repr(unknown[0]))}; {suggest(unknown[0], known)}')
     fields = dict(skeleton, stem=stem)
     if num_cells is not None:
         fields['num_cells'] = num_cells

@@ -97,7 +97,7 @@ class Search:
 
         Raises:
             NothingNew: If the sampler proposes only known children.
-        SearchError: If the workers cannot evaluate.
+            SearchError: If the workers cannot evaluate.
         """
         started, before = time.perf_counter(), len(self._known)
         running: Dict[Future, str] = {}  # the architectures that are being evaluated
@@ -136,18 +136,18 @@ class Search:
         repeats = 0
         while len(running) < min(self.pool.size, trials - len(self._known)) and repeats < MAX_REPEATS:
             with self._study_lock, batched_writes(self.study):
-                trial, genotype = self._ask()
-            if trial is None or genotype is None:
+                asked = self._ask()
+            if asked is None:
                 repeats += 1
                 continue
-            repeats = 0
+            repeats, (trial, genotype) = 0, asked
             future = self.pool.submit(genotype, server.should_prune(trial.number) if server else None)
             running[future] = genotype.architecture_digest
         if not running:
             raise NothingNew(f'the last {repeats} trials were duplicates of the {len(self._known)} known children: '
-                              'the search space has no others, or the sampler does not find them')
+                             'the search space has no others, or the sampler does not find them')
 
-    def _ask(self) -> Tuple[Optional[optuna.Trial], Optional[Genotype]]:
+    def _ask(self) -> Optional[Tuple[optuna.Trial, Genotype]]:
         """Ask for a trial. If its architecture is known, being evaluated or invalid, there is nothing to evaluate."""
         trial = self.study.ask()
         tokens = self.space.suggest(trial)
@@ -155,16 +155,16 @@ class Search:
             genotype = self.space.genotype(tokens)
         except Exception as error:  # a space of one's own may raise anything
             self._tell_invalid(trial, f'the space cannot build it: {type(error).__name__}: {error}')
-            return None, None
+            return None
         architecture = genotype.architecture_digest
         trial.set_user_attr('architecture', architecture)
         if architecture in self._known:
             self._tell_duplicate(trial, self._known[architecture])
-            return None, genotype
+            return None
         waiting = self._waiting.setdefault(architecture, [])
         waiting.append(trial)
         if len(waiting) > 1:
-            return None, genotype
+            return None
         self._evaluating[trial.number] = trial
         return trial, genotype
 

@@ -45,7 +45,7 @@ def read_reused(
     except SearchError as error:
         hint = '; a search that has its children already is resumed without --reuse' if config.resume else ''
         raise SearchError(f'--reuse: {error}{hint}') from None
-    study = open_stored_study(folder, config.storage if content['settings'].get('own_storage') else None)
+    study = open_stored_study(folder, config.storage)
     trials = [trial for trial in evaluated_trials(study) if trial.state == TrialState.COMPLETE] if study else []
     if not trials:
         raise SearchError(f'--reuse: {folder}: no child of this search has a reward yet')

@@ -99,11 +99,11 @@ def open_stored_study(folder: Path, storage: Optional[str] = None) -> Optional[o
         SearchError: If there is no search, or its trials are in another storage.
     """
     content = read_search(folder / 'search.json')
-    if storage is None and content['settings'].get('own_storage'):
+    if not content['settings'].get('own_storage'):
+        return open_study(folder, content['study']) if has_records(folder / 'study.log') else None
+    if storage is None:
         raise SearchError(f'{folder}: the trials of this search are in another storage; add --storage URL')
-    if not content['settings'].get('own_storage') and not has_records(folder / 'study.log'):
-        return None
-    return open_study(folder, content['study'], storage if content['settings'].get('own_storage') else None)
+    return open_study(folder, content['study'], storage)
 
 
 def _check_settings(study: optuna.Study, settings: Dict[str, Any], place: Union[str, Path]) -> None:

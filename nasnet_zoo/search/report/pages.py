@@ -151,7 +151,6 @@ def _progress(
     """Return how far a search is, and when it will probably end."""
     now = datetime.now(UTC)
     done, failed = len(record.evaluated), record.failures.total()
-    reused = sum('reused' in trial.user_attrs for trial in record.evaluated)
     per_hour = end = None
     if since is not None and state == 'running':
         finished = [t.datetime_complete.astimezone(UTC) for t in record.evaluated if t.datetime_complete]
@@ -163,7 +162,7 @@ def _progress(
     values = {
         f'best {record.reward_name}': _reward(record, record.best.reward) if record.best else None,
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
-        'children from other searches': str(reused) if reused else None,
+        'children from other searches': str(record.reused) if record.reused else None,
         'children per hour': per_hour, 'expected end of the search': end,
         'training time': show_duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
         'best children trained again': str(len(record.finals)) if record.finals else None,
@@ -243,7 +242,7 @@ def _ancestors(record: SearchRecord) -> str:
 def _differences(searches: Sequence[SearchRecord]) -> str:
     """Return the table of differences between searches, if there are several."""
     rows = []
-    reused = [one.label for one in searches if any('reused' in trial.user_attrs for trial in one.evaluated)]
+    reused = [one.label for one in searches if one.reused]
     for a, b in combinations(searches, 2):
         children, found = differences(a, b)
         rows += [{'searches': f'{a.label} minus {b.label}', 'children of each': str(children), 'reward': one.name,

@@ -77,6 +77,11 @@ class SearchRecord:
         return [trial for trial in self.trials if is_evaluated(trial)]
 
     @cached_property
+    def reused(self) -> int:
+        """The number of children that were taken over from another search."""
+        return sum('reused' in trial.user_attrs for trial in self.evaluated)
+
+    @cached_property
     def children(self) -> List[Child]:
         """The children that have a reward, by number."""
         children = []

@@ -144,7 +144,7 @@ def differences(first: SearchRecord, second: SearchRecord, seed: int = 0) -> Tup
         them has taken over children of another search.
     """
     children = min(len(first.evaluated), len(second.evaluated))
-    if any('reused' in trial.user_attrs for trial in (*first.evaluated, *second.evaluated)):
+    if first.reused or second.reused:
         return children, []  # they may share children
     a, b = ([child.reward for child in record.children if child.place <= children] for record in (first, second))
     if not a or not b:

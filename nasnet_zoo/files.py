@@ -15,10 +15,12 @@ from typing import Any, Dict, Iterator, Mapping, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_folder', 'atomic_write', 'flattened', 'read_safetensors', 'remove_partial_files', 'sha256',
-           'sort_safetensors_metadata', 'write_json', 'write_utf8']
+__all__ = ['atomic_folder', 'atomic_write', 'check_purpose', 'flattened', 'read_safetensors', 'remove_partial_files',
+           'sha256', 'sort_safetensors_metadata', 'write_json', 'write_utf8']
 
 
+# The files by which the folders of commands are known
+MAIN_FILES = {'run.json': 'a training run', 'search.json': 'a search', 'compare.json': 'a comparison'}
 _TEMPORARY = r'\..*\.part-[0-9a-f]{8}(\.[^.]+)?'
 
 
@@ -136,6 +138,21 @@ def sort_safetensors_metadata(path: Union[str, os.PathLike]) -> None:
         if len(text) <= length:  # the tensors must stay where they are; spaces may follow the header
             file.seek(8)
             file.write(text.ljust(length))
+
+
+def check_purpose(folder: Union[str, os.PathLike], main_file: str) -> None:
+    """Refuse a folder in which another command keeps its results: files of the same name would be replaced.
+
+    Args:
+        folder: The folder, which need not exist.
+        main_file: The file, a key of `MAIN_FILES`, that a folder of the own kind has.
+
+    Raises:
+        ValueError: If the folder is of another kind.
+    """
+    for name, kind in MAIN_FILES.items():
+        if name != main_file and (Path(folder) / name).exists():
+            raise ValueError(f'{folder}: is the folder of {kind}; choose another --out')
 
 
 def sha256(path: Union[str, os.PathLike]) -> str:

@@ -363,6 +363,10 @@ def build(source: Union[str, Mapping[str, Any], Genotype], **kwargs: Any) -> NAS
         if source not in names:
             raise ValueError(f'{shorten(source)}: there is no model and no built-in genotype of this name (a path must '
                              f'end in .json); {suggest(source[:100].lower(), names)}')
+    if isinstance(source, str) and os.path.isdir(source):
+        raise ValueError(f'{source}: is not a model folder, because it has no config.json' + (
+            '; its training has not finished: continue it with "nasnet-zoo train --resume"'
+            if os.path.exists(os.path.join(source, 'run.json')) else ''))
     if kwargs.pop('pretrained', False):
         load_genotype(source)  # says so if there is nothing of this name
         raise ValueError(f'{source}: is a genotype, which has no weights; name a model or a model folder')

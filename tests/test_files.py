@@ -4,11 +4,14 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from helpers.platforms import posix_only
+from nasnet_zoo.cli.main import app
 from nasnet_zoo.files import (
     atomic_folder,
     atomic_write,
+    check_purpose,
     read_safetensors,
     remove_partial_files,
     sort_safetensors_metadata,
@@ -134,3 +137,17 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(OSError) as caught, atomic_write(tmp_path / ('x' * 300)):
         pass
     assert caught.value.filename == str(tmp_path / ('x' * 300)) and 'part-' not in str(caught.value)
+
+
+def test_folders_of_other_commands_are_refused(tmp_path):
+    check_purpose(tmp_path / 'nowhere', 'run.json')
+    write_json(tmp_path / 'search.json', {})
+    check_purpose(tmp_path, 'search.json')
+    for command in ('train', 'compare'):
+        result = CliRunner().invoke(app, [command, 'nasnet_a', '--data', 'digits', '--out', str(tmp_path)])
+        assert result.exit_code == 1, result.output
+        assert ' is the folder of a search; choose another --out' in ' '.join(result.stderr.split())
+    (tmp_path / 'search.json').rename(tmp_path / 'run.json')
+    result = CliRunner().invoke(app, ['search', '--data', 'digits', '--out', str(tmp_path)])
+    assert result.exit_code == 1 and 'is the folder of a training run' in result.stderr
+    assert listed(tmp_path) == ['run.json']

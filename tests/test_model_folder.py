@@ -85,3 +85,11 @@ def test_an_auxiliary_head_of_another_size_is_left_out(folder):
 def test_unknown_names(name, message):
     with pytest.raises(ValueError, match=f'^{name}: .*{message}'):
         build(name)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ValueError, match='is not a model folder, because it has no config.json$'):
+        build(str(tmp_path))
+    (tmp_path / 'run.json').touch()
+    with pytest.raises(ValueError, match='no config.json; its training has not finished: continue it with "nasnet-zoo'):
+        build(str(tmp_path))

@@ -1,5 +1,7 @@
 """The ``nasnet-zoo`` command: one module for each group of its subcommands."""
+import inspect
 import io
+import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -55,4 +57,5 @@ def main(
 
 for command in (
         describe, gallery, demo, train, search, report, compare, validate, convert, push, export, classify, doctor):
-    app.command()(command)
+    # Typer would keep the line breaks of the source.
+    app.command(help=re.sub(r'(?<!\n)\n(?!\n)', ' ', inspect.getdoc(command) or ''))(command)

@@ -119,7 +119,9 @@ def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Par
         settings.update(parser=_reporting(option.parse))
         kind = Any
     elif typing.get_origin(kind) in (list, tuple):
-        kind = List[typing.get_args(kind)[0]]  # type: ignore[misc]
+        item = typing.get_args(kind)[0]
+        settings.update(metavar=option.metavar or ('PATH' if item is Path else 'TEXT'))
+        kind = List[item]  # type: ignore[valid-type]
     elif kind not in (int, float, bool, str, Path):
         kind = str
     flag = option.flag or f'--{name.replace("_", "-")}'

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..extras import require
+from ..search.make_space import OWN_SPACE
 from .common import AsJson, exit_on_error, print_report
 
 __all__ = ['report']
@@ -20,6 +21,12 @@ def report(
             'current folder.')),
         storage: Optional[str] = typer.Option(None, help=(
             'URL of the Optuna storage of those searches that were started with --storage.')),
+        space: Optional[str] = typer.Option(None, metavar=OWN_SPACE[0], help=(
+            "The space of those searches that were started with one of your own. Its file is executed; without it, the "
+            'page does not show their cells.')),
+        child: Optional[List[int]] = typer.Option(None, metavar='NUMBER', help=(
+            'Number of a child of the search whose cells are written beside the page, as child_NUMBER.json. Repeat the '
+            'option for several.')),
         as_json: AsJson = False,
 ) -> None:
     """Write the report of a search, or compare several searches on one page.
@@ -34,7 +41,7 @@ def report(
         from ..search.report.pages import write_report
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         default = folders[0] / 'report.html' if len(folders) == 1 else Path('comparison.html')
-        result = write_report(folders, out or default, storage)
+        result = write_report(folders, out or default, storage, space, child or ())
     print_report(result, as_json, _print_result)
 
 
@@ -46,4 +53,5 @@ def _print_result(result: Dict[str, Any]) -> None:
         table.add_row(escape(search['name']), str(search['children']), str(search['failed']), *rewards,
                       escape(search['winner'] or ''))
     Console().print(table)
-    print(result['page'])
+    for path in (result['page'], *result['cells']):
+        print(path)

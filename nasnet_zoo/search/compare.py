@@ -13,7 +13,7 @@ import torch
 
 from ..data.datasets import ImageSet, load_data
 from ..description import describe
-from ..files import write_json
+from ..files import check_purpose, write_json
 from ..genotype.loader import load_genotype
 from ..genotype.schema import Genotype
 from ..loggers import check_loggers
@@ -95,6 +95,7 @@ def run_comparison(
         ImportError: If a logger needs a package that is not installed.
     """
     check_loggers(config.log)
+    check_purpose(config.out, 'compare.json')
     data = _load(config)
     jobs, target = _plan(config, data)
     path = config.out / 'compare.json'

@@ -33,6 +33,8 @@ class ChildRecipe(Recipe):
     model_config = ConfigDict(title='Training recipe of the children (defaults of --protocol paper; quick has others)')
 
     epochs: Annotated[int, Field(ge=1, description='Number of epochs for which each child is trained.')] = 20
+    aux_weight: Annotated[float, CliOption(hidden=True), Field(ge=0, description=(
+        'Weight of the loss of the auxiliary head, which the children of a search do not have.'))] = 0.4
 
 
 class ChildSettings(Checked):

@@ -7,15 +7,15 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 
 from filelock import FileLock, Timeout
 
-from ..files import flattened, remove_partial_files, write_json
+from ..files import check_purpose, flattened, remove_partial_files, write_json
 from ..training.recipe import with_defaults
 from ..training.run import changes, versions
 from .config import SearchConfig
 from .errors import SearchError
 from .space import Space
 
-__all__ = ['exclusive_lock', 'kept_defaults', 'rating_settings', 'read_json', 'read_known', 'read_search',
-           'start_or_resume', 'study_settings', 'upgrade_settings']
+__all__ = ['exclusive_lock', 'kept_defaults', 'mark_as_ended', 'rating_settings', 'read_json', 'read_known',
+           'read_search', 'start_or_resume', 'study_settings', 'upgrade_settings']
 
 # These affect neither how a child is trained nor how it is rated
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'reuse', 'baseline',
@@ -141,6 +141,7 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
         SearchError: If the folder contains another search, or a search that is not to be resumed.
     """
     path = config.out / 'search.json'
+    check_purpose(config.out, 'search.json')
     if config.resume and not path.exists():
         raise SearchError(f'{config.out}: there is no search to resume')
     if path.exists():
@@ -148,10 +149,7 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
             raise SearchError(
                 f'{config.out}: contains a search already; add --resume to continue it, or choose another --out')
         content = read_search(path)
-        changed = changes(content['settings'], settings)
-        if changed:
-            raise SearchError(f'{config.out}: the search was started with other settings: {changed}; use those, '
-                              'or choose another --out')
+        _check_settings(config.out, content['settings'], settings)
         before = content.get('num_images', num_images)  # earlier versions did not store it
         if before != num_images:
             raise SearchError(f'{config.out}: the search was started with {before} training images, and {config.data} '
@@ -164,6 +162,21 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
     if left:
         raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
     return None
+
+
+def _check_settings(out: Path, known: Dict[str, Any], asked: Dict[str, Any]) -> None:
+    """Raise a SearchError if a search cannot be resumed with the settings `asked`."""
+    if known.get('own_storage', False) != asked['own_storage']:
+        raise SearchError(f'{out}: the trials of this search are ' + (
+            'in another storage; add --storage URL' if known.get('own_storage') else
+            'in this folder; leave out --storage'))
+    changed = changes(dict(known, fingerprint=asked['fingerprint']), asked)
+    if changed:
+        raise SearchError(
+            f'{out}: the search was started with other settings: {changed}; use those, or choose another --out')
+    if known.get('fingerprint') != asked['fingerprint']:
+        raise SearchError(f'{out}: the space {asked["space"]} has changed: it has other decisions than when the search '
+                          'was started; restore it, or choose another --out')
 
 
 def start_or_resume(
@@ -181,5 +194,11 @@ def start_or_resume(
         content = dict(study=f'{config.out.resolve().name}-{uuid.uuid4().hex[:8]}', versions=versions())
     write_json(config.out / 'search.json', dict(
         config=config.stored(), settings=settings, study=content['study'], versions=content.get('versions'),
-        num_images=num_images, forecast=forecast))
+        num_images=num_images, forecast=forecast, has_ended=False))
     return content['study']
+
+
+def mark_as_ended(out: Path) -> None:
+    """Note in ``search.json`` that the search has come to its end."""
+    path = out / 'search.json'
+    write_json(path, dict(read_json(path), has_ended=True))

@@ -31,6 +31,7 @@ from .finals import Finalist, make_final_evaluator, train_finalists
 from .folder import (
     exclusive_lock,
     kept_defaults,
+    mark_as_ended,
     read_json,
     read_known,
     read_search,
@@ -47,7 +48,7 @@ from .pool_ray import RayPool, StoredImages, connect_ray
 from .pruning import PRUNERS
 from .report.live import LiveReport
 from .report.pages import search_page
-from .report.record import SearchRecord, read_finals, read_record
+from .report.record import SearchRecord, read_baseline, read_finals, read_record
 from .reuse import read_reused
 from .samplers import SAMPLERS
 from .selection import rank_children
@@ -152,15 +153,20 @@ def _report(
 ) -> str:
     """Return the report of the search in its present state, see :func:`~nasnet_zoo.search.report.pages.search_page`."""
     config = prepared.config
-    record = SearchRecord(
-        config.out.resolve().name, study_settings(config, prepared.space), trials(), config.trials, prepared.space,
-        winner=winner)
+    record = replace(_record(prepared, trials()), winner=winner)
     record = replace(record, finals=read_finals(config.out, record))
     done = len(record.evaluated)
     left = forecast and forecast.seconds_left(
         done, _durations(record.evaluated),
         forecast.finals_left(done, sum(len(row['accuracies']) for row in record.finals)))
     return search_page(record, state, prepared.baseline, since, left)
+
+
+def _record(prepared: _Prepared, trials: List[FrozenTrial]) -> SearchRecord:
+    """Return the record of the search, without the results of its finalists."""
+    config, space = prepared.config, prepared.space
+    return SearchRecord(
+        config.out.resolve().name, study_settings(config, space), trials, config.trials, space)
 
 
 def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, Any]]:
@@ -176,8 +182,8 @@ def search_status(out: Path, storage: Optional[str] = None) -> List[Dict[str, An
     Raises:
         SearchError: If there is no search.
     """
-    study = open_stored_study(Path(out), storage)
-    return finished_children(study) if study else []
+    return [dict({'accuracy': child.accuracy, **child.measured}, number=child.number, value=child.reward)
+            for child in read_record(Path(out), storage).children]
 
 
 def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
@@ -224,11 +230,7 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
 def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
     config = config.model_copy(update=kept_defaults(config))
-    baseline = None
-    if config.baseline is not None:
-        has_same_name = config.baseline.resolve().name == config.out.resolve().name
-        baseline = read_record(
-            config.baseline, config.storage, label=str(config.baseline) if has_same_name else None)
+    baseline = read_baseline(config.baseline, config.out, config.storage) if config.baseline is not None else None
     space = make_space(config.space, config.blocks, config.forbid_op)
     images: ImageSource = DataSource(config.data, config.data_root)
     loaded = images.load(config.download)
@@ -352,23 +354,14 @@ def _final_settings(config: SearchConfig) -> ChildSettings:
 
 def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
     """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
-    config, space = prepared.config, prepared.space
-    won = finals[0]
-    trials = study.get_trials(deepcopy=False)
-    trial = next(trial for trial in trials if trial.number == won['number'])
-    child = config.child.model_dump(mode='json', exclude={'recipe', 'time_limit'})
-    cell = space.genotype(
-        space.tokens(trial.params), f'{space.name}-{won["architecture"][:8]}', source='found by nasnet-zoo search',
-        search=dict(
-            space=space.name, sampler=config.sampler, ppo_preset=config.ppo_preset if config.sampler == 'ppo' else None,
-            seed=config.seed, protocol=config.protocol, trials=len(trials),
-            trial=won['number'], reused=trial.user_attrs.get('reused'), child=dict(child, time_limit=None)),
-        results=dict(
-            dataset=config.data, split='validation', accuracy=won['accuracy'], params=won['params'],
-            mult_adds=won['macs'], epochs=won['epochs'], seed=config.seed, seeds=won['seeds']))
+    config, won = prepared.config, finals[0]
+    trials = partial(study.get_trials, deepcopy=False)
+    cell = _record(prepared, trials()).documented_genotype(
+        won['number'], dict(accuracy=won['accuracy'], params=won['params'], mult_adds=won['macs'],
+                            epochs=won['epochs'], seeds=won['seeds']))
     cell.save(config.out / 'cell.json')
     draw(cell, config.out / 'cells.svg')
-    trials = partial(study.get_trials, deepcopy=False)
     write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(UTC), None, 'finished', cell))
+    mark_as_ended(config.out)
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
                 macs=won['macs'], finals=finals, children=len(finished_children(study)))

@@ -25,7 +25,7 @@ from torch import distributed
 
 from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
-from ..files import atomic_write, flattened, read_safetensors, remove_partial_files, write_json
+from ..files import atomic_write, check_purpose, flattened, read_safetensors, remove_partial_files, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..loggers import Loggers
 from ..network.nasnet import NASNet
@@ -97,6 +97,7 @@ class Run:
         self.loggers = Loggers(config.log, self.folder, self.settings)
         if not writes:
             return
+        check_purpose(self.folder, 'run.json')
         known = self._read_settings()
         existing = [name for name in (self.checkpoint.name, WEIGHTS) if (self.folder / name).exists()]
         if existing and not config.resume:

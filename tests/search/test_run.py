@@ -52,6 +52,7 @@ def searched(tmp_path_factory):
     second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume', '--log', 'csv', '--final-seeds', '2')
     assert second.exit_code == 0, second.output
     assert 'training the best 2 children again, for 3 epochs with 2 seeds each' in second.stderr
+    assert json.loads((out / 'search.json').read_text(encoding='utf-8'))['has_ended']
     return out, json.loads(first.stdout), json.loads(second.stdout)
 
 
@@ -157,6 +158,7 @@ def test_status_says_how_long_it_will_take(searched, tmp_path):
     (['--resume', '--seed', '5', '--sampler', 'random'], "sampler was 'gp' and is 'random'"),
     (['--resume', '--seed', '5', '--space', 'nasnet'], "space was 'darts-2' and is 'nasnet-2'"),
     (['--resume', '--seed', '5', '--forbid-op', 'avg_pool_3x3'], "forbid_op was [] and is ['avg_pool_3x3']"),
+    (['--resume', '--seed', '5', '--storage', 'sqlite://'], 'the trials of this search are in this folder; leave out'),
     (['--resume', '--seed', '5', '--lr', '0.2'], 'child.recipe.lr was 0.1 and is 0.2')])
 def test_another_search_is_refused(searched, options, message):
     result = command(searched[0], *options)
@@ -271,6 +273,17 @@ def test_a_space_of_ones_own(tmp_path):
     moved.write_text(block.replace('inputs=2', "inputs=2, fit='all'"), encoding='utf-8')
     refused = command(out, *options, '--space', f'{moved}:chain', '--resume')
     assert refused.exit_code == 1 and 'the space chain-2 has changed: it builds another cell' in refused.stderr
+    moved.write_text(block.replace('dil_sep_conv_3x3', 'dil_sep_conv_5x5'), encoding='utf-8')
+    refused = command(out, *options, '--space', f'{moved}:chain', '--resume')
+    assert refused.exit_code == 1 and 'the space chain-2 has changed: it has other decisions' in refused.stderr
+
+    runner, page = CliRunner(), ['report', str(out), '--out', str(tmp_path / 'page.html'), '--child', '0']
+    closed = runner.invoke(app, page)
+    assert closed.exit_code == 1 and 'is only executed if it is given; add --space FILE.py:NAME' in closed.stderr
+    other = runner.invoke(app, [*page, '--space', f'{moved}:chain'])
+    assert other.exit_code == 1 and f'--space: {moved}:chain is not the space of the search in' in other.stderr
+    assert runner.invoke(app, [*page, '--space', f'{file}:chain']).exit_code == 0
+    assert load_genotype(tmp_path / 'child_0.json').architecture_digest == load_genotype(chain).architecture_digest
 
 
 def test_a_second_objective(searched, tmp_path):
@@ -284,6 +297,12 @@ def test_a_second_objective(searched, tmp_path):
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
     assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
+    children = json.loads(command(out, '--status', '--json').stdout)
+    assert [child['value'] for child in children] == [
+        reward(child['accuracy'], child['params'], target) for child in children], 'combined, as in the report'
+    (out / 'report.html').unlink()
+    assert CliRunner().invoke(app, ['report', str(out)]).exit_code == 0
+    assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert command(out, *options, '--resume').exit_code == 0
     assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
 

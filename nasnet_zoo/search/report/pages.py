@@ -3,16 +3,16 @@ import re
 from datetime import UTC, datetime, timedelta
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from optuna.trial import TrialState
 
 from ... import html
 from ...files import flattened, write_utf8
-from ..folder import rating_settings
+from ..folder import rating_settings, read_search
 from ..forecast import show_duration
 from . import figures
-from .record import SearchRecord, read_record
+from .record import SearchRecord, read_baseline, read_record
 from .statistics import TOPS, ancestors, best_fifth, differences, top_means
 
 __all__ = ['REFRESH', 'STATES', 'search_page', 'write_report']
@@ -71,35 +71,54 @@ def comparison_page(records: Sequence[SearchRecord]) -> str:
          html.section('The best cells', html.pictures(cells))])
 
 
-def write_report(folders: Sequence[Path], out: Path, storage: Optional[str] = None) -> Dict[str, Any]:
+def write_report(
+        folders: Sequence[Path], out: Path, storage: Optional[str] = None, space: Optional[str] = None,
+        children: Sequence[int] = (),
+) -> Dict[str, Any]:
     """Write the report of a search, or a comparison of several searches, as an HTML page that needs no other file.
 
     Args:
         folders: The folders of the searches, which may be running.
         out: The page to write.
         storage: The URL of the storage of those searches whose trials are not in their folder.
+        space: The space of those searches that have one of the user's own, as FILE.py:NAME. The file is executed.
+        children: Numbers of children whose cells are written beside the page, as ``child_NUMBER.json``.
 
     Returns:
-        JSON data: ``page`` (its path), ``searches`` (for each one its settings and results) and ``differences`` (for
-        each pair of searches the differences of their rewards after equal numbers of children, and their p-values).
+        JSON data: ``page`` (its path), ``cells`` (the paths of the children's cells), ``searches`` (for each one its
+        settings and results) and ``differences`` (for each pair of searches the differences of their rewards after
+        equal numbers of children, and their p-values).
 
     Raises:
-        SearchError: If a folder contains no search.
+        SearchError: If a folder contains no search, or the cells of the children cannot be built.
+        ValueError: If there are several searches and `children`.
     """
+    if children and len(folders) > 1:
+        raise ValueError('--child: needs a single search; give one DIR')
     labels = [folder.resolve().name for folder in map(Path, folders)]
     if len(set(labels)) < len(labels):
         labels = [str(folder) for folder in folders]
-    records = [read_record(Path(folder), storage, label) for folder, label in zip(folders, labels)]
+    records = [read_record(Path(folder), storage, label, space) for folder, label in zip(folders, labels)]
+    cells = {out.parent / f'child_{number}.json': records[0].documented_genotype(number) for number in children}
     if len(records) == 1:
-        winner, trials = records[0].winner, len(records[0].trials)  # more trials if the search went on after it
-        has_ended = winner and (winner.search or {}).get('trials', trials) == trials
-        text = search_page(records[0], 'finished' if has_ended else 'unfinished')
+        text = search_page(records[0], 'finished' if records[0].has_ended else 'unfinished',
+                           _known_baseline(Path(folders[0]), storage))
     else:
         text = comparison_page(records)
     write_utf8(out, text)
-    return dict(page=str(out), searches=[_summary(record) for record in records], differences=[
-        dict(search=a.label, other=b.label, children=children, differences=[found._asdict() for found in rows])
-        for a, b in combinations(records, 2) for children, rows in [differences(a, b)]])
+    for path, cell in cells.items():
+        cell.save(path)
+    return dict(
+        page=str(out), cells=[str(path) for path in cells], searches=[_summary(record) for record in records],
+        differences=[
+            dict(search=a.label, other=b.label, children=children, differences=[found._asdict() for found in rows])
+            for a, b in combinations(records, 2) for children, rows in [differences(a, b)]])
+
+
+def _known_baseline(folder: Path, storage: Optional[str]) -> Optional[SearchRecord]:
+    """Return the search that the one in `folder` was started to be compared with, if it is still there."""
+    baseline = read_search(folder / 'search.json').get('config', {}).get('baseline')
+    return read_baseline(Path(baseline), folder, storage) if baseline and Path(baseline).is_dir() else None
 
 
 def _summary(record: SearchRecord) -> Dict[str, Any]:
@@ -109,7 +128,7 @@ def _summary(record: SearchRecord) -> Dict[str, Any]:
         name=record.label, settings=dict(record.settings), children=len(record.children),
         failed=sum(trial.state == TrialState.FAIL for trial in record.evaluated),
         pruned=sum(trial.state == TrialState.PRUNED for trial in record.evaluated),
-        seconds=sum(child.measured.get('seconds', 0.) for child in record.children),
+        seconds=record.training_seconds,
         rewards={name: means[-1] if (means := top_means(record, top)[1]) else None for name, top in TOPS.items()},
         curves={name: [list(point) for point in zip(*top_means(record, top))] for name, top in TOPS.items()},
         winner=record.winner.name if record.winner else None, final=dict(final) if final else None)
@@ -122,15 +141,11 @@ def _summary_row(record: SearchRecord) -> Dict[str, str]:
     return {
         'search': record.label, 'sampler': str(record.settings.get('sampler')),
         'space': str(record.settings.get('space')),
-        'seed': str(_seed(record.settings)), 'children': str(found['children']), 'failed': str(found['failed']),
+        'seed': str(record.seed), 'children': str(found['children']), 'failed': str(found['failed']),
         **{name: _reward(record, value) for name, value in found['rewards'].items()},
         'training time': show_duration(found['seconds']), 'winner': found['winner'] or '',
         'after longer training': _percent(final.get('accuracy')),
         'parameters': f'{final["params"]:,}' if final else '', 'mult-adds': f'{final["macs"]:,}' if final else ''}
-
-
-def _seed(settings: Mapping[str, Any]) -> Any:
-    return settings.get('seed', settings.get('child', {}).get('recipe', {}).get('seed'))
 
 
 def _percent(value: Optional[float]) -> str:
@@ -164,7 +179,7 @@ def _progress(
         'children': f'{done} of {record.wanted}', 'failed or pruned': str(failed) if failed else None,
         'children from other searches': str(record.reused) if record.reused else None,
         'children per hour': per_hour, 'expected end of the search': end,
-        'training time': show_duration(sum(child.measured.get('seconds', 0.) for child in record.children)),
+        'training time': show_duration(record.training_seconds),
         'best children trained again': str(len(record.finals)) if record.finals else None,
         'as of': f'{now:%d %b %Y %H:%M:%S} UTC',
     }
@@ -178,7 +193,7 @@ def _description(record: SearchRecord) -> str:
     settings = record.settings
     names = ('space', 'sampler', 'ppo_preset', 'data', 'protocol', 'prune', 'objective')
     shown = {name: settings.get(name) for name in names} | {
-        'match': settings.get('child', {}).get('match'), 'seed': _seed(settings)}
+        'match': settings.get('child', {}).get('match'), 'seed': record.seed}
     return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in shown.items() if value is not None)
 
 

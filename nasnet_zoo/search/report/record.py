@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from optuna.trial import FrozenTrial, TrialState
 
 from ...genotype.loader import load_genotype
 from ...genotype.schema import Genotype
+from ..errors import SearchError
 from ..finals import mean_results
 from ..folder import read_json, read_search
 from ..make_space import remake_space
@@ -18,7 +20,7 @@ from ..samplers.history import NOTES
 from ..space import SPACES, Space
 from ..study import is_evaluated, open_stored_study
 
-__all__ = ['Child', 'SearchRecord', 'parent_of', 'read_finals', 'read_record']
+__all__ = ['Child', 'SearchRecord', 'parent_of', 'read_baseline', 'read_finals', 'read_record']
 
 
 class Child(NamedTuple):
@@ -62,6 +64,7 @@ class SearchRecord:
         space: Its space; None if it is not known, in which case nothing about cells can be shown.
         finals: The results of the best children after the longer training, that of the winner first.
         winner: The winner, after the end of the search.
+        has_ended: Whether the process that worked on the search last has come to its end.
     """
     label: str
     settings: Mapping[str, Any]
@@ -70,6 +73,7 @@ class SearchRecord:
     space: Optional[Space] = None
     finals: Sequence[Mapping[str, Any]] = ()
     winner: Optional[Genotype] = None
+    has_ended: bool = False
 
     @cached_property
     def evaluated(self) -> List[FrozenTrial]:
@@ -80,6 +84,16 @@ class SearchRecord:
     def reused(self) -> int:
         """The number of children that were taken over from another search."""
         return sum('reused' in trial.user_attrs for trial in self.evaluated)
+
+    @cached_property
+    def training_seconds(self) -> float:
+        """How long the training of the children took in total, in seconds, including those that were pruned or failed.
+
+        Children of another search do not count.
+        """
+        return sum(
+            trial.user_attrs['seconds'] if 'seconds' in trial.user_attrs else trial.duration.total_seconds()
+            for trial in self.evaluated if 'reused' not in trial.user_attrs and trial.duration)
 
     @cached_property
     def children(self) -> List[Child]:
@@ -155,6 +169,41 @@ class SearchRecord:
         """Return the cells of a child, if the space is known."""
         return self.space.genotype(self.space.tokens(child.trial.params), name) if self.space else None
 
+    def documented_genotype(self, number: int, results: Mapping[str, Any] = MappingProxyType({})) -> Genotype:
+        """Return the cells of a child for a file, which says how they were found and what was measured.
+
+        Args:
+            number: The number of the child.
+            results: Results that take the place of those of the child.
+
+        Raises:
+            SearchError: If the search has no such child, or its space is not known.
+        """
+        child = next((one for one in self.children if one.number == number), None)
+        if child is None:
+            raise SearchError(f'{self.label}: no child {number} has a reward; "nasnet-zoo search --status" lists those '
+                              'that have one')
+        if self.space is None:
+            raise SearchError(f'{self.label}: the cells of this search are built by a Python file, which is only '
+                              'executed if it is given; add --space FILE.py:NAME')
+        settings, found = self.settings, child.measured
+        described = {name: value for name, value in settings['child'].items() if name != 'recipe'}
+        return self.space.genotype(
+            self.space.tokens(child.trial.params), f'{self.space.name}-{found["architecture"][:8]}',
+            source='found by nasnet-zoo search',
+            search=dict(
+                space=self.space.name, sampler=settings['sampler'], ppo_preset=settings.get('ppo_preset'),
+                seed=self.seed, protocol=settings.get('protocol'), trials=len(self.trials), trial=number,
+                reused=found.get('reused'), child=dict(described, time_limit=None)),
+            results=dict(
+                dict(dataset=settings.get('data'), split='validation', accuracy=child.accuracy, params=found['params'],
+                     mult_adds=found['macs'], epochs=settings['child']['recipe']['epochs'], seed=self.seed), **results))
+
+    @property
+    def seed(self) -> Optional[int]:
+        """The seed of the sampler."""
+        return self.settings.get('seed', self.settings.get('child', {}).get('recipe', {}).get('seed'))
+
 
 def parent_of(trial: FrozenTrial) -> Optional[int]:
     """Return the number of the trial that the sampler changed to get this one, if it has noted one."""
@@ -171,16 +220,19 @@ def _prediction(trial: FrozenTrial) -> Optional[Tuple[float, float]]:
     return float(mean), float(sd)
 
 
-def read_record(folder: Path, storage: Optional[str] = None, label: Optional[str] = None) -> SearchRecord:
+def read_record(
+        folder: Path, storage: Optional[str] = None, label: Optional[str] = None, space: Optional[str] = None,
+) -> SearchRecord:
     """Read the record of a search, which may be running, from its folder.
 
     Args:
         folder: The folder of the search.
         storage: The URL of the storage, if it is not the journal in the folder.
         label: The name of the search on pages; by default that of the folder.
+        space: The space of the search as FILE.py:NAME, if it is not a built-in one. The file is executed.
 
     Raises:
-        SearchError: If there is no search, or it cannot be read.
+        SearchError: If there is no search, it cannot be read, or it has another space.
     """
     folder = Path(folder)
     study = open_stored_study(folder, storage)
@@ -189,7 +241,8 @@ def read_record(folder: Path, storage: Optional[str] = None, label: Optional[str
     winner = load_genotype(folder / 'cell.json') if (folder / 'cell.json').exists() else None
     record = SearchRecord(
         label or folder.resolve().name, settings, study.get_trials(deepcopy=False) if study else [],
-        config.get('trials', 0), _stored_space(config, settings), winner=winner)
+        config.get('trials', 0), _stored_space(folder, config, settings, space), winner=winner,
+        has_ended=content.get('has_ended', winner is not None))  # earlier versions did not store it
     return replace(record, finals=read_finals(folder, record))
 
 
@@ -220,8 +273,23 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     return sorted(mean_results(rows), key=order)
 
 
-def _stored_space(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Optional[Space]:
-    """Return the space of a search if it is a built-in one. A space in a Python file is not executed for a report."""
-    if config.get('space') not in SPACES:
-        return None
-    return remake_space(config['space'], config, settings)
+def read_baseline(folder: Path, other: Path, storage: Optional[str] = None) -> SearchRecord:
+    """Read the record of a search with which that in the folder `other` is compared.
+
+    Raises:
+        SearchError: As :func:`read_record`.
+    """
+    has_same_name = folder.resolve().name == other.resolve().name
+    return read_record(folder, storage, label=str(folder) if has_same_name else None)
+
+
+def _stored_space(
+        folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], own: Optional[str]) -> Optional[Space]:
+    """Return the space of a search if it is a built-in one or `own`. No Python file that a folder names is
+    executed."""
+    if config.get('space') in SPACES:
+        return remake_space(config['space'], config, settings)
+    space = remake_space(own, config, settings) if own else None
+    if own and space is None:
+        raise SearchError(f'--space: {own} is not the space of the search in {folder}')
+    return space

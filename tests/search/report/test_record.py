@@ -43,6 +43,28 @@ def test_predictions_are_read_from_the_notes(records):
         assert record.children[0].parent is None, 'a trial does not descend from itself or from a later one'
 
 
+def test_the_training_time_includes_failed_children_but_not_those_of_another_search(records):
+    failed, finished = (next(trial for trial in records[0].evaluated if trial.state == state)
+                        for state in (TrialState.FAIL, TrialState.COMPLETE))
+    record = replace(records[0], trials=[failed, finished])
+    assert record.training_seconds == 1.5 + failed.duration.total_seconds() > 1.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(finished.user_attrs, 'reused', 'other/3')
+        assert replace(record).training_seconds == failed.duration.total_seconds()
+
+
+def test_the_cells_of_a_child_say_where_they_are_from(records):
+    record, best = records[0], records[0].best
+    cell = record.documented_genotype(best.number)
+    assert cell.architecture_digest == best.measured['architecture']
+    assert (cell.search['trial'], cell.search['sampler'], cell.search['trials']) == (best.number, 'evolution', len(
+        record.trials))
+    assert cell.results['accuracy'] == best.accuracy and cell.results['epochs'] == 20
+    failed = next(trial.number for trial in record.evaluated if trial.state == TrialState.FAIL)
+    with pytest.raises(SearchError, match=f'evolution: no child {failed} has a reward; "nasnet-zoo search --status"'):
+        record.documented_genotype(failed)
+
+
 def test_two_objectives_have_one_reward(records):
     record = type(records[0])('two', dict(objective='params', cost_target=100.), [], 1)
     assert record.reward(0.9, 200.) == pytest.approx(0.9 * 2 ** -0.07) and record.reward_format == '.4f'

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from functools import cached_property
-from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Dict, FrozenSet, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 from pydantic import Field
 
@@ -136,6 +136,24 @@ class Genotype(Checked):
         "NASNet's"))] = None
     search: Annotated[Optional[_Facts], Field(description='how the cells were found')] = None
     results: Annotated[Optional[Union[_Facts, List[_Facts]]], Field(description='measured figures')] = None
+
+    def __hash__(self) -> int:
+        return hash(self.layout_digest)
+
+    def model_copy(self, *, update: Optional[Mapping[str, Any]] = None, deep: bool = False) -> 'Genotype':
+        """Return a copy in which some fields have other values, checked like a genotype that is loaded.
+
+        Pydantic's own method would neither check the values nor forget the digests.
+
+        Raises:
+            GenotypeError: If the copy is not a valid genotype.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        from .loader import load_genotype
+        return load_genotype({**self.to_dict(), **{
+            name: value.model_dump(mode='json', exclude_none=True) if isinstance(value, Checked) else value
+            for name, value in update.items()}})
 
     @property
     def cells(self) -> Dict[str, Cell]:

@@ -37,7 +37,7 @@ from .timing import step_seconds
 
 __all__ = ['Job', 'OnEpochs', 'run_comparison']
 
-POLL = 2.  # seconds between two looks at the logs of running trainings
+POLL = 2.  # seconds between two looks at the logs of unfinished training runs
 OnEpochs = Callable[[int, int], None]
 
 
@@ -80,8 +80,8 @@ def run_comparison(
 
     Args:
         config: The settings.
-        on_epochs: Called now and then with the number of epochs that are finished, of all trainings, and the number of
-            all epochs.
+        on_epochs: Called now and then with the number of epochs that are finished, of all training runs, and the
+            number of all epochs.
         log: Called with lines for the user.
 
     Returns:
@@ -112,7 +112,7 @@ def run_comparison(
         if todo:
             with closing(_make_pool(config, len(todo))) as pool:
                 seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe; nothing is written yet
-                log(f'{len(todo)} trainings of {config.recipe.epochs} epochs: about '
+                log(f'{len(todo)} training runs of {config.recipe.epochs} epochs: about '
                     f'{show_duration(seconds * len(todo) / pool.size)}')
                 _write(config, path, rows)
                 _train(todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
@@ -132,7 +132,7 @@ def _load(config: CompareConfig) -> ImageSet:
 
 
 def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[float]]:
-    """Return all trainings, the first seed of all cells first, and the cost target if there is one."""
+    """Return all training runs, the first seed of all cells first, and the cost target if there is one."""
     channels, *size = data.input_size
     # The cost is that of the network that remains: an auxiliary head is dropped after the training.
     args = dict(config.network_args, aux_head=False, in_chans=channels, num_classes=len(data.class_names),
@@ -235,7 +235,7 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
 
 
 class _Epochs:
-    """Counts the epochs that are finished, from the results and from the logs of running trainings."""
+    """Counts the epochs that are finished, from the results and from the logs of unfinished runs."""
 
     def __init__(
             self, config: CompareConfig, jobs: Sequence[Job], known: Dict[Tuple[str, int], Dict[str, Any]],

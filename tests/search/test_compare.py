@@ -1,4 +1,4 @@
-"""Comparisons of cells, with real trainings on the digits."""
+"""Comparisons of cells, with real training runs on the digits."""
 import json
 
 import pytest

@@ -270,7 +270,7 @@ def _differences(searches: Sequence[SearchRecord]) -> str:
         html.paragraph(
             'p is from a two-sided permutation test over the children, which counts the children of a search as '
             'independent. It says whether these two searches differ, and not whether their samplers would differ again '
-            'with other seeds. Rewards of short trainings are noisy, and the best of them is partly lucky: use '
+            'with other seeds. Rewards of short training runs are noisy, and the best of them is partly lucky: use '
             '"nasnet-zoo compare" before you claim that one cell is better than another.', soft=True) if rows else '')
 
 

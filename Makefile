@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # A crash ends the run, which then names the test. (With --dist loadfile, xdist cannot replace the process.)
-PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0
+PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 15
 
 .PHONY: demo test test-all test-lowest test-pre lint package check-tag docs doctor pre-commit clean
 

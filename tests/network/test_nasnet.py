@@ -596,6 +596,15 @@ def test_torch_export(genotype):
     torch.testing.assert_close(program.module()(x), model(x))
 
 
+def test_torch_export_for_any_size():  # takes half a minute with the ImageNet stem
+    model = build('nasnet_a', stem='cifar')
+    size = dict.fromkeys((2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(model, (images(64, 64),), dynamic_shapes={'x': size}).module()
+    for shape in [(97, 80), (64, 65)]:
+        x = images(*shape)
+        torch.testing.assert_close(program(x), model(x))
+
+
 @pytest.mark.parametrize('genotype', ['nasnet_a', 'nasnet_b', 'nasnet_c'])
 def test_torch_compile_once_for_the_whole_schedule(genotype):
     torch._dynamo.reset()

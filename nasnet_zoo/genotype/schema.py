@@ -141,19 +141,15 @@ class Genotype(Checked):
         return hash(self.layout_digest)
 
     def model_copy(self, *, update: Optional[Mapping[str, Any]] = None, deep: bool = False) -> 'Genotype':
-        """Return a copy in which some fields have other values, checked like a genotype that is loaded.
-
-        Pydantic's own method would neither check the values nor forget the digests.
+        """Return a copy.
 
         Raises:
-            GenotypeError: If the copy is not a valid genotype.
+            TypeError: If fields are to be changed: pydantic would neither check them nor forget the digests.
         """
-        if not update:
-            return super().model_copy(deep=deep)
-        from .loader import load_genotype
-        return load_genotype({**self.to_dict(), **{
-            name: value.model_dump(mode='json', exclude_none=True) if isinstance(value, Checked) else value
-            for name, value in update.items()}})
+        if update:
+            raise TypeError('a changed genotype must be checked: use load_genotype({**genotype.to_dict(), '
+                            f'{next(iter(update))!r}: …}})')
+        return super().model_copy(deep=deep)
 
     @property
     def cells(self) -> Dict[str, Cell]:

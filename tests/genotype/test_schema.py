@@ -360,17 +360,10 @@ def test_an_error_can_be_pickled():
     assert str(loaded) == str(caught.value) and loaded.problems == caught.value.problems
 
 
-def test_copies_are_checked():
+def test_copies():
     """Pydantic would copy the digests of the old cells with the new ones."""
-    genotype, other = load_genotype('nasnet_a'), load_genotype('amoebanet_a')
-    before = genotype.layout_digest, genotype.architecture_digest
-    copied = genotype.model_copy(update=dict(normal=other.normal, name='mixed'))
-    assert copied.normal == other.normal and copied.name == 'mixed' and copied.reduction == genotype.reduction
-    assert not {copied.layout_digest, copied.architecture_digest} & set(before)
-    assert genotype.model_copy() == genotype and hash(genotype.model_copy()) == hash(genotype)
-    assert len({genotype, copied, load_genotype('nasnet_a')}) == 2
-    with pytest.raises(GenotypeError, match='normal.blocks.0'):
-        genotype.model_copy(update=dict(normal=dict(NASNET_A['normal'], blocks=[
-            dict(left=['conv_9x9', 'h0'], right=['identity', 'h0'])], outputs=[['b0']])))
-    with pytest.raises(GenotypeError, match='b9'):
-        genotype.model_copy(update=dict(normal=other.normal.model_copy(update=dict(outputs=(('b9',),)))))
+    genotype = load_genotype('nasnet_a')
+    assert genotype.model_copy() == genotype and hash(genotype.model_copy(deep=True)) == hash(genotype)
+    assert len({genotype, load_genotype('nasnet_a'), load_genotype('nasnet_b')}) == 2
+    with pytest.raises(TypeError, match=r"use load_genotype\(\{\*\*genotype.to_dict\(\), 'normal': …\}\)"):
+        genotype.model_copy(update=dict(normal=load_genotype('amoebanet_a').normal))

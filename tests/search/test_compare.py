@@ -90,7 +90,7 @@ def test_a_comparison_is_resumed_and_extended(done):
     (['nasnet_a', '--resume', '--cost-target', '10'], 'even with a single filter')])
 def test_what_is_refused(done, tmp_path, options, message):
     out, _ = done
-    copy = load_genotype('nasnet_a').model_copy(update=dict(name='copy'))
+    copy = load_genotype(dict(load_genotype('nasnet_a').to_dict(), name='copy'))
     copy.save(tmp_path / 'copy.json')
     result = compare(out, *(str(tmp_path / 'copy.json') if word == 'GENOTYPE' else word for word in options))
     assert result.exit_code == 1 and message in result.stderr, result.stderr
@@ -116,7 +116,7 @@ def test_a_refused_recipe_leaves_no_comparison(tmp_path):
 
 def test_another_cell_of_the_same_name_gets_a_name_of_its_own(done, tmp_path):
     out, _ = done
-    other = load_genotype('nasnet_b').model_copy(update=dict(name='nasnet_a'))
+    other = load_genotype(dict(load_genotype('nasnet_b').to_dict(), name='nasnet_a'))
     other.save(tmp_path / 'cell.json')
     result = compare(out, str(tmp_path / 'cell.json'), 'nasnet_a', '--resume', '--seeds', '1', '--json')
     assert result.exit_code == 0, result.output

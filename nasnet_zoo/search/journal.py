@@ -96,7 +96,8 @@ class BatchedJournal(JournalFileBackend):
                 self.line += 1
                 yield record
         except ValueError as error:
-            raise SearchError(f'{self.path}: line {self.line + 1} is damaged ({error}); {_REMEDY}') from None
+            raise SearchError(
+                f'{self.path}: line {_first_damaged_line(self.path)} is damaged ({error}); {_REMEDY}') from None
 
 
 class BatchedJournalStorage(JournalStorage):
@@ -115,6 +116,12 @@ class BatchedJournalStorage(JournalStorage):
         except Exception as error:  # Optuna does not check records before it applies them
             raise SearchError(f'{path}: line {self.journal.line} is not a record of a search '
                               f'({type(error).__name__}: {error}); {_REMEDY}') from None
+
+
+def _first_damaged_line(path: Path) -> int:
+    """Return the number of the first line that is not a record. Optuna 4.0 reads all lines before it yields one."""
+    with path.open('rb') as file:
+        return next((number for number, line in enumerate(file, 1) if not _is_record(line)), 0)
 
 
 def has_records(path: Path) -> bool:

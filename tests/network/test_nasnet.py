@@ -596,6 +596,7 @@ def test_torch_export(genotype):
     torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.skipif(torch.__version__.startswith('2.7.'), reason='PyTorch 2.7 cannot solve the conditions on the size')
 def test_torch_export_for_any_size():  # takes half a minute with the ImageNet stem
     model = build('nasnet_a', stem='cifar')
     size = dict.fromkeys((2, 3), torch.export.Dim.AUTO)

@@ -153,7 +153,7 @@ def test_what_was_enqueued_is_asked_for_again_whole(tmp_path):
     study.enqueue_trial(SPACE.choices(given))
     study.ask().suggest_categorical(*SPACE.decisions[0])
     make = Noted(tmp_path / 'log')
-    study = search(tmp_path, make, 1)
+    study = search(tmp_path, make, 1, EvolutionSampler(SPACE, 0))
     assert make.noted() == [SPACE.genotype(given).architecture_digest]
     assert study.trials[0].state == optuna.trial.TrialState.FAIL and study.trials[1].user_attrs['again_for'] == 0
 

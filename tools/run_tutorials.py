@@ -43,6 +43,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, values: Dict[str, Any
             cell.source = _replace_values(cell.source, values)
         if cell.source.startswith('!'):
             cell.source += '\nassert not _exit_code'  # without this, a notebook goes on after a command that fails
+    os.environ['PYTHONWARNINGS'] = 'ignore:IProgress not found'  # of tqdm: its progress bars are not stored anyway
     os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     NotebookClient(notebook, timeout=None, coalesce_streams=True, record_timing=False,
                    resources=dict(metadata=dict(path=str(folder)))).execute()

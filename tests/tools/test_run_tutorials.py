@@ -69,7 +69,8 @@ def test_notebook(name):
     pytest.importorskip('nbformat', reason='checks the format').validate(json.loads(content))
     assert len(content.encode()) < MAX_BYTES
     assert not re.search(r'"execution_count": [0-9]|site-packages|/home/|/tmp/|Traceback', content)
-    assert all('outputs' in cell for cell in json.loads(content)['cells'] if cell['cell_type'] == 'code')
+    code = [cell for cell in json.loads(content)['cells'] if cell['cell_type'] == 'code']
+    assert sum(bool(cell['outputs']) for cell in code) >= len(code) - 4, 'tools/run_tutorials.py stores the outputs'
     repository = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['urls']['Repository']
     place = repository.removeprefix('https://github.com/')
     title = cells(name, 'markdown')[0][0]

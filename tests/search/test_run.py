@@ -279,7 +279,7 @@ def test_a_space_of_ones_own(tmp_path):
 
     runner, page = CliRunner(), ['report', str(out), '--out', str(tmp_path / 'page.html'), '--child', '0']
     closed = runner.invoke(app, page)
-    assert closed.exit_code == 1 and 'is only executed if it is given; add --space FILE.py:NAME' in closed.stderr
+    assert closed.exit_code == 1 and 'is in a Python file, add --space FILE.py:NAME' in closed.stderr
     other = runner.invoke(app, [*page, '--space', f'{moved}:chain'])
     assert other.exit_code == 1 and f'--space: {moved}:chain is not the space of the search in' in other.stderr
     assert runner.invoke(app, [*page, '--space', f'{file}:chain']).exit_code == 0

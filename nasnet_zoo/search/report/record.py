@@ -184,8 +184,8 @@ class SearchRecord:
             raise SearchError(f'{self.label}: no child {number} has a reward; "nasnet-zoo search --status" lists those '
                               'that have one')
         if self.space is None:
-            raise SearchError(f'{self.label}: how this search builds its cells is not known; if its space is in a Python '
-                              'file, add --space FILE.py:NAME, which executes the file')
+            raise SearchError(f'{self.label}: how this search builds its cells is not known; if its space is in a '
+                              'Python file, add --space FILE.py:NAME, which executes the file')
         settings, found = self.settings, child.measured
         described = {name: value for name, value in settings['child'].items() if name != 'recipe'}
         return self.space.genotype(

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from ... import html
 from ...files import flattened, write_utf8
-from ..folder import rating_settings, read_search
+from ..folder import rating_settings
 from ..forecast import show_duration
 from . import figures
 from .record import SearchRecord, read_baseline, read_record
@@ -101,8 +101,9 @@ def write_report(
     records = [read_record(Path(folder), storage, label, space) for folder, label in zip(folders, labels)]
     cells = {out.parent / f'child_{number}.json': records[0].documented_genotype(number) for number in children}
     if len(records) == 1:
-        text = search_page(records[0], 'finished' if records[0].has_ended else 'unfinished',
-                           _known_baseline(Path(folders[0]), storage))
+        known = records[0].baseline  # it may be gone
+        baseline = read_baseline(known, Path(folders[0]), storage) if known and known.is_dir() else None
+        text = search_page(records[0], 'finished' if records[0].has_ended else 'unfinished', baseline)
     else:
         text = comparison_page(records)
     write_utf8(out, text)
@@ -113,12 +114,6 @@ def write_report(
         differences=[
             dict(search=a.label, other=b.label, children=children, differences=[found._asdict() for found in rows])
             for a, b in combinations(records, 2) for children, rows in [differences(a, b)]])
-
-
-def _known_baseline(folder: Path, storage: Optional[str]) -> Optional[SearchRecord]:
-    """Return the search that the one in `folder` was started to be compared with, if it is still there."""
-    baseline = read_search(folder / 'search.json').get('config', {}).get('baseline')
-    return read_baseline(Path(baseline), folder, storage) if baseline and Path(baseline).is_dir() else None
 
 
 def _summary(record: SearchRecord) -> Dict[str, Any]:

@@ -65,6 +65,7 @@ class SearchRecord:
         finals: The results of the best children after the longer training, that of the winner first.
         winner: The winner, after the end of the search.
         has_ended: Whether the process that worked on the search last has come to its end.
+        baseline: The folder of the search that it was started to be compared with.
     """
     label: str
     settings: Mapping[str, Any]
@@ -74,6 +75,7 @@ class SearchRecord:
     finals: Sequence[Mapping[str, Any]] = ()
     winner: Optional[Genotype] = None
     has_ended: bool = False
+    baseline: Optional[Path] = None
 
     @cached_property
     def evaluated(self) -> List[FrozenTrial]:
@@ -242,7 +244,8 @@ def read_record(
     record = SearchRecord(
         label or folder.resolve().name, settings, study.get_trials(deepcopy=False) if study else [],
         config.get('trials', 0), _stored_space(folder, config, settings, space), winner=winner,
-        has_ended=content.get('has_ended', winner is not None))  # earlier versions did not store it
+        has_ended=content.get('has_ended', winner is not None),  # earlier versions did not store it
+        baseline=Path(config['baseline']) if config.get('baseline') else None)
     return replace(record, finals=read_finals(folder, record))
 
 

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..genotype.schema import Genotype
 from .errors import ChildError, NothingNew, Pruned, SearchError, WorkerDied
+from .objectives import combined_reward
 from .optuna_internals import set_trial_user_attr
 from .pool import ChildPool
 from .pruning import PruningServer
@@ -56,11 +57,15 @@ class Search:
         space: The search space.
         pool: The workers. They are closed when the search ends.
         objective: The second objective, a name in :data:`~nasnet_zoo.search.objectives.OBJECTIVES`.
+        cost_target: The cost with which that of the children is combined, see
+            :func:`~nasnet_zoo.search.objectives.combined_reward`.
     """
 
     def __init__(
-            self, study: optuna.Study, space: Space, pool: ChildPool, objective: Optional[str] = None) -> None:
-        self.study, self.space, self.pool, self.objective = study, space, pool, objective
+            self, study: optuna.Study, space: Space, pool: ChildPool, objective: Optional[str] = None,
+            cost_target: Optional[float] = None) -> None:
+        self.study, self.space, self.pool = study, space, pool
+        self.objective, self.cost_target = objective, cost_target
         self._study_lock = threading.Lock()  # pruning questions are answered in threads
         self._known: Dict[str, FrozenTrial] = {}  # architecture: the trial that was evaluated
         self._waiting: Dict[str, List[optuna.Trial]] = {}  # architecture: its trials; the first one is being evaluated
@@ -226,7 +231,8 @@ class Search:
     def _remember(self, told: FrozenTrial) -> None:
         self._known[told.user_attrs['architecture']] = told
         if told.state == TrialState.COMPLETE:
-            self._best = told.values[0] if self._best is None else max(self._best, told.values[0])
+            reward = combined_reward(told.values, self.cost_target)
+            self._best = reward if self._best is None else max(self._best, reward)
             self._durations += [told.user_attrs['seconds']] if 'seconds' in told.user_attrs else []
         elif told.state == TrialState.FAIL:
             self._failures.append(told.user_attrs.get('reason', 'unknown reason'))

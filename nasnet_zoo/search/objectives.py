@@ -1,7 +1,7 @@
 """Second objectives, which a search minimises while it maximises the accuracy."""
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, Optional, Sequence
 
-__all__ = ['OBJECTIVES', 'Objective', 'reward']
+__all__ = ['OBJECTIVES', 'Objective', 'combined_reward']
 
 COST_EXPONENT = -0.07
 
@@ -26,10 +26,17 @@ OBJECTIVES: Dict[str, Objective] = {
 }
 
 
-def reward(accuracy: float, cost: float, target: float) -> float:
-    """Combine accuracy and cost into one number, as MnasNet does (arXiv:1807.11626, equation 2).
+def combined_reward(values: Sequence[float], target: Optional[float]) -> float:
+    """Return the single number by which children are compared, from the values of a trial.
 
-    The reward is ``accuracy * (cost / target) ** -0.07``: a child of twice the cost has the same reward if its accuracy
-    is 5 % higher in relative terms.
+    Args:
+        values: What the child was rated by, such as its accuracy, and its cost if the search has a second objective.
+        target: The cost that changes nothing.
+
+    Returns:
+        The first value or, if there is a cost, ``accuracy * (cost / target) ** -0.07``, as in MnasNet
+        (arXiv:1807.11626, equation 2): a child of twice the cost is as good if its accuracy is 5 % higher in relative
+        terms.
     """
-    return accuracy * (cost / target) ** COST_EXPONENT
+    rated, *cost = values
+    return rated * (cost[0] / target) ** COST_EXPONENT if cost and target else rated

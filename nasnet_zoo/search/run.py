@@ -41,7 +41,7 @@ from .folder import (
 from .forecast import Forecast, measure_children
 from .loop import Progress, Search
 from .make_space import make_space
-from .objectives import reward
+from .objectives import combined_reward
 from .pool import Evaluate, WorkerPool
 from .pool_local import LocalPool
 from .pool_ray import RayPool, StoredImages, connect_ray
@@ -59,8 +59,6 @@ from .study import (
     check_storage,
     child_rows,
     evaluated_trials,
-    finished_children,
-    open_stored_study,
     open_study,
 )
 from .warm_start import WarmStart, enqueue, find_cells
@@ -87,12 +85,6 @@ class _Prepared(NamedTuple):
     warm_start: List[WarmStart]
     reused: List[FrozenTrial]
     baseline: Optional[SearchRecord]
-
-    def value(self, rated: float, costs: Mapping[str, Any]) -> float:
-        """Return the number by which children are compared: the reward, combined with the second objective if there is
-        one."""
-        config = self.config
-        return reward(rated, costs[config.objective], config.cost_target) if config.objective else rated
 
 
 def run_search(
@@ -126,13 +118,13 @@ def run_search(
         forecast = _forecast(prepared, pool)
         with exclusive_lock(config.out):
             study = _open_study(prepared, forecast)
-            search = Search(study, space, pool, config.objective)
+            search = Search(study, space, pool, config.objective, config.cost_target)
             known = evaluated_trials(study)
             log(forecast.describe(len(known), _durations(known)))
 
             def report(now: Progress) -> None:
                 if loggers and now.finished:
-                    loggers.write(child_rows(search.trials()))
+                    loggers.write(child_rows(search.trials(), config.cost_target))
                 if on_progress:
                     on_progress(now._replace(seconds_left=forecast.seconds_left(now.finished, now.durations)))
 
@@ -196,14 +188,13 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
         SearchError: If there is no search.
     """
     content = read_search(out / 'search.json')
-    study = open_stored_study(out, storage)
-    if 'forecast' not in content or study is None:
+    if 'forecast' not in content:
         return None
-    forecast = Forecast(**content['forecast'])
-    trials = evaluated_trials(study)
+    record, forecast = read_record(out, storage), Forecast(**content['forecast'])
+    trials = record.evaluated
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
     # Fewer children may have an accuracy than were to be trained again.
-    can = len(finished_children(study)) * content.get('config', {}).get('final_seeds', 1)
+    can = len(record.children) * content.get('config', {}).get('final_seeds', 1)
     if len(trials) >= forecast.trials:
         forecast = forecast.model_copy(update=dict(finals=min(forecast.finals, can)))
     again = forecast.finals_left(len(trials), sum(row['epochs'] == forecast.final_epochs for row in rows))
@@ -286,12 +277,12 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
     settings = study_settings(config, space)
     name = start_or_resume(config, settings, prepared.num_images, forecast.model_dump(mode='json'))
 
-    def combine(trial: optuna.trial.FrozenTrial) -> float:
-        return reward(*trial.values, config.cost_target)
+    def reward(trial: FrozenTrial) -> float:
+        return combined_reward(trial.values, config.cost_target)
 
     study = open_study(config.out, name, config.storage, StudySettings(
         sampler=lambda trials: SAMPLERS[config.sampler].resolve()(
-            space, config.seed, config.ppo_preset, trials, combine if config.objective else None),
+            space, config.seed, config.ppo_preset, trials, reward),
         settings=settings, reused=prepared.reused,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
@@ -309,18 +300,18 @@ def _check_trials(config: SearchConfig, wanted: int) -> None:
         raise SearchError(f'--warm-start: not all of these cells would be evaluated; add --trials {wanted}, or more')
 
 
-def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], None]) -> List[Dict[str, Any]]:
+def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], None]) -> List[Mapping[str, Any]]:
     """Train the best children again. Return their rows, best first."""
     config, space = prepared.config, prepared.space
-    children = finished_children(study)
+    record = _record(prepared, study.get_trials(deepcopy=False))
+    children = record.children
     if not children:
         reasons = [trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs]
         raise SearchError(f'{config.out}: none of the {config.trials} children has an accuracy; the last one failed '
                           f'because: {reasons[-1]}')
-    params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
-    tokens = [space.tokens(params[one['number']]) for one in children]
-    order = rank_children(space, tokens, [prepared.value(one['value'], one) for one in children])
-    finalists = [Finalist(children[i]['number'], children[i]['accuracy'], space.genotype(tokens[i]))
+    tokens = [space.tokens(child.trial.params) for child in children]
+    order = rank_children(space, tokens, [child.reward for child in children])
+    finalists = [Finalist(children[i].number, children[i].accuracy, space.genotype(tokens[i]))
                  for i in order[:config.top]]
     child = _final_settings(config)
     seeds = range(config.seed, config.seed + config.final_seeds)
@@ -333,9 +324,7 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
         config.out / 'finals.json', finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
-    # A child that failed with a seed comes last: the mean of the others would be too high.
-    return sorted(rows, key=lambda row: (
-        -len(row['accuracies']), -prepared.value(row['accuracy'], row), row['number']))
+    return record.sorted_finals(rows)
 
 
 def _final_settings(config: SearchConfig) -> ChildSettings:
@@ -352,11 +341,12 @@ def _final_settings(config: SearchConfig) -> ChildSettings:
         val_seed=config.child.val_seed + 1))
 
 
-def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str, Any]]) -> Dict[str, Any]:
+def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Mapping[str, Any]]) -> Dict[str, Any]:
     """Write the best child of the longer training to ``cell.json``, and the report. Return the result of the search."""
     config, won = prepared.config, finals[0]
     trials = partial(study.get_trials, deepcopy=False)
-    cell = _record(prepared, trials()).documented_genotype(
+    record = _record(prepared, trials())
+    cell = record.documented_genotype(
         won['number'], dict(accuracy=won['accuracy'], params=won['params'], mult_adds=won['macs'],
                             epochs=won['epochs'], seeds=won['seeds']))
     cell.save(config.out / 'cell.json')
@@ -364,4 +354,4 @@ def write_winner(prepared: _Prepared, study: optuna.Study, finals: List[Dict[str
     write_utf8(config.out / 'report.html', _report(prepared, trials, datetime.now(UTC), None, 'finished', cell))
     mark_as_ended(config.out)
     return dict(cell=str(config.out / 'cell.json'), genotype=cell.name, accuracy=won['accuracy'], params=won['params'],
-                macs=won['macs'], finals=finals, children=len(finished_children(study)))
+                macs=won['macs'], finals=finals, children=len(record.children))

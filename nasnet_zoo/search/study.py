@@ -10,11 +10,12 @@ from ..genotype.schema import Genotype
 from .errors import SearchError
 from .folder import read_search, upgrade_settings
 from .journal import BatchedJournalStorage, has_records, remove_damaged_end
+from .objectives import combined_reward
 from .optuna_internals import get_storage
 from .space import Space
 
 __all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'child_rows', 'evaluated_trials',
-           'finished_children', 'is_evaluated', 'open_stored_study', 'open_study', 'rebuild_cell']
+           'is_evaluated', 'open_stored_study', 'open_study', 'rebuild_cell']
 
 COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
@@ -184,29 +185,16 @@ def is_evaluated(trial: FrozenTrial) -> bool:
             and not trial.user_attrs.keys() & {'interrupted', 'duplicate_of'})
 
 
-def finished_children(study: optuna.Study) -> List[Dict[str, Any]]:
-    """Return the children that have a reward, as JSON data.
-
-    Each has ``number``, ``value`` (the reward), ``accuracy``, ``architecture`` (the digest), and what else was
-    measured, such as ``params``, ``macs`` and ``seconds``. Duplicates of an architecture are left out.
-    """
-    return [
-        dict(number=trial.number, value=trial.values[0], **{'accuracy': trial.values[0], **trial.user_attrs})
-        # earlier versions stored no accuracy, because it was always the reward
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if 'duplicate_of' not in trial.user_attrs]
-
-
-def child_rows(trials: Sequence[FrozenTrial]) -> List[Dict[str, Any]]:
+def child_rows(trials: Sequence[FrozenTrial], cost_target: Optional[float] = None) -> List[Dict[str, Any]]:
     """Return the figures of all children that were trained, pruned or failed, for loggers.
 
     The children are counted in the order in which they finished, since services refuse steps that go back. A pruned or
-    failed child has no reward and no cost.
+    failed child has no reward and no cost. The cost target is needed if the study has a second objective.
     """
     rows: List[Dict[str, Any]] = []
     best: Optional[float] = None
     for trial in sorted(filter(is_evaluated, trials), key=lambda trial: trial.datetime_complete):
-        reward = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        reward = combined_reward(trial.values, cost_target) if trial.state == TrialState.COMPLETE else None
         best = max((known for known in (reward, best) if known is not None), default=None)
         rows.append(dict(child=len(rows) + 1, trial=trial.number, reward=reward, best_reward=best, **{
             name: trial.user_attrs.get(name) for name in ('accuracy', 'params', 'macs', 'latency', 'seconds')}))

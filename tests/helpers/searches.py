@@ -11,11 +11,12 @@ from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.folder import start_or_resume, study_settings, upgrade_settings
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_local import LocalPool
+from nasnet_zoo.search.report.record import SearchRecord
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.space import SPACES, darts_space
 from nasnet_zoo.search.study import StudySettings, open_study
 
-__all__ = ['MadeUpPool', 'SPACE', 'make_up_search', 'search']
+__all__ = ['MadeUpPool', 'SPACE', 'finished_children', 'make_up_search', 'search']
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)
@@ -27,6 +28,12 @@ def search(folder, make, trials, sampler=None, workers=2, space=SPACE, on_progre
         upgrade_settings(dict(space=space.name, child={}))))
     Search(study, space, LocalPool(make, workers)).run(trials, on_progress)
     return study
+
+
+def finished_children(study):
+    """Return the children that have a reward, with their number, reward and everything that was measured."""
+    children = SearchRecord('test', {}, study.get_trials(deepcopy=False), 0).children
+    return [dict(child.measured, number=child.number, value=child.reward) for child in children]
 
 
 class MadeUpPool:

@@ -13,13 +13,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from helpers.search_children import Noted
-from helpers.searches import make_up_search, search
+from helpers.searches import finished_children, make_up_search, search
 from nasnet_zoo.search import search_status
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.folder import exclusive_lock
 from nasnet_zoo.search.journal import has_records, remove_damaged_end
 from nasnet_zoo.search.optuna_internals import get_study_attrs
-from nasnet_zoo.search.study import StudySettings, batched_writes, finished_children, open_study
+from nasnet_zoo.search.study import StudySettings, batched_writes, open_study
 
 pytest.importorskip('optuna')
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.paths import TESTS
 from helpers.platforms import posix_only
 from helpers.search_children import Noted
-from helpers.searches import SPACE, MadeUpPool, search
+from helpers.searches import SPACE, MadeUpPool, finished_children, search
 from nasnet_zoo.search import EvolutionSampler, PPOSampler
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
@@ -19,7 +19,6 @@ from nasnet_zoo.search.study import (
     StudySettings,
     batched_writes,
     evaluated_trials,
-    finished_children,
     open_study,
 )
 

@@ -7,12 +7,13 @@ import pytest
 
 from helpers.paths import TESTS
 from helpers.search_children import Noted
+from helpers.searches import finished_children
 from nasnet_zoo.search import PPOSampler
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_ray import RayPool
 from nasnet_zoo.search.space import darts_space
-from nasnet_zoo.search.study import StudySettings, finished_children, open_study
+from nasnet_zoo.search.study import StudySettings, open_study
 
 ray = pytest.importorskip('ray', reason='Ray is an extra: pip install "nasnet-zoo[ray]"')
 cluster_utils = pytest.importorskip('ray.cluster_utils')

@@ -21,7 +21,7 @@ from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.files import write_utf8
-from nasnet_zoo.search.objectives import OBJECTIVES, reward
+from nasnet_zoo.search.objectives import OBJECTIVES, combined_reward
 from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.selection import rank_children
@@ -288,23 +288,25 @@ def test_a_space_of_ones_own(tmp_path):
 
 def test_a_second_objective(searched, tmp_path):
     """Parameters as a cost, and another search's curve in the report."""
-    options = ['--trials', '2', '--objective', 'params', '--json', '--baseline', str(searched[0])]
+    options = ['--trials', '2', '--objective', 'params', '--json', '--baseline', str(searched[0]), '--log', 'csv']
     out = tmp_path / 'new'
     result = command(out, *options)
     assert result.exit_code == 0, result.output
     target = json.loads((out / 'search.json').read_text(encoding='utf-8'))['settings']['cost_target']
-    rewards = [reward(row['accuracy'], row['params'], target) for row in json.loads(result.stdout)['finals']]
+    rewards = [combined_reward([row['accuracy'], row['params']], target) for row in json.loads(result.stdout)['finals']]
     assert len(rewards) == 2 and rewards == sorted(rewards, reverse=True) and target > 1000, "NASNet-A's as a child"
     assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert [direction.name for direction in study_in(out).directions] == ['MAXIMIZE', 'MINIMIZE']
     children = json.loads(command(out, '--status', '--json').stdout)
-    assert [child['value'] for child in children] == [
-        reward(child['accuracy'], child['params'], target) for child in children], 'combined, as in the report'
+    assert [child['value'] for child in children] == [combined_reward([child['accuracy'], child['params']], target)
+                                                      for child in children], 'as in the report'
+    logged = list(csv.DictReader((out / 'log.csv').read_text(encoding='utf-8').splitlines()))
+    assert sorted(float(row['reward']) for row in logged) == sorted(child['value'] for child in children)
     (out / 'report.html').unlink()
     assert CliRunner().invoke(app, ['report', str(out)]).exit_code == 0
     assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert command(out, *options, '--resume').exit_code == 0
-    assert reward(0.9, 200, 100) == pytest.approx(reward(0.9 * 2 ** -0.07, 100, 100))
+    assert combined_reward([0.9, 200], 100) == pytest.approx(0.9 * 2 ** -0.07) and combined_reward([0.9], 100) == 0.9
 
 
 def test_children_are_pruned(tmp_path):

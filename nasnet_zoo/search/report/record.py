@@ -15,7 +15,7 @@ from ..errors import SearchError
 from ..finals import mean_results
 from ..folder import read_json, read_search
 from ..make_space import remake_space
-from ..objectives import OBJECTIVES, reward
+from ..objectives import OBJECTIVES, combined_reward
 from ..samplers.history import NOTES
 from ..space import SPACES, Space
 from ..study import is_evaluated, open_stored_study
@@ -102,7 +102,7 @@ class SearchRecord:
         """The children that have a reward, by number."""
         children = []
         for place, trial in enumerate(self.evaluated, 1):
-            if trial.state == TrialState.COMPLETE and math.isfinite(value := self.reward(*trial.values)):
+            if trial.state == TrialState.COMPLETE and math.isfinite(value := self.reward(trial.values)):
                 children.append(Child(place, trial.number, value, _prediction(trial), parent_of(trial), trial))
         return children
 
@@ -163,9 +163,18 @@ class SearchRecord:
         """By what children are rated."""
         return self.settings.get('child', {}).get('reward', 'accuracy')
 
-    def reward(self, rated: float, *cost: float) -> float:
+    def reward(self, values: Sequence[float]) -> float:
         """Return the number by which children are compared, given the values of a trial."""
-        return reward(rated, cost[0], self.settings['cost_target']) if cost else rated
+        return combined_reward(values, self.settings.get('cost_target'))
+
+    def sorted_finals(self, rows: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+        """Return results of the longer training, the best first.
+
+        A child that failed with a seed comes after the others: the mean of its other seeds would be too high.
+        """
+        costs = [name for name in [self.settings.get('objective')] if name]
+        return sorted(rows, key=lambda row: (
+            -len(row['accuracies']), -self.reward([row['accuracy'], *(row[name] for name in costs)]), row['number']))
 
     def genotype(self, child: Child, name: str = 'cell') -> Optional[Genotype]:
         """Return the cells of a child, if the space is known."""
@@ -249,7 +258,7 @@ def read_record(
     return replace(record, finals=read_finals(folder, record))
 
 
-def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
+def read_finals(folder: Path, record: SearchRecord) -> List[Mapping[str, Any]]:
     """Return the results of the longer training so far, without those of other numbers of epochs.
 
     The winner is the first, and the others follow by their reward. The best of an earlier process, which trained other
@@ -265,15 +274,10 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Dict[str, Any]]:
     epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
     seeds = results.get('seeds') if isinstance(results, dict) else None
     chosen = seeds if isinstance(seeds, list) else None  # earlier versions had a single one
-    objective = record.settings.get('objective')
     winner = record.winner.architecture_digest if record.winner else None
-
-    def order(row: Mapping[str, Any]) -> Tuple[bool, int, float, int]:
-        value = record.reward(row['accuracy'], *([row[objective]] if objective else []))
-        return row['architecture'] != winner, -len(row['accuracies']), -value, row['number']
     rows = [row for row in rows if row['epochs'] == epochs and (
         chosen is None or row.get('seed') is None or row['seed'] in chosen)]
-    return sorted(mean_results(rows), key=order)
+    return sorted(record.sorted_finals(mean_results(rows)), key=lambda row: row['architecture'] != winner)
 
 
 def read_baseline(folder: Path, other: Path, storage: Optional[str] = None) -> SearchRecord:

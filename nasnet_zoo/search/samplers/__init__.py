@@ -11,7 +11,7 @@ __all__ = ['SAMPLERS']
 #   preset   the name of PPO's settings
 #   trials   the number of trials that the study has already. Optuna's own samplers start with fresh random numbers in
 #            each process, so this is a part of their seed; ours replay the trials and continue by themselves
-#   reward   computes one number from a finished trial of several objectives; None for a single objective
+#   reward   computes the number to maximise from a finished trial; needed for several objectives
 SAMPLERS: Dict[str, Entry] = {
     'gp': Entry('Bayesian optimization with a Gaussian process', 'samplers.gp:build_gp'),
     'ppo': Entry("the paper's controller, an LSTM trained by PPO", 'samplers.ppo:build_ppo'),

@@ -50,6 +50,17 @@ def test_a_baseline_is_in_all_plots(records):
     assert 'Differences' not in headings(search_page(records[0]))
 
 
+def test_a_baseline_that_is_gone_is_left_out(folders, tmp_path):
+    search = tmp_path / 'search'
+    shutil.copytree(folders[0], search)
+    content = json.loads((search / 'search.json').read_text(encoding='utf-8'))
+    for baseline in tmp_path / 'moved', tmp_path:  # the second is a folder without a search
+        content['config']['baseline'] = str(baseline)
+        (search / 'search.json').write_text(json.dumps(content), encoding='utf-8')
+        write_report([search], tmp_path / 'page.html')
+        assert 'Differences' not in headings((tmp_path / 'page.html').read_text(encoding='utf-8'))
+
+
 def test_a_comparison(folders, records, tmp_path):
     result = write_report(folders, tmp_path / 'page.html')
     page = (tmp_path / 'page.html').read_text(encoding='utf-8')

@@ -67,7 +67,7 @@ def test_the_cells_of_a_child_say_where_they_are_from(records):
 
 def test_two_objectives_have_one_reward(records):
     record = type(records[0])('two', dict(objective='params', cost_target=100.), [], 1)
-    assert record.reward(0.9, 200.) == pytest.approx(0.9 * 2 ** -0.07) and record.reward_format == '.4f'
+    assert record.reward([0.9, 200.]) == pytest.approx(0.9 * 2 ** -0.07) and record.reward_format == '.4f'
     assert 'number of parameters' in record.reward_name
 
 

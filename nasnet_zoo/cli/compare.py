@@ -1,5 +1,5 @@
 """The command that compares cells."""
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -42,12 +42,21 @@ def _print_result(result: Dict[str, Any]) -> None:
     first = result['cells'][0]['name']
     shown = [pair for pair in result['differences'] if pair['cell'] == first]
     if shown:
-        tests = Table('other cell', 'difference, points', '95 % interval', 'p, paired t-test', 'p, Wilcoxon',
-                      title=f'{first} minus each other cell, seed by seed', title_justify='left')
+        tests = Table(
+            'other cell', 'points', '95 %, seeds', 'p, t-test', 'p, Wilcoxon', '95 %, seeds and images', 'p',
+            title=f'{first} minus each other cell: difference of the means, 95 % intervals, and tests over the seeds, '
+                  'and over the seeds and the images', title_justify='left')
         for pair in shown:
-            interval = pair['interval_95']
             tests.add_row(
-                pair['other'], f'{100 * pair["difference"]:+.2f}',
-                f'{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}' if interval else '',
-                *('' if p is None else f'{p:.2g}' for p in (pair['p_t_test'], pair['p_wilcoxon'])))
+                pair['other'], f'{100 * pair["difference"]:+.2f}', _interval(pair['interval_95']),
+                _p(pair['p_t_test']), _p(pair['p_wilcoxon']), _interval(pair['interval_95_images']),
+                _p(pair['p_images']))
         Console().print(tests)
+
+
+def _interval(interval: Optional[Sequence[float]]) -> str:
+    return '' if interval is None else f'{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}'
+
+
+def _p(value: Optional[float]) -> str:
+    return '' if value is None else f'{value:.2g}'

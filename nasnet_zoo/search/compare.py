@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import torch
 
 from ..data.datasets import ImageSet, load_data
+from ..data.preprocessing import make_preprocessing
 from ..description import describe
 from ..files import check_purpose, write_json
 from ..genotype.loader import load_genotype
@@ -19,12 +20,13 @@ from ..genotype.schema import Genotype
 from ..loggers import check_loggers
 from ..network.nasnet import compile_genotype
 from ..training.config import TrainConfig
+from ..training.metrics import Accuracy, evaluate
 from ..training.recipe import with_defaults
 from ..training.run import changes, run_training, versions
 from ..training.trainer import Trainer
-from ..training.validate import validate
+from ..zoo import build
 from .compare_config import CompareConfig
-from .compare_report import plot, summarise
+from .compare_report import pack, plot, summarise
 from .errors import ChildError, SearchError
 from .evaluator import worker_device
 from .folder import exclusive_lock, read_json
@@ -87,8 +89,8 @@ def run_comparison(
     Returns:
         JSON data: ``cells`` (for each cell ``name``, ``architecture``, ``cell_filters``, ``params``, ``macs``,
         ``mean``, ``std`` and ``accuracies`` by seed), ``differences`` (for each pair of cells the mean difference over
-        the seeds, its 95 % interval, and the p-values of paired tests), ``target``, and ``rows``, one for each
-        training.
+        the seeds, its 95 % interval, and the p-values of paired tests; ``interval_95_images`` and ``p_images`` include
+        the choice of the images), ``target``, and ``rows``, one for each training.
 
     Raises:
         SearchError: If the settings do not fit together or to the comparison in the folder, or if a training fails.
@@ -222,16 +224,22 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
         **dict(config.network_args, cell_filters=job.cell_filters),
         recipe=config.recipe.model_copy(update=dict(seed=job.seed))), say=lambda line: None)
     assert report is not None  # there is a single process
-    accuracy, eval_loss = report['log']['val_accuracy'], report['log'].get('val_loss')
-    if config.split == 'test':
-        result = validate(str(folder), config.data, 'test', config.data_root, device=worker_device())
-        accuracy, eval_loss = result['top1'], result['loss']
+    found = _test(config, folder)
     return dict(
-        cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=accuracy,
-        eval_loss=eval_loss,
+        cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=found.top1,
+        eval_loss=found.loss, images=found.count, correct=pack(found.correct),
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
         loss=report['log']['loss'], seconds=report['log']['seconds'],
         genotype=job.genotype.to_dict())
+
+
+def _test(config: CompareConfig, folder: Path) -> Accuracy:
+    """Measure the accuracy of a trained network on the test images, or on those that were held out."""
+    device = worker_device()
+    model = build(str(folder), pretrained=True).to(device).eval()
+    train, test = load_data(config.data, config.data_root, preprocessing=make_preprocessing(model))
+    images = test if config.split == 'test' else train.split(config.val_share, config.val_seed)[1]
+    return evaluate(model, images, device=device)
 
 
 class _Epochs:

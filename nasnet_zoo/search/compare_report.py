@@ -1,13 +1,18 @@
 """Statistics and the plot of a comparison of cells."""
+import base64
 import statistics
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Dict, List, Protocol, Sequence
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
 
 from ..files import atomic_write
 from ..genotype.schema import Genotype
 
-__all__ = ['plot', 'summarise']
+__all__ = ['pack', 'plot', 'summarise']
+
+_Row = Dict[str, Any]
 
 
 class _Cell(Protocol):
@@ -19,7 +24,18 @@ class _Cell(Protocol):
     def genotype(self) -> Genotype: ...
 
 
-def summarise(cells: Sequence[_Cell], rows: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def pack(correct: Sequence[bool]) -> str:
+    """Return which images were classified correctly as text: a bit for each, in base64."""
+    return base64.b64encode(np.packbits(np.asarray(correct, bool)).tobytes()).decode('ascii')
+
+
+def _unpack(row: _Row) -> np.ndarray:
+    """Return for each image of a row whether it was classified correctly, float64 [n] of 0 and 1."""
+    packed = np.frombuffer(base64.b64decode(row['correct']), np.uint8)
+    return np.unpackbits(packed, count=row['images']).astype(np.float64)
+
+
+def summarise(cells: Sequence[_Cell], rows: Sequence[_Row]) -> Dict[str, Any]:
     """Return mean and standard deviation of each cell, and the difference of each pair.
 
     Args:
@@ -30,29 +46,67 @@ def summarise(cells: Sequence[_Cell], rows: Sequence[Dict[str, Any]]) -> Dict[st
         JSON data, see :func:`~nasnet_zoo.search.compare.run_comparison`.
     """
     found: List[Dict[str, Any]] = []
+    runs: List[List[_Row]] = []  # of each cell, by seed
     for cell in cells:
         digest = cell.genotype.architecture_digest
         mine = sorted((row for row in rows if row['architecture'] == digest), key=lambda row: row['seed'])
+        runs.append(mine)
         accuracies = [row['accuracy'] for row in mine]
         found.append(dict(
             name=cell.name, architecture=digest, **{name: mine[0][name] for name in ('cell_filters', 'params', 'macs')},
             mean=statistics.mean(accuracies), std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             accuracies={str(row['seed']): row['accuracy'] for row in mine}))
-    return dict(cells=found, differences=[_difference(a, b) for a, b in combinations(found, 2)])
+    return dict(cells=found, differences=[
+        dict(cell=cell['name'], other=other['name'], **_difference(a, b))
+        for (cell, a), (other, b) in combinations(zip(found, runs), 2)])
 
 
-def _difference(a: Dict[str, Any], b: Dict[str, Any]) -> Dict[str, Any]:
-    """Compare two cells seed by seed: Student's paired t-test and Wilcoxon's signed-rank test, both two-sided."""
-    gaps = [a['accuracies'][seed] - b['accuracies'][seed] for seed in a['accuracies']]
-    result: Dict[str, Any] = dict(cell=a['name'], other=b['name'], difference=statistics.mean(gaps), interval_95=None,
-                                  p_t_test=None, p_wilcoxon=None)
+def _difference(a: Sequence[_Row], b: Sequence[_Row]) -> Dict[str, Any]:
+    """Compare two cells, given their rows by seed.
+
+    The two-sided tests over the seeds are Student's paired t-test and Wilcoxon's signed-rank test. The test over the
+    images uses the difference of each image, see :func:`_error_over_images`, and the normal distribution.
+    """
+    from scipy import stats
+    gaps = [ours['accuracy'] - theirs['accuracy'] for ours, theirs in zip(a, b)]
+    result: Dict[str, Any] = dict(
+        difference=statistics.mean(gaps), interval_95=None, p_t_test=None, p_wilcoxon=None,
+        interval_95_images=None, p_images=None)
     if len(gaps) > 1 and statistics.stdev(gaps) > 0:
-        from scipy import stats
         test = stats.ttest_1samp(gaps, 0.)
         low, high = test.confidence_interval(0.95)
         result.update(interval_95=[float(low), float(high)], p_t_test=float(test.pvalue),
                       p_wilcoxon=float(stats.wilcoxon(gaps).pvalue))
+    if over_images := _error_over_images(a, b):
+        mean, error = over_images
+        half = float(stats.norm.ppf(0.975)) * error
+        result.update(interval_95_images=[mean - half, mean + half],
+                      p_images=float(2 * stats.norm.sf(abs(mean) / error)))
     return result
+
+
+def _error_over_images(a: Sequence[_Row], b: Sequence[_Row]) -> Optional[Tuple[float, float]]:
+    """Return the mean difference of two cells and its standard error, from each image with each seed.
+
+    The differences are a table of seeds and images, both drawn at random. The variance of their mean has three parts:
+    that of the images, that of the seeds, and that of single images with single seeds. The variance of the images'
+    means contains the first and the last one. It is known much better than the variance over a few seeds, from which
+    only the second part is taken, and counts as 0 if the estimate is negative. So the error is rather too large.
+
+    Returns:
+        None if it is not known which images were right (earlier versions did not store it), or they were the same.
+    """
+    known = [_unpack(ours) - _unpack(theirs) for ours, theirs in zip(a, b) if 'correct' in ours and 'correct' in theirs]
+    if not known:
+        return None
+    gaps = np.stack(known)
+    seeds, images = gaps.shape
+    mean, of_seeds, of_images = gaps.mean(), gaps.mean(1, keepdims=True), gaps.mean(0, keepdims=True)
+    variance = of_images.var(ddof=1) / images
+    if seeds > 1:
+        rest = np.square(gaps - of_seeds - of_images + mean).sum() / ((seeds - 1) * (images - 1))
+        variance += max(0., of_seeds.var(ddof=1) / seeds - rest / (seeds * images))
+    return (float(mean), float(np.sqrt(variance))) if variance > 0 else None
 
 
 def plot(cells: Sequence[Dict[str, Any]], path: Path, split: str) -> None:

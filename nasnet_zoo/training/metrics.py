@@ -1,6 +1,6 @@
 """Accuracy and loss of a network, with a confidence interval."""
 import math
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,13 @@ class Accuracy(NamedTuple):
         top5: Fraction whose right class is among the five most likely ones, in [0, 1].
         count: Number of images.
         loss: Mean cross-entropy.
+        correct: For each image, whether its most likely class is the right one.
     """
     top1: float
     top5: float
     count: int
     loss: float
+    correct: List[bool]
 
     @property
     def interval(self) -> Tuple[float, float]:
@@ -34,7 +36,7 @@ class Accuracy(NamedTuple):
         return max(0., centre - half), min(1., centre + half)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return it as JSON data."""
+        """Return it as JSON data, without what concerns single images."""
         return dict(top1=self.top1, top5=self.top5, interval_95=list(self.interval), count=self.count,
                     loss=self.loss)
 
@@ -63,15 +65,18 @@ def evaluate(
         raise ValueError(f'{data.name}: has no images')
     was_training = model.training
     model.eval()
-    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    correct: List[bool] = []
+    top5 = losses = 0.
     for images, labels in data.batches(batch_size, device):
         logits = model(images)
         best = logits.topk(min(5, len(data.class_names)), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits.float(), labels, reduction='sum')
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss]).cpu()  # one transfer, which waits for a GPU
-        count += len(labels)
+        found = torch.cat([best[:, 0], best.sum()[None], loss[None]])
+        *hits, hits5, batch_loss = found.tolist()  # one transfer, which waits for a GPU
+        correct += map(bool, hits)
+        top5, losses = top5 + hits5, losses + batch_loss
         if on_batch:
             on_batch(len(labels))
     model.train(was_training)
-    top1, top5, loss = (sums / count).tolist()
-    return Accuracy(top1, top5, count, loss)
+    count = len(correct)
+    return Accuracy(sum(correct) / count, top5 / count, count, losses / count, correct)

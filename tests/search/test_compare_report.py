@@ -1,11 +1,13 @@
 """Statistics of comparisons."""
+import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from nasnet_zoo import load_genotype
 from nasnet_zoo.genotype.schema import Genotype
-from nasnet_zoo.search.compare_report import plot, summarise
+from nasnet_zoo.search.compare_report import pack, plot, summarise
 
 pytest.importorskip('scipy', reason='tests of significance need SciPy')
 
@@ -45,6 +47,46 @@ def test_without_a_spread_there_is_no_test():
     assert single['cells'][0]['std'] is None
     assert single['differences'][0]['difference'] == pytest.approx(0.1)
     assert single['differences'][0]['p_t_test'] is None and single['differences'][0]['interval_95'] is None
+
+
+def image_rows(*correct):
+    """Rows of two cells, given which images each is right about, [seeds, images]."""
+    return [dict(row, images=len(right), correct=pack(right)) for row, right in zip(
+        rows(*([np.mean(right) for right in mine] for mine in correct)),
+        [right for mine in correct for right in reversed(mine)])]
+
+
+def test_a_single_seed_is_tested_over_the_images():
+    """By hand: of 1,000 images, 30 are right with the first cell only, and 10 with the second one only."""
+    first, second = np.arange(1000) < 830, (np.arange(1000) >= 30) & (np.arange(1000) < 840)
+    pair = summarise(CELLS[:2], image_rows([first], [second]))['differences'][0]
+    error = math.sqrt((40 / 1000 - 0.02 ** 2) / 999)
+    assert pair['difference'] == pytest.approx(0.02) and pair['p_t_test'] is None
+    assert pair['interval_95_images'] == pytest.approx([0.02 - 1.959964 * error, 0.02 + 1.959964 * error])
+    assert pair['p_images'] == pytest.approx(math.erfc(0.02 / error / math.sqrt(2)))
+    assert summarise(CELLS[:2], image_rows([first], [first]))['differences'][0]['interval_95_images'] is None
+
+
+@pytest.mark.parametrize('luck_of_images, luck_of_seeds', [(0., 0.), (0.3, 0.), (0., 0.05), (0.3, 0.05)])
+def test_the_error_over_images_and_seeds_is_what_is_observed(luck_of_images, luck_of_seeds):
+    """Many comparisons of two equal cells, each with other images and other runs. The interval may be too wide."""
+    rng, images, seeds = np.random.default_rng(0), 400, 4
+    means, errors = [], []
+    for _ in range(400):
+        right = []
+        for _ in range(2):
+            odds = 0.6 + luck_of_images * rng.uniform(-1, 1, images) + luck_of_seeds * rng.uniform(-1, 1, (seeds, 1))
+            right.append(rng.uniform(size=(seeds, images)) < odds)
+        pair = summarise(CELLS[:2], image_rows(*right))['differences'][0]
+        low, high = pair['interval_95_images']
+        means.append(pair['difference'])
+        errors.append((high - low) / 2 / 1.95996)
+    assert 0.92 < np.sqrt(np.mean(np.square(errors))) / np.std(means) < 1.3
+
+
+def test_rows_of_earlier_versions_have_no_images():
+    pair = summarise(CELLS[:2], rows([0.6, 0.7], [0.5, 0.65]))['differences'][0]
+    assert pair['p_t_test'] is not None and pair['p_images'] is None and pair['interval_95_images'] is None
 
 
 def test_plot(tmp_path):

@@ -46,14 +46,14 @@ def test_accuracy_counts():
     model = Fixed(ranking).train()
     found = evaluate(model, data, batch_size=3, on_batch=seen.append)
     loss = math.log(sum(map(math.exp, range(1, 8)))) - (7 + 3 + 7 + 1) / 4
-    assert found == Accuracy(0.5, 0.75, 4, pytest.approx(loss))
+    assert found == Accuracy(0.5, 0.75, 4, pytest.approx(loss), [True, False, True, False])
     assert seen == [3, 1] and model.training
 
 
 @pytest.mark.parametrize('top1, count, low, high', [
     (0.9, 10000, 0.89397, 0.90572), (1., 100, 0.96300, 1.), (0., 10, 0., 0.27753), (0.5, 100, 0.40383, 0.59617)])
 def test_interval(top1, count, low, high):  # Wilson's, by statsmodels' proportion_confint
-    assert Accuracy(top1, 1., count, 0.).interval == pytest.approx((low, high), abs=2e-5)
+    assert Accuracy(top1, 1., count, 0., []).interval == pytest.approx((low, high), abs=2e-5)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """Comparisons of cells, with real training runs on the digits."""
+import csv
 import json
 
 import pytest
@@ -40,6 +41,8 @@ def test_result(done):
     assert all(row['eval_loss'] > 0 and row['eval_loss'] != row['loss'] for row in result['rows'])
     assert result['differences'][0]['difference'] == pytest.approx(
         result['cells'][0]['mean'] - result['cells'][1]['mean'])
+    low, high = result['differences'][0]['interval_95_images']
+    assert low < result['differences'][0]['difference'] < high and 0 < result['differences'][0]['p_images'] <= 1
     stored = json.loads((out / 'compare.json').read_text(encoding='utf-8'))
     assert stored['differences'] == result['differences'] and (out / 'compare.svg').exists()
     assert (out / 'runs' / 'pnasnet5-1' / 'log.csv').exists()
@@ -48,8 +51,11 @@ def test_result(done):
 
 def test_other_images_can_be_held_out(tmp_path):
     results = [compare(tmp_path / seed, 'nasnet_a', '--val-seed', seed, '--seeds', '1', '--json') for seed in '01']
-    losses = [json.loads(result.stdout)['rows'][0]['eval_loss'] for result in results]
-    assert losses[0] != losses[1]
+    rows = [json.loads(result.stdout)['rows'][0] for result in results]
+    assert rows[0]['eval_loss'] != rows[1]['eval_loss']
+    for seed, row in zip('01', rows):
+        *_, last = csv.DictReader((tmp_path / seed / 'runs' / 'nasnet_a-0' / 'log.csv').read_text().splitlines())
+        assert float(last['val_accuracy']) == row['accuracy'], 'the images that were held out while it was trained'
     path = tmp_path / '0' / 'compare.json'
     stored = json.loads(path.read_text(encoding='utf-8'))
     assert stored['settings'].pop('val_seed') == 0  # earlier versions did not store it

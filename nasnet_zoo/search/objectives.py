@@ -31,12 +31,19 @@ def combined_reward(values: Sequence[float], target: Optional[float]) -> float:
 
     Args:
         values: What the child was rated by, such as its accuracy, and its cost if the search has a second objective.
-        target: The cost that changes nothing.
+        target: The cost that changes nothing; needed if there is a cost.
 
     Returns:
         The first value or, if there is a cost, ``accuracy * (cost / target) ** -0.07``, as in MnasNet
         (arXiv:1807.11626, equation 2): a child of twice the cost is as good if its accuracy is 5 % higher in relative
         terms.
+
+    Raises:
+        ValueError: If there is a cost but no target.
     """
     rated, *cost = values
-    return rated * (cost[0] / target) ** COST_EXPONENT if cost and target else rated
+    if not cost:
+        return rated
+    if target is None:
+        raise ValueError('target: is needed for a search with a second objective')
+    return rated * (cost[0] / target) ** COST_EXPONENT

@@ -54,7 +54,8 @@ def test_other_images_can_be_held_out(tmp_path):
     rows = [json.loads(result.stdout)['rows'][0] for result in results]
     assert rows[0]['eval_loss'] != rows[1]['eval_loss']
     for seed, row in zip('01', rows):
-        *_, last = csv.DictReader((tmp_path / seed / 'runs' / 'nasnet_a-0' / 'log.csv').read_text().splitlines())
+        log = tmp_path / seed / 'runs' / 'nasnet_a-0' / 'log.csv'
+        *_, last = csv.DictReader(log.read_text(encoding='utf-8').splitlines())
         assert float(last['val_accuracy']) == row['accuracy'], 'the images that were held out while it was trained'
     path = tmp_path / '0' / 'compare.json'
     stored = json.loads(path.read_text(encoding='utf-8'))

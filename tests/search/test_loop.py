@@ -179,7 +179,7 @@ def test_twins_with_two_objectives_and_hyperband(tmp_path):
                 space, 0, 3, 2, reward=lambda one: one.values[0]), **options))
             make = Noted(tmp_path / kind / 'log', epochs=4)
             # One worker: which children are pruned hangs on the order in which they report.
-            Search(study, space, LocalPool(make, 1), 'params' if kind == 'two' else None).run(trials)
+            Search(study, space, LocalPool(make, 1), *(('params', 10.) if kind == 'two' else ())).run(trials)
         learnt = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
         assert len(learnt) > 6 and any('duplicate_of' in trial.user_attrs for trial in study.trials)
         assert any('parent' in trial.system_attrs['nasnet_zoo'] for trial in study.trials)

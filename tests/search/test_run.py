@@ -307,6 +307,8 @@ def test_a_second_objective(searched, tmp_path):
     assert f'new minus {searched[0].name}' in (out / 'report.html').read_text(encoding='utf-8')
     assert command(out, *options, '--resume').exit_code == 0
     assert combined_reward([0.9, 200], 100) == pytest.approx(0.9 * 2 ** -0.07) and combined_reward([0.9], 100) == 0.9
+    with pytest.raises(ValueError, match='is needed for a search with a second objective'):
+        combined_reward([0.9, 200], None)
 
 
 def test_children_are_pruned(tmp_path):

@@ -59,6 +59,7 @@ from .study import (
     check_storage,
     child_rows,
     evaluated_trials,
+    open_stored_study,
     open_study,
 )
 from .warm_start import WarmStart, enqueue, find_cells
@@ -190,7 +191,9 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     content = read_search(out / 'search.json')
     if 'forecast' not in content:
         return None
-    record, forecast = read_record(out, storage), Forecast(**content['forecast'])
+    study, forecast = open_stored_study(out, storage), Forecast(**content['forecast'])
+    record = SearchRecord(
+        out.name, content['settings'], study.get_trials(deepcopy=False) if study else [], forecast.trials)
     trials = record.evaluated
     rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
     # Fewer children may have an accuracy than were to be trained again.

@@ -102,8 +102,9 @@ def write_report(
     cells = {out.parent / f'child_{number}.json': records[0].documented_genotype(number) for number in children}
     if len(records) == 1:
         known = records[0].baseline  # it may be gone
-        has_search = known and (known / 'search.json').exists()
-        baseline = read_baseline(known, Path(folders[0]), storage) if known and has_search else None
+        baseline = None
+        if known and (known / 'search.json').exists():
+            baseline = read_baseline(known, Path(folders[0]), storage)
         text = search_page(records[0], 'finished' if records[0].has_ended else 'unfinished', baseline)
     else:
         text = comparison_page(records)

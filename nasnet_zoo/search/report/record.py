@@ -172,9 +172,10 @@ class SearchRecord:
 
         A child that failed with a seed comes after the others: the mean of its other seeds would be too high.
         """
-        costs = [name for name in [self.settings.get('objective')] if name]
+        objective = self.settings.get('objective')
+        names = ['accuracy', objective] if objective else ['accuracy']
         return sorted(rows, key=lambda row: (
-            -len(row['accuracies']), -self.reward([row['accuracy'], *(row[name] for name in costs)]), row['number']))
+            -len(row['accuracies']), -self.reward([row[name] for name in names]), row['number']))
 
     def genotype(self, child: Child, name: str = 'cell') -> Optional[Genotype]:
         """Return the cells of a child, if the space is known."""

@@ -48,7 +48,11 @@ class Encoder:
     def encode(self, tokens: Sequence[int]) -> Encoding:
         """Return the encoding of a child. It can be hashed."""
         numbers, found = self._numbers, []
-        for part in _parts(self.space.build(tokens)):
+        try:
+            parts = _parts(self.space.build(tokens))
+        except Exception:  # a space of one's own may raise anything; this child will fail, but is not to be repeated
+            parts = [('', 'choices', *enumerate(tokens))]
+        for part in parts:
             number = numbers.get(part)
             found.append(self._add(part) if number is None else number)
         return tuple(sorted(found))
@@ -109,12 +113,15 @@ def squared_distances(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> List[
     found = []
     for left, right in zip(a, b):
         width = min(left.shape[1], right.shape[1])
-        distances = left[:, :width] @ right[:, :width].T
-        distances *= -2
-        distances += (left ** 2).sum(1)[:, None]
-        distances += (right ** 2).sum(1)
+        distances = left[:, :width] @ (-2 * right[:, :width]).T
+        distances += _squares(left)[:, None]
+        distances += _squares(right)
         found.append(distances)
     return found
+
+
+def _squares(counts: np.ndarray) -> np.ndarray:
+    return np.einsum('ij,ij->i', counts, counts)  # without an array of the squares
 
 
 def _parts(genotype: Mapping[str, Any]) -> List[_Part]:

@@ -156,7 +156,7 @@ class GaussianProcess:
     def _covariance(self, a: Counts, b: Counts) -> torch.Tensor:
         exponent = np.full((len(a[0]), len(b[0])), self.hyperparameters.amplitude)
         for scale, distances in zip(self.hyperparameters.scales, squared_distances(a, b)):
-            exponent -= np.exp(scale) * distances.astype(np.float64)
+            exponent -= np.multiply(distances, np.exp(scale), dtype=np.float64)
         return torch.from_numpy(np.exp(exponent, out=exponent))
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..genotype.schema import Genotype
 from .errors import ChildError, NothingNew, Pruned, SearchError, WorkerDied
@@ -15,6 +15,7 @@ from .objectives import combined_reward
 from .optuna_internals import set_trial_user_attr
 from .pool import ChildPool
 from .pruning import PruningServer
+from .samplers.history import NOTES
 from .space import Space
 from .study import batched_writes, evaluated_trials
 
@@ -34,7 +35,7 @@ class Progress(NamedTuple):
         best: The highest reward so far; None before the first.
         per_hour: Children per hour, in this process.
         failures: The last reasons why children failed.
-        durations: Seconds that each child took that has an accuracy.
+        durations: Training time in seconds of each child that has an accuracy.
         seconds_left: How long the search will still take, the final training included; None if that is not known.
     """
     finished: int
@@ -80,7 +81,7 @@ class Search:
             self._remember(trial)
 
     def _requeue_interrupted(self) -> None:
-        """Enqueue the trials that were running when a process was killed.
+        """Enqueue the trials that were running when a process was killed, with what our samplers noted about them.
 
         The new trial is written first, so a kill in between loses nothing, and the next process finds out from
         ``again_for`` that the trial was enqueued already.
@@ -89,9 +90,12 @@ class Search:
         enqueued = {trial.user_attrs.get('again_for') for trial in trials}
         for trial in trials:
             if trial.state == TrialState.RUNNING:
-                params = trial.system_attrs.get('fixed_params') or trial.params
+                params = {**trial.system_attrs.get('fixed_params', {}), **trial.params}
                 if trial.number not in enqueued and len(params) == len(self.space.decisions):
-                    self.study.enqueue_trial(dict(params), user_attrs=dict(again_for=trial.number))
+                    notes = {name: value for name, value in trial.system_attrs.items() if name == NOTES}
+                    self.study.add_trial(create_trial(
+                        state=TrialState.WAITING, system_attrs=dict(notes, fixed_params=params),
+                        user_attrs=dict(again_for=trial.number)))
                 set_trial_user_attr(self.study, trial, 'interrupted', True)
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -148,23 +152,27 @@ class Search:
             repeats, (trial, genotype) = 0, asked
             future = self.pool.submit(genotype, server.should_prune(trial.number) if server else None)
             running[future] = genotype.architecture_digest
-        if not running:
-            raise NothingNew(f'the last {repeats} trials were duplicates of the {len(self._known)} known children: '
-                             'the search space has no others, or the sampler does not find them')
+        if not running and len(self._known) < trials:
+            raise NothingNew(f'none of the last {repeats} trials was a new, valid child: the search space has no '
+                             f'others than the {len(self._known)} known ones, or the sampler does not find them')
 
     def _ask(self) -> Optional[Tuple[optuna.Trial, Genotype]]:
         """Ask for a trial. If its architecture is known, being evaluated or invalid, there is nothing to evaluate."""
         trial = self.study.ask()
         tokens = self.space.suggest(trial)
+        genotype, reason = None, ''
         try:
             genotype = self.space.genotype(tokens)
         except Exception as error:  # a space of one's own may raise anything
-            self._tell_invalid(trial, f'the space cannot build it: {type(error).__name__}: {error}')
-            return None
-        architecture = genotype.architecture_digest
+            reason = f'the space cannot build it: {type(error).__name__}: {error}'
+        architecture = genotype.architecture_digest if genotype else f'invalid-{"-".join(map(str, tokens))}'
         trial.set_user_attr('architecture', architecture)
         if architecture in self._known:
             self._tell_duplicate(trial, self._known[architecture])
+            return None
+        if genotype is None:  # the child counts as one that has failed
+            trial.set_user_attr('reason', reason)
+            self._remember(self.study.tell(trial, state=TrialState.FAIL))
             return None
         waiting = self._waiting.setdefault(architecture, [])
         waiting.append(trial)
@@ -214,12 +222,6 @@ class Search:
             self._tell_duplicate(trial, told)
         return None
 
-    def _tell_invalid(self, trial: optuna.Trial, reason: str) -> None:
-        """Finish a trial of which the space makes no genotype. It counts as a child that has failed."""
-        trial.set_user_attr('architecture', f'invalid-{trial.number}')
-        trial.set_user_attr('reason', reason)
-        self._remember(self.study.tell(trial, state=TrialState.FAIL))
-
     def _tell_duplicate(self, trial: optuna.Trial, known: FrozenTrial) -> None:
         """Finish a trial with the result of another trial of the same architecture."""
         trial.set_user_attr('duplicate_of', known.number)
@@ -239,5 +241,6 @@ class Search:
 
     def _progress(self, trials: int, before: int, seconds: float) -> Progress:
         finished = len(self._known)
-        return Progress(finished, trials, len(self._failures), self._best, 3600 * (finished - before) / seconds,
-                        self._failures[-3:], self._durations)
+        per_hour = 3600 * (finished - before) / max(seconds, 1e-9)  # a coarse clock may not have moved yet
+        return Progress(finished, trials, len(self._failures), self._best, per_hour, self._failures[-3:],
+                        self._durations)

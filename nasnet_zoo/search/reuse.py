@@ -1,6 +1,6 @@
-"""Takes over the children of another search, so that they need not be trained again."""
+"""Takes over the children of other searches, so that they need not be trained again."""
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -9,7 +9,8 @@ from .config import SearchConfig
 from .errors import SearchError
 from .folder import rating_settings, read_search, study_settings
 from .make_space import remake_space
-from .space import SPACES, Space, SpaceError
+from .objectives import combined_reward
+from .space import SPACES, Choices, Space, SpaceError
 from .study import evaluated_trials, open_stored_study, rebuild_cell
 from .warm_start import find_tokens
 
@@ -21,25 +22,54 @@ _IGNORED = ('cost_target', 'child.time_limit')
 _MEASURED = ('architecture', 'accuracy', 'params', 'macs', 'latency', 'cell_filters', 'rewards')
 
 
-def read_reused(
-        folder: Path, config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
-) -> List[FrozenTrial]:
-    """Return the children of a search as finished trials of another one, that of the highest reward last.
+class _Child(NamedTuple):
+    """A child of an earlier search that is in the new space.
 
-    Like an enqueued trial, each has its choices in ``fixed_params``: no sampler has proposed it. The user attribute
-    ``reused`` says which trial of which search it was.
+    Attributes:
+        trial: Its trial in the earlier search.
+        choices: Its choices in the new space.
+        origin: Which trial of which search it was.
+    """
+    trial: FrozenTrial
+    choices: Choices
+    origin: str
+
+
+def read_reused(
+        config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
+) -> List[FrozenTrial]:
+    """Return the children of the searches ``config.reuse`` as finished trials of a new one.
+
+    That of the highest reward comes last, and has finished last: evolution forgets all but the newest. Like an enqueued
+    trial, each has its choices in ``fixed_params``: no sampler has proposed it. The user attribute ``reused`` says
+    which trial of which search it was.
 
     Args:
-        folder: The folder of the search.
         config: The settings of the new search.
         space: The space of the new search. Children that it does not contain are left out.
         num_images: Number of training images of the new search, those held out included.
-        log: Called with a line about how many children the space contains.
+        log: Called with a line for each search about how many of its children the space contains.
 
     Raises:
-        SearchError: If there is no search, if its children were trained or rated in another way, if its space is not
-            known, or if none of its children is in the new space.
+        SearchError: If there is no search in a folder, if its children were trained or rated in another way, if its
+            space is not known, or if none of its children is in the new space.
     """
+    found = [child for folder in config.reuse for child in _read_children(folder, config, space, num_images, log)]
+    trials = []
+    for trial, choices, origin in sorted(
+            found, key=lambda child: combined_reward(child.trial.values, config.cost_target)):
+        measured = {name: trial.user_attrs[name] for name in _MEASURED if name in trial.user_attrs}
+        trials.append(create_trial(
+            params=choices, distributions=space.distributions, values=trial.values,
+            intermediate_values=trial.intermediate_values, system_attrs=dict(fixed_params=choices),
+            user_attrs=dict(measured, reused=origin)))
+    return trials
+
+
+def _read_children(
+        folder: Path, config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
+) -> List[_Child]:
+    """Return the children of the search in a folder that are in the new space, see :func:`read_reused`."""
     try:
         content = read_search(folder / 'search.json')
     except SearchError as error:
@@ -58,17 +88,12 @@ def read_reused(
         except SpaceError as error:
             reason = str(error)
             continue
-        choices = space.choices(tokens)
-        measured = {name: trial.user_attrs[name] for name in _MEASURED if name in trial.user_attrs}
-        found.append(create_trial(
-            params=choices, distributions=space.distributions, values=trial.values,
-            intermediate_values=trial.intermediate_values, system_attrs=dict(fixed_params=choices),
-            user_attrs=dict(measured, reused=f'{folder.resolve().name}/{trial.number}')))
+        found.append(_Child(trial, space.choices(tokens), f'{folder.resolve().name}/{trial.number}'))
     if not found:
         raise SearchError(f'--reuse: {folder}: none of its {len(trials)} children is in the space {space.name}: '
                           f'{reason}')
     log(f'{folder}: {len(found)} of {len(trials)} children are in the space {space.name}')
-    return sorted(found, key=lambda trial: trial.values[0])  # evolution forgets all but the newest
+    return found
 
 
 def _find(folder: Path, trial: FrozenTrial, old: Space, space: Space) -> Tuple[int, ...]:
@@ -76,7 +101,7 @@ def _find(folder: Path, trial: FrozenTrial, old: Space, space: Space) -> Tuple[i
 
     Raises:
         SpaceError: If the space does not contain the child.
-        SearchError: If the old space builds another cell from its choices than before.
+        SearchError: If the old space builds another cell from its choices than before, or none.
     """
     genotype = rebuild_cell(trial, old, f'--reuse: {folder}', 'restore it')
     if old is space:

@@ -1,11 +1,12 @@
 """The Optuna study of a search. It records every trial and is the whole state of the search."""
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from ..checked import first_line
 from ..genotype.schema import Genotype
 from .errors import SearchError
 from .folder import read_search, upgrade_settings
@@ -15,7 +16,7 @@ from .optuna_internals import get_storage
 from .space import Space
 
 __all__ = ['StudySettings', 'batched_writes', 'check_cells', 'check_storage', 'child_rows', 'evaluated_trials',
-           'is_evaluated', 'open_stored_study', 'open_study', 'rebuild_cell']
+           'is_evaluated', 'open_stored_study', 'open_study', 'rebuild_cell', 'storage_failures_reported']
 
 COMPARED_CELLS = 20  # number of recorded cells that are built again when a search is resumed
 
@@ -134,7 +135,8 @@ def check_cells(study: optuna.Study, space: Space, out: Path) -> None:
     Raises:
         SearchError: If a cell differs.
     """
-    trials = [trial for trial in study.get_trials(deepcopy=False) if 'architecture' in trial.user_attrs]
+    trials = [trial for trial in study.get_trials(deepcopy=False)
+              if 'architecture' in trial.user_attrs and trial.state != TrialState.FAIL]  # which may have no valid cell
     for trial in trials[-COMPARED_CELLS:]:
         rebuild_cell(trial, space, str(out), 'restore it, or choose another --out')
 
@@ -149,13 +151,27 @@ def rebuild_cell(trial: FrozenTrial, space: Space, place: str, fix: str) -> Geno
         fix: The end of the error message.
 
     Raises:
-        SearchError: If the space builds another cell from the choices than before.
+        SearchError: If the space builds another cell from the choices than before, or none.
     """
-    genotype = space.genotype(space.tokens(trial.params), f'child-{trial.number}')
+    try:
+        genotype = space.genotype(space.tokens(trial.params), f'child-{trial.number}')
+    except Exception as error:  # a space of one's own may raise anything
+        raise SearchError(f'{place}: the space {space.name} has changed: it cannot build child {trial.number} any '
+                          f'more: {type(error).__name__}: {error}; {fix}') from None
     if genotype.architecture_digest != trial.user_attrs['architecture']:
         raise SearchError(f'{place}: the space {space.name} has changed: it builds another cell from the choices of '
                           f'child {trial.number} than before; {fix}')
     return genotype
+
+
+@contextmanager
+def storage_failures_reported() -> Iterator[None]:
+    """Raise a SearchError if the storage of a study fails inside of this context, for example a lost database."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise SearchError(f'the storage of the trials has failed: {first_line(error)}; continue with --resume when it '
+                          'works again') from None
 
 
 def check_storage(storage: str) -> None:
@@ -171,7 +187,7 @@ def check_storage(storage: str) -> None:
 
 
 def _unusable(storage: Union[str, Path], error: Exception) -> SearchError:
-    return SearchError(f'{storage}: cannot be used as a storage: {str(error).splitlines()[0]}')
+    return SearchError(f'{storage}: cannot be used as a storage: {first_line(error)}')
 
 
 def evaluated_trials(study: optuna.Study) -> List[FrozenTrial]:

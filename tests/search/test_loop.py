@@ -10,7 +10,7 @@ from helpers.paths import TESTS
 from helpers.platforms import posix_only
 from helpers.search_children import Noted
 from helpers.searches import SPACE, MadeUpPool, finished_children, search
-from nasnet_zoo.search import EvolutionSampler, PPOSampler
+from nasnet_zoo.search import EvolutionSampler, GPSampler, LocalSearchSampler, PPOSampler
 from nasnet_zoo.search.errors import SearchError
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_local import LocalPool
@@ -18,6 +18,7 @@ from nasnet_zoo.search.space import Space, darts_space, nasnet_space
 from nasnet_zoo.search.study import (
     StudySettings,
     batched_writes,
+    check_cells,
     evaluated_trials,
     open_study,
 )
@@ -87,7 +88,7 @@ def test_a_space_that_is_exhausted(tmp_path):
     ops = ('sep_conv_3x3', 'max_pool_3x3')
     tiny = Space('tiny', [('op', ops)], build=lambda choices: dict(inputs=1, normal=(cell := dict(
         blocks=[dict(left=[choices['op'], 'h0'], right=['identity', 'h0'])], outputs=[['b0']])), reduction=cell))
-    with pytest.raises(SearchError, match='duplicates of the 2 known children: the search space has no others'):
+    with pytest.raises(SearchError, match='the search space has no others than the 2 known ones'):
         search(tmp_path, Noted(tmp_path / 'log'), 3, optuna.samplers.RandomSampler(0), space=tiny)
 
 
@@ -155,6 +156,19 @@ def test_what_was_enqueued_is_asked_for_again_whole(tmp_path):
     study = search(tmp_path, make, 1, EvolutionSampler(SPACE, 0))
     assert make.noted() == [SPACE.genotype(given).architecture_digest]
     assert study.trials[0].state == optuna.trial.TrialState.FAIL and study.trials[1].user_attrs['again_for'] == 0
+
+
+def test_what_a_sampler_noted_is_kept_when_a_child_is_repeated(tmp_path):
+    def sampler():
+        return LocalSearchSampler(SPACE, 0, num_random=2)
+    study = search(tmp_path, Noted(tmp_path / 'log'), 3, sampler())
+    trial = study.ask()
+    tokens = SPACE.suggest(trial)
+    parent = study.trials[-1].system_attrs['nasnet_zoo']['parent']
+    study = search(tmp_path, Noted(tmp_path / 'log'), 4, sampler())
+    repeated = study.trials[-1]
+    assert repeated.user_attrs['again_for'] == trial.number and SPACE.tokens(repeated.params) == tokens
+    assert repeated.system_attrs['nasnet_zoo']['parent'] == parent is not None
 
 
 def test_a_fault_is_no_finding_about_a_child(tmp_path):
@@ -226,8 +240,12 @@ def test_there_is_no_search(tmp_path):
         open_study(tmp_path, 'test')
 
 
-def test_a_space_that_cannot_build_every_cell(tmp_path):
-    """Such a cell counts as a child that has failed, and the search goes on."""
+@pytest.mark.parametrize('make_sampler', [
+    lambda space: optuna.samplers.RandomSampler(0),
+    lambda space: GPSampler(space, 0, num_random=1),
+], ids=['random', 'gp'])
+def test_a_space_that_cannot_build_every_cell(tmp_path, make_sampler):
+    """Such a cell counts as a child that has failed, and the search goes on, also when it is resumed."""
     def build(choices):
         if choices['op'] == 'none':
             raise KeyError('no such cell')
@@ -235,7 +253,13 @@ def test_a_space_that_cannot_build_every_cell(tmp_path):
         return dict(inputs=1, normal=cell, reduction=cell)
     space = Space('tiny', [('op', ('sep_conv_3x3', 'max_pool_3x3', 'none'))], build=build)
     make = Noted(tmp_path / 'log')
-    study = search(tmp_path, make, 3, optuna.samplers.RandomSampler(0), space=space)
+    study = search(tmp_path, make, 3, make_sampler(space), space=space)
     failed = [trial for trial in evaluated_trials(study) if trial.state == optuna.trial.TrialState.FAIL]
     assert {trial.user_attrs['reason'] for trial in failed} == {"the space cannot build it: KeyError: 'no such cell'"}
-    assert len(evaluated_trials(study)) == 3 and len(make.noted()) == 3 - len(failed)
+    assert len(evaluated_trials(study)) == 3 and len(make.noted()) == 2 and len(failed) == 1
+    check_cells(study, space, tmp_path)
+    assert len(evaluated_trials(search(tmp_path, make, 3, make_sampler(space), space=space))) == 3
+
+    built = Space('tiny', space.decisions, build=lambda choices: {}['gone'])
+    with pytest.raises(SearchError, match="cannot build child . any more: KeyError: 'gone'; restore it"):
+        check_cells(study, built, tmp_path)

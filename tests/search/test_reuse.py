@@ -87,7 +87,7 @@ def test_children_are_taken_over(first, tmp_path):
         assert trial.value == before.value and trial.user_attrs['reused'] == f'first/{before.number}'
         assert {name: before.user_attrs[name] for name in ('accuracy', 'params', 'macs', 'rewards')}.items() <= (
             trial.user_attrs.items())
-    assert [trial.value for trial in reused] == sorted(trial.value for trial in reused), 'evolution keeps the newest'
+    assert [trial.value for trial in reused] == sorted(trial.value for trial in reused)
     assert new.system_attrs['nasnet_zoo']['parent'] in range(count), 'a child of one that was taken over'
     report = (tmp_path / 'new' / 'report.html').read_text(encoding='utf-8')
     assert re.search(rf'children from other searches.{{1,40}}\b{count}\b', report, re.S)
@@ -127,10 +127,13 @@ def test_only_results_are_taken_over(first, tmp_path):
 
     child = ChildSettings(**settings['settings']['child'])
     child = child.model_copy(update=dict(recipe=child.recipe.model_copy(update=dict(seed=7))))
-    config = SearchConfig(out=tmp_path / 'new', space=f'{file}:small', child=child)
+    config = SearchConfig(out=tmp_path / 'new', space=f'{file}:small', child=child, reuse=(old, copied))
     lines: list = []
-    reused = read_reused(copied, config, space, settings['num_images'], lines.append)
-    assert lines == [f'{copied}: 7 of 7 children are in the space darts-2']
+    reused = read_reused(config, space, settings['num_images'], lines.append)
+    assert lines == [f'{folder}: {count} of {count} children are in the space darts-2'
+                     for folder, count in ((old, 6), (copied, 7))]
+    assert len(reused) == 13 and sorted(reused, key=lambda trial: trial.value) == reused
+    assert sorted(reused, key=lambda trial: trial.datetime_complete) == reused, 'evolution keeps the newest'
     assert reused[0].user_attrs['architecture'] == architecture, 'the reward is the lowest'
     assert not [name for trial in reused for name in ('again_for', 'seconds') if name in trial.user_attrs]
 

@@ -30,7 +30,8 @@ class SpaceSampler(BaseSampler):
     A subclass implements :meth:`start`, :meth:`learn` and :meth:`propose`, and extends :attr:`settings` by its own. A
     proposal must be a function of the seed, of the number of the trial, and of what was proposed and has finished
     before it, in the order in which :meth:`learn` was called. Then a study that is resumed by another process continues
-    as if it had not been interrupted.
+    as if it had not been interrupted. (A trial that was running is repeated with a new number, and those after it have
+    other numbers, too.)
 
     Parameters that Optuna or the caller has fixed keep their values, and the rest of the child is proposed to go with
     them: parameters of an enqueued trial, and those that another sampler such as Optuna's ``PartialFixedSampler``
@@ -104,7 +105,8 @@ class SpaceSampler(BaseSampler):
         with self._following(study):
             self._replay(study)
             options = self._options(study, trial, search_space)
-            notes: Dict[str, Any] = self._history.new_places()
+            # A trial that repeats an interrupted one has its notes.
+            notes: Dict[str, Any] = {**trial.system_attrs.get(NOTES, {}), **self._history.new_places()}
             tokens = tuple(tokens[0] for tokens in options)
             if any(len(tokens) > 1 for tokens in options):
                 tokens, proposal = self.propose(trial.number, options)

@@ -42,10 +42,13 @@ def _print_result(result: Dict[str, Any]) -> None:
     first = result['cells'][0]['name']
     shown = [pair for pair in result['differences'] if pair['cell'] == first]
     if shown:
+        several = len(result['cells'][0]['accuracies']) > 1
+        drawn = 'seeds and images' if several else 'images'
+        note = '' if several else ' With one seed, nobody knows whether other seeds would differ more.'
         tests = Table(
-            'other cell', 'points', '95 %, seeds', 'p, t-test', 'p, Wilcoxon', '95 %, seeds and images', 'p',
-            title=f'{first} minus each other cell: difference of the means, 95 % intervals, and tests over the seeds, '
-                  'and over the seeds and the images', title_justify='left')
+            'other cell', 'points', '95 %, seeds', 'p, t-test', 'p, Wilcoxon', f'95 %, {drawn}', 'p',
+            title=f'{first} minus each other cell: difference of the means, 95 % intervals, and tests over the seeds '
+                  f'and over {drawn}.{note}', title_justify='left')
         for pair in shown:
             tests.add_row(
                 pair['other'], f'{100 * pair["difference"]:+.2f}', _interval(pair['interval_95']),

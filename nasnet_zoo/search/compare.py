@@ -31,10 +31,9 @@ from .errors import ChildError, SearchError
 from .evaluator import worker_device
 from .folder import exclusive_lock, read_json
 from .forecast import show_duration
+from .make_pool import make_pool
 from .match import matched_filters, reference_cost
 from .pool import ChildPool, completed
-from .pool_local import LocalPool
-from .pool_ray import RayPool
 from .timing import step_seconds
 
 __all__ = ['Job', 'OnEpochs', 'run_comparison']
@@ -98,39 +97,43 @@ def run_comparison(
     """
     check_loggers(config.log)
     check_purpose(config.out, 'compare.json')
-    data = _load(config)
+    data, num_images = _load(config)
     jobs, target = _plan(config, data)
     path = config.out / 'compare.json'
     with exclusive_lock(config.out, 'another process is running this comparison; wait until it has finished'):
-        rows = _start_or_resume(config, path)
+        rows = _start_or_resume(config, path, num_images)
         jobs = _keep_names(jobs, rows)
         known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
         todo = [job for job in jobs if job.key not in known]
 
+        def write(rows: Sequence[Dict[str, Any]], **result: Any) -> None:
+            write_json(path, dict(settings=config.stored(), num_images=num_images, rows=rows, **result))
+
         def save(row: Dict[str, Any]) -> None:
             known[row['architecture'], row['seed']] = row
-            _write(config, path, list(known.values()))
+            write(list(known.values()))
 
         if todo:
-            with closing(_make_pool(config, len(todo))) as pool:
+            size = config.workers and min(config.workers, len(todo))
+            with closing(make_pool(partial(_make_trainer, config), config, size)) as pool:
                 seconds = _seconds(config, data, todo[0], pool.size)  # may refuse the recipe; nothing is written yet
                 log(f'{len(todo)} training runs of {config.recipe.epochs} epochs: about '
                     f'{show_duration(seconds * len(todo) / pool.size)}')
-                _write(config, path, rows)
+                write(rows)
                 _train(todo, pool, save, _Epochs(config, jobs, known, on_epochs), log)
         result = dict(target=target, **summarise(
             [job for job in jobs if job.seed == config.first_seed], [known[job.key] for job in jobs]))
-        _write(config, path, list(known.values()), result)
+        write(list(known.values()), **result)
         plot(result['cells'], config.out / 'compare.svg', config.split)
     return dict(result, rows=[known[job.key] for job in jobs])
 
 
-def _load(config: CompareConfig) -> ImageSet:
-    """Return the training images."""
-    train, _ = load_data(config.data, config.data_root, config.img_size, config.download)
+def _load(config: CompareConfig) -> Tuple[ImageSet, Dict[str, int]]:
+    """Return the training images, and the numbers of training and test images."""
+    train, test = load_data(config.data, config.data_root, config.img_size, config.download)
     if not isinstance(train, ImageSet):
         raise SearchError(f'{config.data}: contains large images, but cells are compared on small images only')
-    return train
+    return train, dict(train=train.size(), test=test.size())
 
 
 def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[float]]:
@@ -146,8 +149,8 @@ def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[fl
     for source in config.cells:
         genotype = load_genotype(source)
         filters = config.cell_filters
-        if config.match is not None:
-            filters = matched_filters(genotype, config.match, target or 0., config.match_below, **args)
+        if config.match is not None and target is not None:
+            filters = matched_filters(genotype, config.match, target, config.match_below, **args)
         cost = describe(genotype, **dict(args, cell_filters=filters))
         digest, name = genotype.architecture_digest, genotype.name
         if digest in cells:
@@ -169,7 +172,7 @@ def _keep_names(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> List[
     return [job._replace(name=name(job)) for job in jobs]
 
 
-def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
+def _start_or_resume(config: CompareConfig, path: Path, num_images: Dict[str, int]) -> List[Dict[str, Any]]:
     """Return the rows of a comparison that is resumed, or none."""
     if not path.exists():
         if config.resume:
@@ -184,24 +187,12 @@ def _start_or_resume(config: CompareConfig, path: Path) -> List[Dict[str, Any]]:
         raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
     settings = {'val_seed': 0, **content['settings'],
                 'recipe': with_defaults(content['settings'].get('recipe', {}))}
-    changed = changes(settings, config.stored())
+    changed = changes(dict(settings, images=content.get('num_images', num_images)),
+                      dict(config.stored(), images=num_images))
     if changed:
         raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}; use those, '
                           'or choose another --out')
     return content['rows']
-
-
-def _write(
-        config: CompareConfig, path: Path, rows: Sequence[Dict[str, Any]], result: Optional[Dict[str, Any]] = None,
-) -> None:
-    write_json(path, dict(settings=config.stored(), versions=versions(), rows=rows, **(result or {})))
-
-
-def _make_pool(config: CompareConfig, jobs: int) -> ChildPool:
-    make = partial(_make_trainer, config)
-    if config.ray is None:
-        return LocalPool(make, min(jobs, config.workers or 1))
-    return RayPool(make, config.ray, config.workers, config.cpus_per_child, config.gpus_per_child)
 
 
 def _make_trainer(config: CompareConfig) -> Callable[..., Dict[str, Any]]:
@@ -229,7 +220,7 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=found.top1,
         eval_loss=found.loss, images=found.count, correct=pack(found.correct),
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
-        loss=report['log']['loss'], seconds=report['log']['seconds'],
+        loss=report['log']['loss'], seconds=report['log']['seconds'], versions=versions(),
         genotype=job.genotype.to_dict())
 
 

@@ -22,6 +22,7 @@ class CompareRecipe(ChildRecipe):
     """How the networks are trained: the defaults are those of children. Each training run gets its own ``seed``."""
     model_config = ConfigDict(title='Training recipe')
 
+    aux_weight: Annotated[float, Field(ge=0, description='Weight of the loss of the auxiliary head.')] = 0.4
     seed: Annotated[int, CliOption(hidden=True), Field(ge=0, lt=2 ** 31, description=(
         'Is left at 0; --first-seed and --seeds say which seeds are used.'))] = 0
 
@@ -51,7 +52,7 @@ class CompareConfig(Checked):
         'Cost that --match gives each network. The default is the cost of NASNet-A at --num-cells and '
         '--cell-filters.'))] = None
     match_below: Annotated[bool, Field(description=(
-        'Choose the nearest cost that is not above the cost target.'))] = False
+        'With --match, choose the nearest cost that is not above the cost target.'))] = False
     seeds: Annotated[int, Field(ge=1, description='Number of times that each cell is trained.')] = 5
     first_seed: Annotated[int, Field(ge=0, description='The seed of the first training of each cell.')] = 0
     num_cells: Annotated[_Count, Field(description='Number of normal cells in each stage (N in the paper).')] = 2
@@ -90,7 +91,12 @@ class CompareConfig(Checked):
     recipe: CompareRecipe = CompareRecipe()
 
     @model_validator(mode='after')
-    def _check_seed(self) -> 'CompareConfig':
+    def _check_combinations(self) -> 'CompareConfig':
+        if self.match is None and (self.match_below or self.cost_target is not None):
+            raise ValueError(f'{"match_below" if self.match_below else "cost_target"}: has no effect without --match')
+        unused = {'val_share', 'val_seed'} & self.model_fields_set
+        if unused and self.split != 'validation':
+            raise ValueError(f'{min(unused)}: has no effect without --split validation')
         if self.recipe.seed:
             raise ValueError('seed: each training run has its own seed; --first-seed chooses the first of them')
         return self

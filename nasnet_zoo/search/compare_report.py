@@ -10,7 +10,7 @@ import numpy as np
 from ..files import atomic_write
 from ..genotype.schema import Genotype
 
-__all__ = ['pack', 'plot', 'summarise']
+__all__ = ['error_over_images', 'pack', 'plot', 'summarise']
 
 _Row = Dict[str, Any]
 
@@ -64,11 +64,12 @@ def summarise(cells: Sequence[_Cell], rows: Sequence[_Row]) -> Dict[str, Any]:
 def _difference(a: Sequence[_Row], b: Sequence[_Row]) -> Dict[str, Any]:
     """Compare two cells, given their rows by seed.
 
-    The two-sided tests over the seeds are Student's paired t-test and Wilcoxon's signed-rank test. The test over the
-    images uses the difference of each image, see :func:`_error_over_images`, and the normal distribution.
+    The two-sided tests over the seeds are Student's paired t-test and Wilcoxon's signed-rank test. The test over seeds
+    and images uses the difference of each image with each seed, see :func:`error_over_images`, and a t-distribution.
     """
     from scipy import stats
-    gaps = [ours['accuracy'] - theirs['accuracy'] for ours, theirs in zip(a, b)]
+    # Equal gaps must not differ in the last bit, which would look like a small spread.
+    gaps = [round(ours['accuracy'] - theirs['accuracy'], 12) for ours, theirs in zip(a, b)]
     result: Dict[str, Any] = dict(
         difference=statistics.mean(gaps), interval_95=None, p_t_test=None, p_wilcoxon=None,
         interval_95_images=None, p_images=None)
@@ -77,21 +78,22 @@ def _difference(a: Sequence[_Row], b: Sequence[_Row]) -> Dict[str, Any]:
         low, high = test.confidence_interval(0.95)
         result.update(interval_95=[float(low), float(high)], p_t_test=float(test.pvalue),
                       p_wilcoxon=float(stats.wilcoxon(gaps).pvalue))
-    if over_images := _error_over_images(a, b):
-        mean, error = over_images
-        half = float(stats.norm.ppf(0.975)) * error
+    if over_images := error_over_images(a, b):
+        mean, error, freedom = over_images
+        half = float(stats.t.ppf(0.975, freedom)) * error
         result.update(interval_95_images=[mean - half, mean + half],
-                      p_images=float(2 * stats.norm.sf(abs(mean) / error)))
+                      p_images=float(2 * stats.t.sf(abs(mean) / error, freedom)))
     return result
 
 
-def _error_over_images(a: Sequence[_Row], b: Sequence[_Row]) -> Optional[Tuple[float, float]]:
-    """Return the mean difference of two cells and its standard error, from each image with each seed.
+def error_over_images(a: Sequence[_Row], b: Sequence[_Row]) -> Optional[Tuple[float, float, float]]:
+    """Return the mean difference of two cells, its standard error, and the degrees of freedom of this error.
 
     The differences are a table of seeds and images, both drawn at random. The variance of their mean has three parts:
     that of the images, that of the seeds, and that of single images with single seeds. The variance of the images'
     means contains the first and the last one. It is known much better than the variance over a few seeds, from which
-    only the second part is taken, and counts as 0 if the estimate is negative. So the error is rather too large.
+    only the second part is taken, and counts as 0 if the estimate is negative. The degrees of freedom are
+    Satterthwaite's (Biometrics Bulletin 2, 1946): few if much of the variance comes from a few seeds.
 
     Returns:
         None if it is not known which images were right (earlier versions did not store it), or they were the same.
@@ -102,11 +104,17 @@ def _error_over_images(a: Sequence[_Row], b: Sequence[_Row]) -> Optional[Tuple[f
     gaps = np.stack(known)
     seeds, images = gaps.shape
     mean, of_seeds, of_images = gaps.mean(), gaps.mean(1, keepdims=True), gaps.mean(0, keepdims=True)
-    variance = of_images.var(ddof=1) / images
+    parts = [(of_images.var(ddof=1) / images, images - 1)]  # each with its degrees of freedom
     if seeds > 1:
         rest = np.square(gaps - of_seeds - of_images + mean).sum() / ((seeds - 1) * (images - 1))
-        variance += max(0., of_seeds.var(ddof=1) / seeds - rest / (seeds * images))
-    return (float(mean), float(np.sqrt(variance))) if variance > 0 else None
+        by_seeds, by_both = of_seeds.var(ddof=1) / seeds, rest / (seeds * images)
+        if by_seeds > by_both:
+            parts += [(by_seeds, seeds - 1), (-by_both, (seeds - 1) * (images - 1))]
+    variance = sum(part for part, _ in parts)
+    if not variance > 0:
+        return None
+    return float(mean), float(np.sqrt(variance)), float(
+        variance ** 2 / sum(part ** 2 / freedom for part, freedom in parts))
 
 
 def plot(cells: Sequence[Dict[str, Any]], path: Path, split: str) -> None:

@@ -10,6 +10,7 @@ from nasnet_zoo import load_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.search.compare_config import CompareConfig
 from nasnet_zoo.search.config import ChildRecipe
+from nasnet_zoo.training.run import versions
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('scipy', reason='tests of significance need SciPy')
@@ -93,6 +94,7 @@ def test_a_comparison_is_resumed_and_extended(done):
     (['nasnet_a', '--resume', '--epochs', '2'], 'started with other settings: recipe.epochs was 1 and is 2'),
     (['nasnet_a', 'GENOTYPE', '--resume'], 'has the same architecture as nasnet_a; list each cell once'),
     (['nasnet_b9', '--resume'], 'nasnet_b9'),
+    (['nasnet_a', '--split', 'test', '--val-seed', '1'], 'val_seed: has no effect without --split validation'),
     (['nasnet_a', '--match', 'luck'], "match: unknown match 'luck'; known: params, macs"),
     (['nasnet_a', '--resume', '--cost-target', '10'], 'even with a single filter')])
 def test_what_is_refused(done, tmp_path, options, message):
@@ -113,6 +115,26 @@ def test_the_seed_of_the_recipe_is_refused(tmp_path):
     assert compare(tmp_path / 'cells', 'nasnet_a', '--seed', '7').exit_code == 2, 'there is no such option'
     with pytest.raises(ValueError, match='--first-seed'):
         CompareConfig(cells=['nasnet_a'], out=tmp_path / 'cells', recipe=dict(seed=7))
+
+
+def test_options_of_match_need_it(tmp_path):
+    for option in (dict(match_below=True), dict(cost_target=1e5)):
+        with pytest.raises(ValueError, match=f'{next(iter(option))}: has no effect without --match'):
+            CompareConfig(cells=('nasnet_a',), out=tmp_path, **option)
+
+
+def test_other_data_are_refused(done):
+    out, _ = done
+    path = out / 'compare.json'
+    stored = json.loads(path.read_text(encoding='utf-8'))
+    assert stored['rows'][0]['versions'] == versions()
+    stored['num_images']['test'] = 1
+    path.write_text(json.dumps(stored), encoding='utf-8')
+    refused = compare(out, 'nasnet_a', '--seeds', '1', '--resume')
+    assert refused.exit_code == 1 and 'images.test was 1 and is 450' in refused.stderr, refused.stderr
+    del stored['num_images']  # earlier versions did not store them
+    path.write_text(json.dumps(stored), encoding='utf-8')
+    assert compare(out, 'nasnet_a', '--seeds', '1', '--resume').exit_code == 0
 
 
 def test_a_refused_recipe_leaves_no_comparison(tmp_path):

@@ -83,6 +83,11 @@ def printable(text: Any, keep: str = '') -> str:
     return ''.join(char if char in keep or char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message or, if it has none, the name of its class."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def suggest(word: str, known: Collection[str]) -> str:
     """Return the hint for an unknown word: the known word that is most similar, or all known words."""
     def similarity(candidate: str):  # of equally similar words, the one nearest in size: sep_conv_4x4 is no 7x7

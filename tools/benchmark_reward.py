@@ -31,14 +31,14 @@ from rich.progress import track
 from rich.table import Table
 
 from nasnet_zoo.cli.common import exit_on_interrupt
-from nasnet_zoo.data.datasets import ImageSet, data_name, load_data
+from nasnet_zoo.data.datasets import ImageSet, data_name
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.importer import import_genotype
 from nasnet_zoo.genotype.loader import load_genotype
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.config import ChildSettings
 from nasnet_zoo.search.errors import ChildError
-from nasnet_zoo.search.evaluator import Evaluator
+from nasnet_zoo.search.evaluator import DataSource, Evaluator
 from nasnet_zoo.search.match import MATCHES
 from nasnet_zoo.search.protocols import PROTOCOLS, REWARDS, merge_settings
 from nasnet_zoo.search.scores import SCORES
@@ -188,7 +188,7 @@ def make_evaluator(contestant: Contestant, data: ImageSet) -> Evaluator:
 
 def measure(
         contestants: Sequence[Contestant], cells: Sequence[Known], data: ImageSet, rows: Dict[str, Dict[str, Any]],
-        save: Callable[[], Any], console: Console,
+        save: Callable[[], None], console: Console,
 ) -> None:
     """Rate all cells by all contestants, and add what is missing to `rows`, which has a row for each architecture."""
     for contestant in contestants:
@@ -307,14 +307,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_images(source: str, root: Optional[Path]) -> ImageSet:
-    """Return the training images."""
-    train, _ = load_data(source, root)
-    if not isinstance(train, ImageSet):
-        raise ValueError(f'{source}: contains large images, but children are trained on small images only')
-    return train
-
-
 def read_protocols(path: Optional[Path]) -> Dict[str, Any]:
     """Read the file of further protocols."""
     if path is None:
@@ -347,7 +339,7 @@ def rate_cells(args: argparse.Namespace) -> None:
     further = read_protocols(args.protocols)
     match = {} if args.match is None else dict(
         match=args.match, match_below=args.match_below, match_target=args.cost_target)
-    data = load_images(args.data, args.data_root)
+    data = DataSource(args.data, args.data_root).load()
     contestants = make_contestants(args.protocol, further, match, data)
     cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())
     cells = cells[HALVES[args.half]]
@@ -357,15 +349,14 @@ def rate_cells(args: argparse.Namespace) -> None:
         one.name: one.settings.model_dump(mode='json') for one in contestants}))
     rows = {row['architecture']: row for row in known_rows(cells, data, before)}
 
-    def save() -> Dict[str, Dict[str, Any]]:
-        summary = summarise(list(rows.values()), shown_names(args.protocol))
+    def save(**summary: Any) -> None:
         kept = {**before, **rows}  # cells of the other half, too
         write_json(args.out, dict(settings=settings, **summary, count=len(rows), half=args.half,
                                   cells=list(kept.values())))
-        return summary
 
     measure(contestants, cells, data, rows, save, Console(stderr=True))
-    summary = save()
+    summary = summarise(list(rows.values()), shown_names(args.protocol))
+    save(**summary)
     show(summary, f'{len(rows)} cells ({args.half}) of {args.cells.name}')
     if args.plot:
         plot(summary, args.plot)
@@ -374,11 +365,14 @@ def rate_cells(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
-    if not args.nb301 and (args.cells is None or args.data is None or not args.protocol):
-        parser.error('give --cells, --data and --protocol, or --nb301')
+    rates = args.cells is not None and args.data is not None and bool(args.protocol)
+    if rates == (args.nb301 is not None):
+        parser.error('give either --cells, --data and --protocol, or --nb301')
     torch.set_num_threads(1)
     try:
         if args.nb301:
+            if args.out.exists():
+                raise ValueError(f'{args.out}: exists already; choose another --out')
             write_json(args.out, dict(cells=sample_nb301(args.nb301, args.sample, args.good)))
         else:
             rate_cells(args)

@@ -35,6 +35,7 @@ from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.files import write_json
 from nasnet_zoo.genotype.schema import Genotype
 from nasnet_zoo.search.config import SearchConfig
+from nasnet_zoo.search.folder import read_json
 from nasnet_zoo.search.ppo_settings import PRESETS
 from nasnet_zoo.search.samplers import SAMPLERS
 from nasnet_zoo.search.selection import rank_children
@@ -149,15 +150,19 @@ def run(name: str, seed: int, task: Task) -> Dict[str, Any]:
     """Return what a search found, as JSON data.
 
     ``best`` lists the number of cells and the value whenever a better cell was found. ``named`` and ``luckiest`` have
-    for each budget the value of the cell with the highest fitted mean, and of the one with the highest reward.
+    for each budget the value of the cell with the highest fitted mean, and of the one with the highest reward; None if
+    the sampler has not proposed as many different cells.
     """
     cells = search(name, seed, task)
     best: List[Tuple[int, float]] = []
     for count, cell in enumerate(cells, start=1):
         if not best or cell.value > best[-1][1]:
             best.append((count, cell.value))
-    named, luckiest = {}, {}
+    named: Dict[str, Optional[float]] = {str(budget): None for budget in task.budgets}
+    luckiest = dict(named)
     for budget in task.budgets:
+        if len(cells) < budget:
+            continue
         told = cells[:budget]
         lucky = max(told, key=lambda cell: cell.reward)
         luckiest[str(budget)] = named[str(budget)] = lucky.value
@@ -176,7 +181,7 @@ def run_all(names: Sequence[str], seeds: Sequence[int], task: Task, out: Path, w
     settings = {field: value for field, value in task._asdict().items() if field != 'nb301'}
     content: Dict[str, Any] = dict(settings=settings, runs={})
     if out.exists():
-        content = json.loads(out.read_text(encoding='utf-8'))
+        content = read_json(out)
         if not isinstance(content, dict) or content.get('settings') != settings:
             raise ValueError(f'{out}: contains other results; choose another --out')
     runs = content['runs']
@@ -260,22 +265,29 @@ def deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.
 
 
-def summary(rows: Dict[str, List[Dict[str, float]]], budgets: Sequence[str]) -> Dict[str, Any]:
+def summary(rows: Dict[str, List[Dict[str, Optional[float]]]], budgets: Sequence[str]) -> Dict[str, Any]:
     """Return for each sampler and budget mean and standard deviation, and a test of whether it beats evolution.
 
-    ``p`` is that of the one-sided Mann-Whitney test.
+    ``p`` is that of the one-sided Mann-Whitney test. The figures are None if a search has not reached the budget.
     """
     found: Dict[str, Any] = {}
     for name in rows:
         found[name] = {}
         for budget in budgets:
-            values = [row[budget] for row in rows[name]]
-            cell: Dict[str, Optional[float]] = dict(mean=statistics.mean(values), sd=deviation(values), p=None)
-            if name != 'evolution' and 'evolution' in rows:
-                others = [row[budget] for row in rows['evolution']]
-                cell['p'] = float(mannwhitneyu(values, others, alternative='greater').pvalue)
+            cell: Dict[str, Optional[float]] = dict(mean=None, sd=None, p=None)
+            if values := _reached(rows[name], budget):
+                cell.update(mean=statistics.mean(values), sd=deviation(values))
+                others = _reached(rows.get('evolution', []), budget)
+                if name != 'evolution' and others:
+                    cell['p'] = float(mannwhitneyu(values, others, alternative='greater').pvalue)
             found[name][budget] = cell
     return found
+
+
+def _reached(rows: List[Dict[str, Optional[float]]], budget: str) -> List[float]:
+    """Return the value of each search at a budget; none if one of them has not reached it."""
+    values = [value for row in rows if (value := row[budget]) is not None]
+    return values if len(values) == len(rows) else []
 
 
 def show(what: str, found: Dict[str, Any], budgets: Sequence[str]) -> None:
@@ -284,7 +296,8 @@ def show(what: str, found: Dict[str, Any], budgets: Sequence[str]) -> None:
         f'Value of {what}: mean ± standard deviation over seeds, and p of "better than evolution"'))
     for name, row in found.items():
         table.add_row(name, *(
-            f'{cell["mean"]:.4f} ± {cell["sd"]:.4f}' + ('' if cell['p'] is None else f', p = {cell["p"]:.1e}')
+            '' if cell['mean'] is None else f'{cell["mean"]:.4f} ± {cell["sd"]:.4f}'
+            + ('' if cell['p'] is None else f', p = {cell["p"]:.1e}')
             for cell in (row[budget] for budget in budgets)))
     Console().print(table)
 

@@ -120,6 +120,8 @@ def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Par
         kind = Any
     elif typing.get_origin(kind) in (list, tuple):
         item = typing.get_args(kind)[0]
+        while typing.get_origin(item) is Annotated:
+            item = typing.get_args(item)[0]
         settings.update(metavar=option.metavar or ('PATH' if item is Path else 'TEXT'))
         kind = List[item]  # type: ignore[valid-type]
     elif kind not in (int, float, bool, str, Path):

@@ -103,7 +103,7 @@ class SearchConfig(Checked):
         'Operation to leave out of the search space. Repeat the option to leave out several.'))] = ()
     sampler: Annotated[str, OneOf('sampler', SAMPLERS), Field(description='Algorithm that proposes cells.')] = 'gp'
     ppo_preset: Annotated[str, OneOf('preset of PPO', PRESETS), Field(description=(
-        'Settings of the ppo sampler: model learns from predicted accuracies, too, and needs the fewest children; fast '
+        'Settings of the ppo sampler: model also learns from predicted rewards, and needs the fewest children; fast '
         'takes less time per child; paper is for tens of thousands of children.'))] = 'model'
     trials: Annotated[int, Field(ge=1, description=(
         'Number of different children to train, including failed ones and, with --resume, those trained '
@@ -162,7 +162,7 @@ class SearchConfig(Checked):
         return merge_settings(SEARCH_PRESETS[preset].settings, given) if preset in list(SEARCH_PRESETS) else given
 
     @model_validator(mode='after')
-    def _check_objectives(self) -> 'SearchConfig':
+    def _check_combinations(self) -> 'SearchConfig':
         if self.prune and self.objective:
             raise ValueError('prune: Optuna prunes by a single objective only; leave out --prune or --objective')
         if self.child.match and self.objective:
@@ -188,7 +188,10 @@ class SearchConfig(Checked):
             images: Number of images, those held out included.
         """
         name = self.protocol or default_protocol(on_gpu)
-        defaults = PROTOCOLS[name].settings(side, round(images * (1 - self.child.val_share)))
+        left = round(images * (1 - self.child.val_share))
+        if not left:
+            raise ValueError(f'val_share: with {self.child.val_share}, none of the {images} images is left to train on')
+        defaults = PROTOCOLS[name].settings(side, left)
         child = ChildSettings(**merge_settings(defaults, self.child.model_dump(exclude_unset=True)))
         return self.model_copy(update=dict(protocol=name, child=child))
 

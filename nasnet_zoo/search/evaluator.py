@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..checked import first_line
 from ..data.datasets import ImageSet, load_data
 from ..description import describe
 from ..genotype.schema import Genotype
@@ -17,7 +18,7 @@ from ..network.skeleton import NUM_STAGES
 from ..training.trainer import Trainer
 from .config import ChildSettings
 from .errors import ChildError, Pruned, SearchError
-from .match import matched_filters
+from .match import MATCHES, matched_filters
 from .protocols import REWARDS, Measured
 from .pruning import ShouldPrune
 
@@ -114,7 +115,7 @@ class Evaluator:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
-                raise ChildError(f'out of memory: {str(error).splitlines()[0] if str(error) else ""}') from None
+                raise ChildError(f'out of memory: {first_line(error)}') from None
             raise
 
     def _evaluate(self, genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
@@ -189,10 +190,10 @@ class Evaluator:
         """Return the width, the parameters and the mult-adds. Raise a ChildError if a cost is above its limit."""
         args = self._network_args(genotype)
         cost = describe(genotype, **args)
-        for name in ('params', 'macs'):
+        for name, row in MATCHES.items():
             limit = getattr(self.settings, f'max_{name}')
             if limit is not None and cost[name] > limit:
-                raise ChildError(f'has {cost[name]:,} {name}, more than --max-{name} {limit:,}')
+                raise ChildError(f'the child has {cost[name]:,} {row.unit}, more than --max-{name} {limit:,}')
         return args['cell_filters'], cost['params'], cost['macs']
 
 

@@ -21,11 +21,11 @@ class Finalist(NamedTuple):
 
     Attributes:
         number: The number of its trial.
-        value: Its accuracy in the search.
+        accuracy: Its accuracy in the search.
         genotype: Its cells.
     """
     number: int
-    value: float
+    accuracy: float
     genotype: Genotype
 
 
@@ -109,10 +109,10 @@ def _row(
 ) -> Dict[str, Any]:
     """Return the row of a finished training run: what was measured, or the reason why it failed."""
     row = dict(number=finalist.number, architecture=finalist.genotype.architecture_digest, epochs=epochs,
-               child_value=finalist.value)
+               child_value=finalist.accuracy)
     try:
         row.update(pool.result(future)._asdict())
-        log(f'{name}: {finalist.value:.2%} in the search, {row["accuracy"]:.2%} after longer training')
+        log(f'{name}: {finalist.accuracy:.2%} in the search, {row["accuracy"]:.2%} after longer training')
     except ChildError as error:
         row.update(reason=str(error))
         log(f'{name}: {error}')

@@ -62,7 +62,8 @@ class Forecast(Checked):
         return self.finals if done < self.trials else max(0, self.finals - trained)
 
     def describe(self, done: int, durations: Sequence[float], finals_left: Optional[int] = None) -> str:
-        """Return a line such as 'about 3 h 20 min: 150 children at 75 s with 2 workers, then 3 for 60 epochs (8 min)'.
+        """Return a line such as 'about 3 h 20 min: 150 children at 75 s with 2 workers,
+        then 3 final training runs of 60 epochs (8 min)'.
 
         The arguments are those of :meth:`seconds_left`.
         """
@@ -75,7 +76,7 @@ class Forecast(Checked):
             stages.append(f'{self.trials - done} {"more " if done else ""}children at {show_duration(child)} with '
                           f'{self.workers} worker{"" if self.workers == 1 else "s"}')
         if again:
-            stages.append(f'{again} for {self.final_epochs} epochs '
+            stages.append(f'{again} final training run{"" if again == 1 else "s"} of {self.final_epochs} epochs '
                           f'({show_duration(self._final_seconds(child, finals_left))})')
         return f'about {show_duration(left)}: {", then ".join(stages)}'
 

@@ -16,12 +16,19 @@ class MatchError(ValueError):
 
 
 class _Match(NamedTuple):
+    """A cost by which networks are matched.
+
+    Attributes:
+        description: One line for help texts.
+        unit: What it is a number of.
+    """
     description: str
+    unit: str
 
 
 MATCHES: Dict[str, _Match] = {
-    'params': _Match('the same number of parameters'),
-    'macs': _Match('the same number of mult-adds for one image'),
+    'params': _Match('the same number of parameters', 'parameters'),
+    'macs': _Match('the same number of mult-adds for one image', 'mult-adds'),
 }
 
 
@@ -71,8 +78,8 @@ def matched_filters(
     while cost(filters + 1) <= target:
         filters += 1
     if cost(filters) > (target if below else 2 * target):
-        raise MatchError(f'{genotype.name}: has {cost(filters):,} {match} even with a single filter, which is more '
-                         f'than the target of {target:,.0f}')
+        raise MatchError(f'{genotype.name}: has {cost(filters):,} {MATCHES[match].unit} even with a single filter, '
+                         f'which is more than the target of {target:,.0f}')
     if not below and cost(filters + 1) - target < target - cost(filters):
         filters += 1
     return filters

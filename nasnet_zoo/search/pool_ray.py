@@ -4,6 +4,7 @@ import uuid
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
+from ..checked import first_line
 from ..data.datasets import ImageSet
 from ..extras import how_to_install
 from .errors import ChildError, SearchError, WorkerDied
@@ -93,8 +94,8 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None  # not an error of the child
         except self._ray.exceptions.RayError as error:
-            raise WorkerDied('its worker was lost, and so was each worker on which it was restarted: '
-                             + str(error).splitlines()[0]) from None
+            raise WorkerDied('the worker was lost, and so was every worker on which the child was restarted: '
+                             + first_line(error)) from None
         if isinstance(found, ChildError):
             raise found
         return found
@@ -123,7 +124,7 @@ def connect_ray(address: str) -> Any:
                 socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
             ray.init(address=address, log_to_driver=False, logging_level='ERROR')
         except (OSError, ValueError, RuntimeError) as error:
-            raise SearchError(f'--ray {address}: the cluster does not answer: {str(error).splitlines()[0]}') from None
+            raise SearchError(f'--ray {address}: the cluster does not answer: {first_line(error)}') from None
     return ray
 
 

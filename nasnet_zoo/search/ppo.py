@@ -1,4 +1,4 @@
-"""Proximal policy optimisation of the controller, in the order of arXiv:1707.06347 (algorithm 1)."""
+"""Proximal policy optimization of the controller, in the order of arXiv:1707.06347 (algorithm 1)."""
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np

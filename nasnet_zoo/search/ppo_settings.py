@@ -5,7 +5,7 @@ __all__ = ['PRESETS', 'ModelSettings', 'PPOSettings']
 
 
 class ModelSettings(NamedTuple):
-    """Settings of model-based policy optimisation (compare arXiv:1906.08253): PPO on predicted rewards.
+    """Settings of model-based policy optimization (compare arXiv:1906.08253): PPO on predicted rewards.
 
     The model is a Gaussian process. The prediction of a child is its upper confidence bound.
 

@@ -1,7 +1,7 @@
 """How a child is built, trained and rated: the table of rewards, and the table of protocols, as data.
 
-A protocol gives values to fields of :class:`~nasnet_zoo.search.config.ChildSettings`. Fields that a user sets have his
-value, and fields that neither sets have the paper's.
+A protocol gives values to fields of :class:`~nasnet_zoo.search.config.ChildSettings`. Values that the user
+gives take precedence, and fields that neither gives have the values of the paper.
 """
 import math
 import statistics

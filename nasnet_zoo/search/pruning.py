@@ -30,7 +30,7 @@ MAX_MESSAGE = 1000  # bytes
 MAX_CONNECTIONS = 256  # at the same time; further ones are closed immediately
 
 ShouldPrune = Callable[[int, float], bool]
-"""Decides, given an epoch (from 1) and the accuracy after it, whether to stop the training of a child."""
+"""Decides, given an epoch (from 1) and the reward after it, whether to stop the training of a child."""
 Decide = Callable[[int, int, float], bool]
 """The same, with the number of the child as the first argument."""
 
@@ -60,7 +60,7 @@ class PruningServer:
     or too much, or the wrong key delays nobody else.
 
     Args:
-        decide: Returns, for the number of a child, an epoch and the accuracy after it, whether to stop. It is called in
+        decide: Returns, for the number of a child, an epoch and the reward after it, whether to stop. It is called in
             threads. After it has raised an exception, which :attr:`error` keeps, children go on.
         host: The address of this machine as workers see it.
         timeout: Seconds that a connection may last.
@@ -111,19 +111,19 @@ class PruningServer:
                 deliver_challenge(connection, self._key)
                 answer_challenge(connection, self._key)
                 question = json.loads(connection.recv_bytes(MAX_MESSAGE))
-                number, epoch, accuracy = int(question['number']), int(question['epoch']), float(question['accuracy'])
-                connection.send_bytes(json.dumps(self._answer(number, epoch, accuracy)).encode())
+                number, epoch, reward = int(question['number']), int(question['epoch']), float(question['reward'])
+                connection.send_bytes(json.dumps(self._answer(number, epoch, reward)).encode())
         except (OSError, EOFError, AuthenticationError, ValueError, TypeError, LookupError, AssertionError,
                 RecursionError):
             pass  # a worker that was killed while it asked, or a client that is not a worker
         finally:
             self._slots.release()
 
-    def _answer(self, number: int, epoch: int, accuracy: float) -> bool:
+    def _answer(self, number: int, epoch: int, reward: float) -> bool:
         if self.error is not None:
             return False
         try:
-            return bool(self._decide(number, epoch, accuracy))  # Optuna may return NumPy's bool
+            return bool(self._decide(number, epoch, reward))  # Optuna may return NumPy's bool
         except Exception as error:  # for example a full disk; the loop of the search raises it
             self.error = error
             return False
@@ -151,7 +151,7 @@ def _shut_down(connection: socket.socket) -> None:
 
 
 def ask_server(
-        address: Tuple[str, int], key: bytes, number: int, epoch: int, accuracy: float, timeout: float = TIMEOUT,
+        address: Tuple[str, int], key: bytes, number: int, epoch: int, reward: float, timeout: float = TIMEOUT,
 ) -> bool:
     """Ask a :class:`PruningServer` whether to stop a child. Without an answer the child goes on."""
     answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -159,7 +159,7 @@ def ask_server(
     def ask() -> None:  # in a thread, because connecting has no time limit
         try:
             with Client(address, authkey=key) as connection:
-                connection.send_bytes(json.dumps(dict(number=number, epoch=epoch, accuracy=accuracy)).encode())
+                connection.send_bytes(json.dumps(dict(number=number, epoch=epoch, reward=reward)).encode())
                 answers.put(json.loads(connection.recv_bytes(MAX_MESSAGE)) is True)
         except (OSError, EOFError, AuthenticationError, ValueError):
             answers.put(False)

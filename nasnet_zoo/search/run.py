@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 import optuna
 import torch
@@ -40,11 +40,11 @@ from .folder import (
 )
 from .forecast import Forecast, measure_children
 from .loop import Progress, Search
+from .make_pool import make_pool
 from .make_space import make_space
 from .objectives import combined_reward
-from .pool import Evaluate, WorkerPool
-from .pool_local import LocalPool
-from .pool_ray import RayPool, StoredImages, connect_ray
+from .pool import WorkerPool
+from .pool_ray import StoredImages, connect_ray
 from .pruning import PRUNERS
 from .report.live import LiveReport
 from .report.pages import search_page
@@ -61,6 +61,7 @@ from .study import (
     evaluated_trials,
     open_stored_study,
     open_study,
+    storage_failures_reported,
 )
 from .warm_start import WarmStart, enqueue, find_cells
 
@@ -88,6 +89,7 @@ class _Prepared(NamedTuple):
     baseline: Optional[SearchRecord]
 
 
+@storage_failures_reported()
 def run_search(
         config: SearchConfig,
         on_progress: Optional[Callable[[Progress], None]] = None,
@@ -113,7 +115,8 @@ def run_search(
     config, space = prepared.config, prepared.space
     loggers = Loggers(config.log, config.out, study_settings(config, space)) if config.log else None
     # This fails, before anything is written, if a child does not fit into the cluster.
-    with closing(_make_pool(prepared, make_evaluator, config.child, config.workers)) as pool:
+    make = partial(make_evaluator, prepared.images, config.child)
+    with closing(make_pool(make, config, config.workers)) as pool:
         if config.storage is not None:
             check_storage(config.storage)
         forecast = _forecast(prepared, pool)
@@ -244,7 +247,7 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
         child=child.model_copy(update=dict(match_target=target if child.match else None)),
         data=data_name(config.data), cost_target=target))
     num_images = len(loaded.images)
-    reused = [trial for folder in config.reuse for trial in read_reused(folder, config, space, num_images, log)]
+    reused = read_reused(config, space, num_images, log)
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
     return _Prepared(config, space, images, num_images, warm_start, reused, baseline)
@@ -261,17 +264,6 @@ def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
         return config.cost_target
     stored = read_search(path)['settings'].get('cost_target') if path.exists() else None
     return evaluator.costs(load_genotype('nasnet_a'))[cost] if stored is None else stored
-
-
-def _make_pool(
-        prepared: _Prepared, make_worker: Callable[[ImageSource, ChildSettings], Evaluate], child: ChildSettings,
-        size: Optional[int],
-) -> Union[LocalPool, RayPool]:
-    """Return workers that train children with the settings `child`."""
-    config, make = prepared.config, partial(make_worker, prepared.images, child)
-    if config.ray is None:
-        return LocalPool(make, size or 1)
-    return RayPool(make, config.ray, size, config.cpus_per_child, config.gpus_per_child)
 
 
 def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
@@ -298,9 +290,10 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
 
 
 def _check_trials(config: SearchConfig, wanted: int) -> None:
-    """Raise a SearchError if fewer children are trained than are wanted for the known cells to be evaluated."""
+    """Raise a SearchError if --trials is too small for all of the known cells to be evaluated."""
     if wanted > config.trials:
-        raise SearchError(f'--warm-start: not all of these cells would be evaluated; add --trials {wanted}, or more')
+        raise SearchError(f'--warm-start: --trials is too small to evaluate all of these cells; use --trials {wanted}, '
+                          'or more')
 
 
 def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], None]) -> List[Mapping[str, Any]]:
@@ -321,8 +314,8 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs'
         + (f' with {len(seeds)} seeds each' if len(seeds) > 1 else ''))
     runs = len(finalists) * len(seeds)
-    pool = _make_pool(
-        prepared, make_final_evaluator, child, min(runs, config.workers or (runs if config.ray else 1)))
+    pool = make_pool(partial(make_final_evaluator, prepared.images, child), config,
+                     min(runs, config.workers or (runs if config.ray else 1)))
     rows = train_finalists(
         config.out / 'finals.json', finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:

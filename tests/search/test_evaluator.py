@@ -56,8 +56,8 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize('settings, message', [
-    (dict(max_params=1000), r'has [\d,]+ params, more than --max-params 1,000'),
-    (dict(max_macs=1000), r'has [\d,]+ macs, more than --max-macs 1,000'),
+    (dict(max_params=1000), r'has [\d,]+ parameters, more than --max-params 1,000'),
+    (dict(max_macs=1000), r'has [\d,]+ mult-adds, more than --max-macs 1,000'),
     (dict(cell_filters=2048, num_cells=32), 'cell_filters: nasnet_c of this size'),
     (dict(time_limit=1e-3), 'takes longer than 0.001 s; it was stopped after step 1 of 38'),
     (dict(recipe=dict(lr=1e30, warmup_epochs=0)), 'a lower lr than 1e'),

@@ -13,7 +13,7 @@ FORECAST = Forecast(trials=150, workers=2, child_seconds=75., epochs=20, finals=
 def test_before_the_first_child():
     assert FORECAST.seconds_left(0, []) == 150 * 75 / 2 + 2 * 75 * 3, 'two workers train three finalists, one after two'
     assert FORECAST.describe(0, []) == (
-        'about 1 h 41 min: 150 children at 75 s with 2 workers, then 3 for 60 epochs (8 min)')
+        'about 1 h 41 min: 150 children at 75 s with 2 workers, then 3 final training runs of 60 epochs (8 min)')
 
 
 def test_finished_children_count_more_and_more():
@@ -23,7 +23,7 @@ def test_finished_children_count_more_and_more():
 
 
 def test_the_final_training():
-    assert FORECAST.describe(150, [100.] * 30, 1) == 'about 5 min: 1 for 60 epochs (5 min)'
+    assert FORECAST.describe(150, [100.] * 30, 1) == 'about 5 min: 1 final training run of 60 epochs (5 min)'
     assert FORECAST.seconds_left(150, [], 0) == 0
 
 

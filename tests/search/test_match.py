@@ -42,5 +42,5 @@ def test_the_start_does_not_matter():
 
 @pytest.mark.parametrize('target, below', [(100., True), (100., False)])
 def test_a_target_that_cannot_be_met(target, below):
-    with pytest.raises(MatchError, match='nasnet_a: has [0-9,]+ params even with a single filter, which is more'):
+    with pytest.raises(MatchError, match='nasnet_a: has [0-9,]+ parameters even with a single filter, which is more'):
         matched_filters(load_genotype('nasnet_a'), 'params', target, below, **ARGS)

@@ -15,8 +15,8 @@ from nasnet_zoo.search.pruning import PRUNERS, PruningServer, ask_server
 
 @pytest.fixture
 def server():
-    """Prunes child 7 at once, and each child whose accuracy is below a half."""
-    server = PruningServer(lambda number, epoch, accuracy: number == 7 or accuracy < 0.5, '127.0.0.1', timeout=2.)
+    """Prunes child 7 at once, and each child whose reward is below a half."""
+    server = PruningServer(lambda number, epoch, reward: number == 7 or reward < 0.5, '127.0.0.1', timeout=2.)
     yield server
     server.close()
 
@@ -65,8 +65,8 @@ def test_half_open_and_talkative_clients(server):
 
 
 @pytest.mark.parametrize('question', [
-    b'', b'{', b'[]', b'{"number": 3}', b'{"number": 3, "epoch": "x", "accuracy": 1}', b'\xff', b'[' * 900,
-    b'{"number": NaN, "epoch": 1, "accuracy": 1}', pickle.dumps(print)])
+    b'', b'{', b'[]', b'{"number": 3}', b'{"number": 3, "epoch": "x", "reward": 1}', b'\xff', b'[' * 900,
+    b'{"number": NaN, "epoch": 1, "reward": 1}', pickle.dumps(print)])
 def test_malformed_questions(server, question):
     ask = server.should_prune(3)
     with Client(ask.args[0], authkey=ask.args[1]) as client:
@@ -83,7 +83,7 @@ def test_nothing_is_unpickled():
 
 
 def test_an_error_is_kept_and_children_go_on():
-    def fail(number, epoch, accuracy):
+    def fail(number, epoch, reward):
         raise OSError('no space left')
     server = PruningServer(fail, '127.0.0.1')
     try:

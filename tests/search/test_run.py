@@ -48,7 +48,8 @@ def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp('search') / 'digits'
     first = command(out, '--trials', '3', '--json', '--seed', '5')
     assert first.exit_code == 0, first.output
-    assert re.search(r'^about .*: 3 children at [0-9.]+ s with 1 worker, then 2 for 3 epochs \(', first.stderr, re.M)
+    assert re.search(r'^about .*: 3 children at [0-9.]+ s with 1 worker, then 2 final training runs of 3 epochs \(',
+                     first.stderr, re.M)
     second = command(out, '--trials', '4', '--json', '--seed', '5', '--resume', '--log', 'csv', '--final-seeds', '2')
     assert second.exit_code == 0, second.output
     assert 'training the best 2 children again, for 3 epochs with 2 seeds each' in second.stderr
@@ -149,7 +150,8 @@ def test_status_says_how_long_it_will_take(searched, tmp_path):
     (tmp_path / 'search.json').write_text(json.dumps(content), encoding='utf-8')
     shutil.copy(searched[0] / 'study.log', tmp_path)
     text = ' '.join(command(tmp_path, '--status').stdout.split())
-    assert re.search(r'about .*: 400 more children at [0-9]+ s with 2 workers, then 4 for 3 epochs', text)
+    assert re.search(
+        r'about .*: 400 more children at [0-9]+ s with 2 workers, then 4 final training runs of 3 epochs', text)
 
 
 @pytest.mark.parametrize('options, message', [
@@ -181,6 +183,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--forbid-op', 'conv_9x9'], "--forbid-op: darts has no operation 'conv_9x9'"),
     (['--resume'], 'there is no search to resume'), (['--status'], 'there is no search here'),
     (['--data', 'nowhere'], 'nowhere: there is no such file'), (['--val-share', '1.5'], 'val_share'),
+    (['--val-share', '0.9999'], 'none of the 1347 images is left to train on'),
     (['--batch-size', '2000'], 'batch_size: 2000 is more than the 600 images'), (['--val-share', '0.0001'], 'so small'),
     (['--prune', 'median'], '--prune: children are trained for one epoch'),
     (['--match-below'], 'match_below: has no effect without --match'),

@@ -99,6 +99,15 @@ def test_cells_with_predictions(tmp_path):
     assert len(cells) == 4 and max(cells, key=lambda cell: cell.accuracy).genotype.name == 'good-0'
 
 
+def test_results_are_not_overwritten(tmp_path, monkeypatch, capsys):
+    tool = import_tool('benchmark_reward')
+    (tmp_path / 'out.json').write_text('{}', encoding='utf-8')
+    monkeypatch.setattr(sys, 'argv', ['tool', '--nb301', str(tmp_path), '--out', str(tmp_path / 'out.json')])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert 'exists already; choose another --out' in capsys.readouterr().err
+
+
 def test_partial_correlation():
     """For one control it is (r_xy - r_xz r_yz) / sqrt((1 - r_xz²) (1 - r_yz²))."""
     statistics = import_tool('reward_statistics')

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from helpers.paths import DATA, ROOT
+from helpers.tools import import_tool
 
 NB301 = DATA / 'nb301'
 pytestmark = pytest.mark.skipif(not NB301.exists(), reason='needs the surrogate: NASNET_ZOO_DATA=FOLDER')
@@ -71,7 +72,17 @@ def test_noise_and_outstanding_proposals(tmp_path):
     assert 'contains other results' in run(*options, '--noise', 0.01, ok=False).stderr
 
 
+def test_a_budget_that_a_search_has_not_reached(capsys):
+    tool = import_tool('benchmark_search')
+    found = tool.summary(dict(tpe=[{'30': 0.9}, {'30': None}], evolution=[{'30': 0.9}] * 2), ['30'])
+    assert found['tpe']['30'] == dict(mean=None, sd=None, p=None) and found['evolution']['30']['mean'] == 0.9
+    tool.show('the best cell', found, ['30'])
+    assert '0.9000' in capsys.readouterr().out
+
+
 def test_wrong_options_are_named(tmp_path):
+    (tmp_path / 'broken.json').write_text('{', encoding='utf-8')
+    assert 'broken.json' in run('--out', tmp_path / 'broken.json', ok=False).stderr
     wrong = ((['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model'),
              (['--noise', -1], '--noise: must not be negative'), (['--outstanding', 0], '--outstanding: must be'))
     for options, message in wrong:

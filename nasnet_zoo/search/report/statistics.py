@@ -140,8 +140,8 @@ def differences(first: SearchRecord, second: SearchRecord, seed: int = 0) -> Tup
 
     Returns:
         The number of children of each search that were compared, failed ones included; and the differences: of the
-        mean, the best, and the means of the top 5 and of the top 25, if both searches have so many. None if one of
-        them has taken over children of another search.
+        mean, the best, and the means of the top 5 and of the top 25, if both searches have so many. There are
+        no differences if one of them has taken over children of another search.
     """
     children = min(len(first.evaluated), len(second.evaluated))
     if first.reused or second.reused:

@@ -198,25 +198,28 @@ class Search:
         """
         first, *duplicates = self._waiting.pop(architecture)
         del self._evaluating[first.number]
+        failure: Optional[ChildError] = None
         try:
             found = self.pool.result(future)
             if math.isnan(found.reward):  # Optuna would record a failure without a reason
                 raise ChildError(f'the reward is {found.reward}: the network has diverged')
-            self._deaths = 0
+        except ChildError as error:
+            failure = error
+        except Exception as error:
+            return SearchError(f'child {first.number}: {type(error).__name__}: {error}')
+        self._deaths = self._deaths + 1 if isinstance(failure, WorkerDied) else 0
+        if self._deaths >= MAX_DEATHS:
+            return SearchError(f'{self._deaths} workers died in a row; perhaps there is too little memory, or the data '
+                               'cannot be loaded')
+        if failure:
+            first.set_user_attr('reason', str(failure))
+            told = self.study.tell(first, state=TrialState.PRUNED if isinstance(failure, Pruned) else TrialState.FAIL)
+        else:
             for name, measured in found._asdict().items():
                 if name != 'reward' and measured is not None:
                     first.set_user_attr(name, measured)
             cost = [] if self.objective is None else [getattr(found, self.objective)]
             told = self.study.tell(first, [found.reward, *cost])
-        except ChildError as error:
-            self._deaths = self._deaths + 1 if isinstance(error, WorkerDied) else 0
-            if self._deaths >= MAX_DEATHS:
-                return SearchError(f'{self._deaths} workers died in a row; perhaps there is too little memory, or the '
-                                   'data cannot be loaded')
-            first.set_user_attr('reason', str(error))
-            told = self.study.tell(first, state=TrialState.PRUNED if isinstance(error, Pruned) else TrialState.FAIL)
-        except Exception as error:
-            return SearchError(f'child {first.number}: {type(error).__name__}: {error}')
         self._remember(told)
         for trial in duplicates:
             self._tell_duplicate(trial, told)

@@ -1,7 +1,9 @@
 """Ask, evaluate, tell; and nothing that was computed is lost or computed twice."""
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import optuna
 import pytest
@@ -21,6 +23,7 @@ from nasnet_zoo.search.study import (
     check_cells,
     evaluated_trials,
     open_study,
+    storage_failures_reported,
 )
 
 
@@ -233,6 +236,20 @@ def test_other_settings_and_storages_are_refused(tmp_path):
         search(tmp_path, Noted(tmp_path / 'log'), 1, space=darts_space(3))
     with pytest.raises(SearchError, match='nonsense: cannot be used as a storage'):
         open_study(tmp_path, 'test', 'nonsense')
+
+
+def test_a_storage_that_fails_is_named(tmp_path):
+    file = tmp_path / 'trials.db'
+    study = open_study(tmp_path, 'test', f'sqlite:///{file}', StudySettings(lambda trials: EvolutionSampler(SPACE, 0)))
+
+    class Pool(MadeUpPool):
+        def submit(self, genotype, should_prune=None):
+            with closing(sqlite3.connect(file)) as database:
+                database.executescript('DROP TABLE trial_user_attributes')
+            return super().submit(genotype, should_prune)
+    with pytest.raises(SearchError, match='the storage of the trials has failed: .*; continue with --resume'):
+        with storage_failures_reported():
+            Search(study, SPACE, Pool()).run(3)
 
 
 def test_there_is_no_search(tmp_path):

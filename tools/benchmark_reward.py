@@ -264,16 +264,17 @@ def show(summary: Dict[str, Dict[str, Any]], title: str) -> None:
     Console().print(table)
 
 
-def plot(summary: Dict[str, Dict[str, Any]], path: Path) -> None:
-    """Plot the rank correlation over the seconds for a cell."""
+def plot(summary: Dict[str, Dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Plot the rank correlations of some rewards over the seconds for a cell."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(xlabel='CPU seconds for a cell', ylabel="Spearman's correlation with the accuracy",
                               xscale='log')
-    for name, seconds in summary['seconds'].items():
-        if summary['spearman'][name] is not None:
-            axes.plot(seconds, summary['spearman'][name], 'o', color='tab:blue')
-            axes.annotate(name, (seconds, summary['spearman'][name]), fontsize=8, xytext=(4, 4),
+    for name in names:
+        seconds, correlation = summary['seconds'][name], summary['spearman'][name]
+        if correlation is not None:
+            axes.plot(seconds, correlation, 'o', color='tab:blue')
+            axes.annotate(name, (seconds, correlation), fontsize=8, xytext=(4, 4),
                           textcoords='offset points')
     for name in ('parameters', 'longest_chain', 'operation_counts'):
         if summary['spearman'][name] is not None:
@@ -359,7 +360,7 @@ def rate_cells(args: argparse.Namespace) -> None:
     save(**summary)
     show(summary, f'{len(rows)} cells ({args.half}) of {args.cells.name}')
     if args.plot:
-        plot(summary, args.plot)
+        plot(summary, args.protocol, args.plot)
 
 
 def main() -> None:

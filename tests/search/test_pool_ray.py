@@ -80,7 +80,7 @@ def test_what_becomes_of_children(cluster, tmp_path):
     reasons = {trial.user_attrs['reason'] for trial in study.trials if 'reason' in trial.user_attrs}
     assert 'was not good' in reasons
     lost = reasons - {'was not good'}
-    assert lost and all(reason.startswith('its worker was lost') for reason in lost)
+    assert lost and all(reason.startswith('the worker was lost') for reason in lost)
     make = Noted(tmp_path / 'log2', epochs=3)
     (tmp_path / 'pruned').mkdir()
     study = search(tmp_path / 'pruned', make, cluster, 30, pruner=optuna.pruners.MedianPruner(n_startup_trials=3))

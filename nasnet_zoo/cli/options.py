@@ -83,8 +83,14 @@ def _fields(
 
 
 def _kind(field: FieldInfo) -> Tuple[Any, List[Any]]:
-    """Return the type of a field without Optional and Annotated, and the annotations found on the way."""
-    kind, notes = field.annotation, list(field.metadata)
+    """Return the type of a field without Optional and Annotated, and all annotations."""
+    kind, notes = _unwrap(field.annotation)
+    return kind, [*field.metadata, *notes]
+
+
+def _unwrap(kind: Any) -> Tuple[Any, List[Any]]:
+    """Return a type without Optional and Annotated, and the annotations found on the way."""
+    notes: List[Any] = []
     while True:
         if typing.get_origin(kind) is Annotated:
             kind, *inner = typing.get_args(kind)
@@ -119,9 +125,7 @@ def _parameter(name: str, field: FieldInfo, panel: Optional[str]) -> inspect.Par
         settings.update(parser=_reporting(option.parse))
         kind = Any
     elif typing.get_origin(kind) in (list, tuple):
-        item = typing.get_args(kind)[0]
-        while typing.get_origin(item) is Annotated:
-            item = typing.get_args(item)[0]
+        item, _ = _unwrap(typing.get_args(kind)[0])
         settings.update(metavar=option.metavar or ('PATH' if item is Path else 'TEXT'))
         kind = List[item]  # type: ignore[valid-type]
     elif kind not in (int, float, bool, str, Path):

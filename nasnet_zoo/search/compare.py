@@ -22,7 +22,7 @@ from ..network.nasnet import compile_genotype
 from ..training.config import TrainConfig
 from ..training.metrics import Accuracy, evaluate
 from ..training.recipe import with_defaults
-from ..training.run import changes, run_training, versions
+from ..training.run import changes, run_training
 from ..training.trainer import Trainer
 from ..zoo import build
 from .compare_config import CompareConfig
@@ -220,7 +220,7 @@ def _train_one(config: CompareConfig, job: Job, should_prune: None = None) -> Di
         cell=job.name, architecture=job.genotype.architecture_digest, seed=job.seed, accuracy=found.top1,
         eval_loss=found.loss, images=found.count, correct=pack(found.correct),
         cell_filters=job.cell_filters, params=job.params, macs=job.macs, epochs=config.recipe.epochs,
-        loss=report['log']['loss'], seconds=report['log']['seconds'], versions=versions(),
+        loss=report['log']['loss'], seconds=report['log']['seconds'], versions=report['versions'],
         genotype=job.genotype.to_dict())
 
 

@@ -92,8 +92,10 @@ class CompareConfig(Checked):
 
     @model_validator(mode='after')
     def _check_combinations(self) -> 'CompareConfig':
-        if self.match is None and (self.match_below or self.cost_target is not None):
-            raise ValueError(f'{"match_below" if self.match_below else "cost_target"}: has no effect without --match')
+        if self.match_below and not self.match:
+            raise ValueError('match_below: has no effect without --match')
+        if self.cost_target is not None and not self.match:
+            raise ValueError('cost_target: has no effect without --match')
         unused = {'val_share', 'val_seed'} & self.model_fields_set
         if unused and self.split != 'validation':
             raise ValueError(f'{min(unused)}: has no effect without --split validation')

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
-from ..checked import shorten, suggest
+from ..checked import first_line, shorten, suggest
 from ..genotype.schema import GenotypeError
 from .errors import SearchError
 from .space import SPACES, Space
@@ -146,4 +146,4 @@ def _check_cells(space: Space, name: str) -> None:
     try:
         _call(name.rpartition(':')[0], lambda: [space.genotype(tokens) for tokens in draws], passes=GenotypeError)
     except GenotypeError as error:
-        raise SearchError(f'space: {name} builds an invalid cell: {str(error).splitlines()[0]}') from None
+        raise SearchError(f'space: {name} builds an invalid cell: {first_line(error)}') from None

@@ -80,11 +80,16 @@ def test_a_budget_that_a_search_has_not_reached(capsys):
     assert '0.9000' in capsys.readouterr().out
 
 
-def test_wrong_options_are_named(tmp_path):
+@pytest.mark.parametrize('options, message', [
+    (['--out', 'broken.json'], 'broken.json'),
+    (['--out', 'x.json', '--samplers', 'ppo,luck'], "there is no 'luck'"),
+    (['--out', 'x.json', '--nb301', '.'], 'has no model'),
+    (['--out', 'x.json', '--noise', '-1'], '--noise: must not be negative'),
+    (['--out', 'x.json', '--outstanding', '0'], '--outstanding: must be')])
+def test_wrong_options_are_named(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'broken.json').write_text('{', encoding='utf-8')
-    assert 'broken.json' in run('--out', tmp_path / 'broken.json', ok=False).stderr
-    wrong = ((['--samplers', 'ppo,luck'], "there is no 'luck'"), (['--nb301', tmp_path], 'has no model'),
-             (['--noise', -1], '--noise: must not be negative'), (['--outstanding', 0], '--outstanding: must be'))
-    for options, message in wrong:
-        process = run('--out', tmp_path / 'x.json', *options, ok=False)
-        assert process.returncode == 2 and message in process.stderr
+    monkeypatch.setattr(sys, 'argv', ['benchmark_search.py', '--nb301', str(NB301), *options])
+    with pytest.raises(SystemExit, match='2'):
+        import_tool('benchmark_search').main()
+    assert message in capsys.readouterr().err

@@ -28,7 +28,7 @@ from ..zoo import build
 from .compare_config import CompareConfig
 from .compare_report import pack, plot, summarise
 from .errors import ChildError, SearchError
-from .evaluator import worker_device
+from .evaluator import load_small, worker_device
 from .folder import exclusive_lock, read_json
 from .forecast import show_duration
 from .make_pool import make_pool
@@ -97,9 +97,11 @@ def run_comparison(
     """
     check_loggers(config.log)
     check_purpose(config.out, 'compare.json')
+    path = config.out / 'compare.json'
+    if config.resume and not path.exists():
+        raise SearchError(f'{config.out}: there is no comparison to resume')
     data, num_images = _load(config)
     jobs, target = _plan(config, data)
-    path = config.out / 'compare.json'
     with exclusive_lock(config.out, 'another process is running this comparison; wait until it has finished'):
         rows = _start_or_resume(config, path, num_images)
         jobs = _keep_names(jobs, rows)
@@ -130,9 +132,7 @@ def run_comparison(
 
 def _load(config: CompareConfig) -> Tuple[ImageSet, Dict[str, int]]:
     """Return the training images, and the numbers of training and test images."""
-    train, test = load_data(config.data, config.data_root, config.img_size, config.download)
-    if not isinstance(train, ImageSet):
-        raise SearchError(f'{config.data}: contains large images, but cells are compared on small images only')
+    train, test = load_small(config.data, config.data_root, config.img_size, config.download)
     return train, dict(train=train.size(), test=test.size())
 
 
@@ -175,8 +175,6 @@ def _keep_names(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> List[
 def _start_or_resume(config: CompareConfig, path: Path, num_images: Dict[str, int]) -> List[Dict[str, Any]]:
     """Return the rows of a comparison that is resumed, or none."""
     if not path.exists():
-        if config.resume:
-            raise SearchError(f'{config.out}: there is no comparison to resume')
         return []
     if not config.resume:
         raise SearchError(f'{config.out}: contains a comparison already; add --resume to continue it, or choose '

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..checked import first_line
-from ..data.datasets import ImageSet, load_data
+from ..data.datasets import SMALL, ImageSet, load_data
 from ..description import describe
 from ..genotype.schema import Genotype
 from ..network.nasnet import NASNet, compile_genotype
@@ -22,7 +22,7 @@ from .match import MATCHES, matched_filters
 from .protocols import REWARDS, Measured
 from .pruning import ShouldPrune
 
-__all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'make_evaluator', 'worker_device']
+__all__ = ['DataSource', 'Evaluation', 'Evaluator', 'ImageSource', 'load_small', 'make_evaluator', 'worker_device']
 
 
 class Evaluation(NamedTuple):
@@ -204,26 +204,40 @@ class ImageSource(Protocol):
         """Return the images."""
 
 
+def load_small(
+        source: str, root: Optional[Path] = None, img_size: Optional[int] = None, download: bool = False,
+) -> Tuple[ImageSet, ImageSet]:
+    """Load training and test images that fit into memory, see :func:`~nasnet_zoo.data.load_data`.
+
+    Raises:
+        SearchError: If they are too large.
+    """
+    train, test = load_data(source, root, img_size, download)
+    if not (isinstance(train, ImageSet) and isinstance(test, ImageSet)):
+        raise SearchError(f'{source}: has images of {max(train.input_size[1:])} pixels, and cells are trained on '
+                          f'images of up to {SMALL} pixels here; have them resized with --img-size')
+    return train, test
+
+
 class DataSource(NamedTuple):
     """Images that each worker loads by itself.
 
     Attributes:
         source: What :func:`~nasnet_zoo.data.load_data` takes.
         root: The folder of torchvision's data sets.
+        img_size: Height and width in pixels to which images are resized; None to keep their size.
     """
     source: str
     root: Optional[Path] = None
+    img_size: Optional[int] = None
 
     def load(self, download: bool = False) -> ImageSet:
         """Return the training images.
 
         Raises:
-            SearchError: If they are not small images.
+            SearchError: If they are too large.
         """
-        train, _ = load_data(self.source, self.root, download=download)
-        if not isinstance(train, ImageSet):
-            raise SearchError(f'{self.source}: contains large images, but children are trained on small images only')
-        return train
+        return load_small(self.source, self.root, self.img_size, download)[0]
 
 
 def make_evaluator(source: ImageSource, settings: ChildSettings) -> Evaluator:

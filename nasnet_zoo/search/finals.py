@@ -7,13 +7,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 from ..files import write_json
 from ..genotype.schema import Genotype
 from .config import ChildSettings
-from .errors import ChildError
+from .errors import ChildError, SearchError
 from .evaluator import Evaluation, ImageSource, make_evaluator
 from .folder import read_json
 from .pool import ChildPool, Evaluate, completed
 from .pruning import ShouldPrune
 
-__all__ = ['FinalRun', 'Finalist', 'make_final_evaluator', 'mean_results', 'train_finalists']
+__all__ = ['FinalRun', 'Finalist', 'make_final_evaluator', 'mean_results', 'read_runs', 'train_finalists']
+
+# Entries of each row of finals.json, and further ones of a row that has an accuracy
+_ENTRIES, _MEASURED = ('number', 'architecture', 'epochs', 'child_value'), ('params', 'macs', 'seconds')
 
 
 class Finalist(NamedTuple):
@@ -68,10 +71,16 @@ def train_finalists(
     Returns:
         A row for each child that has an accuracy, as :func:`mean_results` returns it.
     """
-    rows = read_json(path) if path.exists() else []
+    rows = read_runs(path)
     rows = [dict(row, seed=row.get('seed', seeds[0]))  # earlier versions had a single one
             for row in rows if 'accuracy' in row  # those that failed are tried again
             and row.get('val_seed', 0) == val_seed]  # earlier versions held out the images of the search
+    # A child has another number if its trial was lost with a damaged journal and it was trained again.
+    current = {one.genotype.architecture_digest: dict(number=one.number, child_value=one.accuracy) for one in finalists}
+    renumbered = [dict(row, **current.get(row['architecture'], {})) for row in rows]
+    if renumbered != rows:
+        rows = renumbered
+        write_json(path, rows)
     known = {(row['architecture'], row['seed']) for row in rows if row['epochs'] == epochs}
     todo = [(one, seed) for seed in seeds for one in finalists
             if (one.genotype.architecture_digest, seed) not in known]
@@ -83,9 +92,25 @@ def train_finalists(
             write_json(path, rows)
     finally:
         pool.close()
-    wanted = {one.genotype.architecture_digest for one in finalists}
-    return mean_results([row for row in rows if row['architecture'] in wanted and row['epochs'] == epochs
+    return mean_results([row for row in rows if row['architecture'] in current and row['epochs'] == epochs
                          and row['seed'] in seeds and 'accuracy' in row])
+
+
+def read_runs(path: Path) -> List[Dict[str, Any]]:
+    """Read ``finals.json``: a row for each training run. Without the file there are none.
+
+    Raises:
+        SearchError: If the file is damaged.
+    """
+    rows = read_json(path) if path.exists() else []
+    fix = 'restore it from a copy, or remove it; the best children are then trained again with --resume'
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SearchError(f'{path}: is not a list of training runs; {fix}')
+    for i, row in enumerate(rows):
+        for name in (*_ENTRIES, *(_MEASURED if 'accuracy' in row else ())):
+            if name not in row:
+                raise SearchError(f'{path}: row {i} has no {name!r}; {fix}')
+    return rows
 
 
 def mean_results(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:

@@ -21,6 +21,9 @@ __all__ = ['exclusive_lock', 'kept_defaults', 'mark_as_ended', 'rating_settings'
 _MAY_CHANGE = ('trials', 'workers', 'ray', 'cpus_per_child', 'gpus_per_child', 'warm_start', 'reuse', 'baseline',
                'data_root', 'top', 'final_epochs', 'final_seeds')
 
+# What a search writes, except for its settings
+_RESULTS = ('study.log', 'finals.json', 'cell.json', 'cells.svg', 'report.html')
+
 _NEW_DEFAULTS = ('sampler', 'ppo_preset', 'protocol')  # settings that had another default in an earlier version
 
 # Settings that earlier versions lacked, and those of the children, with the values that stand for what they did
@@ -95,7 +98,10 @@ def exclusive_lock(
     Raises:
         SearchError: If another process holds the lock.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise SearchError(f'{out}: is or is in a file, not a folder; choose another --out') from None
     try:
         with FileLock(out / '.lock', timeout=0):
             remove_partial_files(out)
@@ -128,6 +134,9 @@ def read_search(path: Path) -> Dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
         raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')
+    for name in ('config', 'forecast'):
+        if not isinstance(content.get(name, {}), dict):
+            raise SearchError(f'{path}: {name} is not an object; restore the file from a copy')
     try:
         return dict(content, settings=upgrade_settings(content['settings']), is_old=_is_old(content['settings']))
     except (KeyError, TypeError, ValueError) as error:
@@ -157,8 +166,13 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
         if content['is_old'] and config.child.img_size is not None:
             raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
                               'differently; choose another --out')
+        journal = config.out / 'study.log'
+        is_lost = config.storage is None and not (journal.exists() and journal.stat().st_size)
+        if is_lost and (content.get('has_ended') or (config.out / 'finals.json').exists()):
+            raise SearchError(f'{journal}: is missing or empty, so the children of this search are lost; restore the '
+                              'file from a copy, or choose another --out')
         return content
-    left = [name for name in ('study.log', 'finals.json') if (config.out / name).exists()]
+    left = [name for name in _RESULTS if (config.out / name).exists()]
     if left:
         raise SearchError(f'{config.out}: contains {left[0]} but no search.json; choose another --out')
     return None

@@ -139,11 +139,17 @@ def _call(file: str, function: Callable[[], Any], passes: Union[Type[Exception],
 
 
 def _check_cells(space: Space, name: str) -> None:
-    """Raise a SearchError if some choices of the space give no cell."""
+    """Raise a SearchError if some choices of the space give no cell, or another one each time."""
     rng = random.Random(0)
     draws: List[List[int]] = [[rng.randrange(size) for size in space.sizes] for _ in range(CHECKED_CELLS)]
     draws += [[0] * len(space.sizes), [size - 1 for size in space.sizes]]
+
+    def build() -> List[str]:
+        return [space.genotype(tokens).architecture_digest for tokens in draws]
     try:
-        _call(name.rpartition(':')[0], lambda: [space.genotype(tokens) for tokens in draws], passes=GenotypeError)
+        first, second = (_call(name.rpartition(':')[0], build, passes=GenotypeError) for _ in range(2))
     except GenotypeError as error:
         raise SearchError(f'space: {name} builds an invalid cell: {first_line(error)}') from None
+    if first != second:
+        raise SearchError(f'space: {name} builds another cell when it gets the same choices again; the cell must '
+                          'depend on the choices alone')

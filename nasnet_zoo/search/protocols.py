@@ -64,7 +64,7 @@ class Protocol(NamedTuple):
 
     def settings(self, side: int, images: int) -> Dict[str, Any]:
         """Return fields of ChildSettings for a data set. Small images are not enlarged, and a child sees the images of
-        a small data set more often, so that it sees as many as planned.
+        a small data set more often, so that it sees as many as planned, in batches of at most all of them.
 
         Args:
             side: Height and width of the images.
@@ -75,7 +75,8 @@ class Protocol(NamedTuple):
             del child['img_size']
         if images < child.get('limit_train', 0):
             epochs = round(child['limit_train'] * child['recipe']['epochs'] / images)
-            child['recipe'] = dict(child['recipe'], epochs=epochs)
+            child['recipe'] = dict(
+                child['recipe'], epochs=epochs, batch_size=min(child['recipe']['batch_size'], images))
         return child
 
 

@@ -27,12 +27,11 @@ from ..network.skeleton import NUM_STAGES
 from .config import ChildSettings, SearchConfig
 from .errors import NothingNew, SearchError
 from .evaluator import DataSource, Evaluator, ImageSource, make_evaluator
-from .finals import Finalist, make_final_evaluator, train_finalists
+from .finals import Finalist, make_final_evaluator, read_runs, train_finalists
 from .folder import (
     exclusive_lock,
     kept_defaults,
     mark_as_ended,
-    read_json,
     read_known,
     read_search,
     start_or_resume,
@@ -194,11 +193,15 @@ def search_forecast(out: Path, storage: Optional[str] = None) -> Optional[str]:
     content = read_search(out / 'search.json')
     if 'forecast' not in content:
         return None
-    study, forecast = open_stored_study(out, storage), Forecast(**content['forecast'])
+    study = open_stored_study(out, storage)
+    try:
+        forecast = Forecast(**content['forecast'])
+    except ValueError as error:
+        raise SearchError(f'{out / "search.json"}: forecast: {error}') from None
     record = SearchRecord(
         out.name, content['settings'], study.get_trials(deepcopy=False) if study else [], forecast.trials)
     trials = record.evaluated
-    rows = read_json(out / 'finals.json') if (out / 'finals.json').exists() else []
+    rows = read_runs(out / 'finals.json')
     # Fewer children may have an accuracy than were to be trained again.
     can = len(record.children) * content.get('config', {}).get('final_seeds', 1)
     if len(trials) >= forecast.trials:
@@ -215,8 +218,7 @@ def _durations(trials: List[optuna.trial.FrozenTrial]) -> List[float]:
 
 def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
     """Measure how long children take, unless the search has been begun already."""
-    config = prepared.config
-    known = read_known(config, study_settings(config, prepared.space), prepared.num_images)
+    config, known = prepared.config, _check_folder(prepared)
     seconds = measure_children(pool, prepared.space) if known is None else known.get(
         'forecast', {}).get('child_seconds')
     return Forecast(
@@ -224,12 +226,29 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
         finals=min(config.top, config.trials) * config.final_seeds, final_epochs=_final_settings(config).recipe.epochs)
 
 
+def _check_folder(prepared: _Prepared) -> Optional[Dict[str, Any]]:
+    """Check the folder. Return the content of ``search.json`` of a search that is resumed, or None for a new one."""
+    config, space = prepared.config, prepared.space
+    known = read_known(config, study_settings(config, space), prepared.num_images)
+    study = None if known is None else open_stored_study(config.out, config.storage)
+    if study is not None:
+        check_cells(study, space, config.out)
+    _check_trials(prepared, study)
+    return known
+
+
 def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     """Load what the search needs, and try everything that may fail, before anything is written."""
     config = config.model_copy(update=kept_defaults(config))
-    baseline = read_baseline(config.baseline, config.out, config.storage) if config.baseline is not None else None
+    baseline = None
+    if config.baseline is not None:
+        config = config.model_copy(update=dict(baseline=config.baseline.resolve()))
+        try:
+            baseline = read_baseline(config.baseline, config.out, config.storage)
+        except SearchError as error:
+            raise SearchError(f'--baseline: {error}') from None
     space = make_space(config.space, config.blocks, config.forbid_op)
-    images: ImageSource = DataSource(config.data, config.data_root)
+    images: ImageSource = DataSource(config.data, config.data_root, config.child.img_size)
     loaded = images.load(config.download)
     on_gpu = config.gpus_per_child > 0 if config.ray else torch.cuda.is_available()
     config = config.with_protocol(on_gpu, min(loaded.input_size[1:]), loaded.size())
@@ -241,7 +260,6 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     evaluator = Evaluator(loaded, child, 'cuda' if child.latency and on_gpu and not config.ray else 'cpu')
     evaluator.trainer(space.genotype([0] * len(space.decisions)))
     warm_start = find_cells(config.warm_start, space, config.forbid_op, log)
-    _check_trials(config, len(warm_start))
     target = _cost_target(config, evaluator)
     config = config.model_copy(update=dict(
         child=child.model_copy(update=dict(match_target=target if child.match else None)),
@@ -281,17 +299,24 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
         settings=settings, reused=prepared.reused,
         directions=('maximize', 'minimize') if config.objective else ('maximize',),
         pruner=PRUNERS[config.prune].resolve()(config.child.recipe.epochs) if config.prune else None))
-    check_cells(study, space, config.out)
     enqueue(study, prepared.warm_start)
-    waiting = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    if prepared.warm_start:
-        _check_trials(config, len(evaluated_trials(study)) + waiting)
     return study
 
 
-def _check_trials(config: SearchConfig, wanted: int) -> None:
-    """Raise a SearchError if --trials is too small for all of the known cells to be evaluated."""
-    if wanted > config.trials:
+def _check_trials(prepared: _Prepared, study: Optional[optuna.Study]) -> None:
+    """Raise a SearchError if --trials is too small for all of the known cells to be evaluated.
+
+    Args:
+        prepared: The inputs of the search.
+        study: The study of a resumed search that has begun.
+    """
+    config, space = prepared.config, prepared.space
+    waiting = [trial.system_attrs['fixed_params'] for trial in study.get_trials(deepcopy=False)
+               if trial.state == TrialState.WAITING] if study else []
+    cells = [*waiting, *(trial.params for trial in prepared.reused), *(cell.choices for cell in prepared.warm_start)]
+    known = {trial.user_attrs['architecture'] for trial in evaluated_trials(study)} if study else set()
+    wanted = len(known | {space.genotype(space.tokens(choices)).architecture_digest for choices in cells})
+    if prepared.warm_start and wanted > config.trials:
         raise SearchError(f'--warm-start: --trials is too small to evaluate all of these cells; use --trials {wanted}, '
                           'or more')
 

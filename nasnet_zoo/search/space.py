@@ -59,7 +59,8 @@ class Space:
             function a search cannot be warm-started with genotypes, or reuse children of another space.
 
     Raises:
-        ValueError: If names are repeated or a decision has fewer than two different options.
+        ValueError: If names are repeated, a decision has fewer than two different options, or a name or an option is
+            not a string.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class Space:
     ) -> None:
         self.name, self.decisions = name, tuple(Decision(n, tuple(options)) for n, options in decisions)
         self._build, self._parse = build, parse
+        texts = [name, *(text for decision in self.decisions for text in (decision.name, *decision.options))]
+        if any(not isinstance(text, str) for text in texts):
+            other = next(text for text in texts if not isinstance(text, str))
+            raise ValueError('the name of the space, the names of its decisions and their options must be strings, '
+                             f'and {other!r} is an object of type {type(other).__name__}')
         names = Counter(decision.name for decision in self.decisions)
         wrong = [d.name for d in self.decisions if names[d.name] > 1 or len(set(d.options)) < max(2, len(d.options))]
         if wrong or not names:
@@ -114,9 +120,10 @@ class Space:
             SpaceError: If a choice is missing or is not an option.
         """
         for name, options in self.decisions:
-            if choices.get(name) not in options:
-                raise SpaceError(f'{self.name}: {name} has no option {choices.get(name)!r}; known: '
-                                 f'{", ".join(options)}')
+            if name not in choices:
+                raise SpaceError(f'{self.name}: there is no choice for {name}')
+            if choices[name] not in options:
+                raise SpaceError(f'{self.name}: {name} has no option {choices[name]!r}; known: {", ".join(options)}')
         return tuple(options.index(choices[name]) for name, options in self.decisions)
 
     def build(self, tokens: Sequence[int]) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ from nasnet_zoo import load_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.search.compare_config import CompareConfig
 from nasnet_zoo.search.config import ChildRecipe
+from nasnet_zoo.search.errors import SearchError
+from nasnet_zoo.search.evaluator import DataSource
 from nasnet_zoo.training.run import versions
 
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
@@ -168,14 +170,21 @@ def test_an_auxiliary_head_does_not_count(tmp_path):
 def test_there_is_nothing_to_resume(tmp_path):
     result = compare(tmp_path / 'typo', 'nasnet_a', '--resume')
     assert result.exit_code == 1 and 'typo: there is no comparison to resume' in result.stderr
-    assert not (tmp_path / 'typo' / 'compare.json').exists()
+    (tmp_path / 'empty').mkdir()
+    assert compare(tmp_path / 'empty', 'nasnet_a', '--resume').exit_code == 1
+    assert [path.name for path in tmp_path.rglob('*')] == ['empty'], 'nothing is written'
 
 
-def test_large_images_are_refused(tmp_path):
+def test_large_images_have_to_be_resized(tmp_path):
     from PIL import Image
     for name in ('a', 'b'):
         for split in ('train', 'test'):
             (tmp_path / 'data' / split / name).mkdir(parents=True)
             Image.new('RGB', (100, 100)).save(tmp_path / 'data' / split / name / '0.png')
     result = compare(tmp_path / 'out', 'nasnet_a', '--data', str(tmp_path / 'data'))
-    assert result.exit_code == 1 and 'cells are compared on small images only' in result.stderr
+    assert result.exit_code == 1
+    assert 'has images of 100 pixels, and cells are trained on images of up to 64 pixels' in result.stderr
+    source = DataSource(str(tmp_path / 'data'), img_size=16)
+    assert source.load().input_size == (3, 16, 16)
+    with pytest.raises(SearchError, match='have them resized with --img-size'):
+        source._replace(img_size=None).load()

@@ -73,6 +73,17 @@ def test_no_run_is_repeated(tmp_path):
     assert runs == [] and [row['accuracies'] for row in fewer.values()] == [[0.9], [0.8], [0.7]]
 
 
+def test_a_child_may_have_another_number_than_before(tmp_path):
+    """Its trial was lost with the end of a damaged journal, and it was trained again."""
+    path = tmp_path / 'finals.json'
+    finish(path, range(1))
+    moved = [one._replace(number=one.number + 10, accuracy=0.4) for one in FINALISTS]
+    rows, runs = finish(path, range(1), moved)
+    assert runs == [] and {number: row['accuracy'] for number, row in rows.items()} == {20: 0.9, 21: 0.8, 22: 0.7}
+    stored = json.loads(path.read_text(encoding='utf-8'))
+    assert [(row['number'], row['child_value']) for row in stored] == [(20, 0.4), (21, 0.4), (22, 0.4)]
+
+
 def test_rows_of_earlier_versions_have_the_first_seed(tmp_path):
     path = tmp_path / 'finals.json'
     finish(path, range(1))

@@ -1,6 +1,7 @@
 """Folders of searches that earlier versions wrote."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -41,6 +42,15 @@ def test_an_old_search_is_resumed(old):
     content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     assert content['config']['trials'] == 13 and content['settings']['objective'] is None
     assert resume(old, '--trials', '13').exit_code == 0, 'the upgraded folder can be resumed, too'
+
+
+@pytest.mark.parametrize('damage', [Path.unlink, lambda path: path.write_bytes(b'')])
+def test_a_search_whose_journal_is_lost_does_not_start_anew(old, damage):
+    damage(old / 'study.log')
+    before = sorted((path.name, path.read_bytes()) for path in old.iterdir() if path.name != '.lock')
+    result = resume(old)
+    assert result.exit_code == 1 and 'study.log: is missing or empty' in result.stderr
+    assert sorted((path.name, path.read_bytes()) for path in old.iterdir() if path.name != '.lock') == before
 
 
 def test_an_old_search_of_other_settings_is_refused(old):

@@ -36,6 +36,9 @@ def divides():
 empty = Space('empty', [('a', 'xy')], dict)
 misspelt = Space('misspelt', [('a', 'xy')], lambda choices: pairs()._build(dict(b0=choices['b'], b1='identity')))
 unknown = Space('unknown', [('a', 'xy')], lambda choices: pairs()._build(dict(b0='warp', b1='identity')))
+calls = []
+moody = Space('moody', [('a', 'xy')], lambda choices: calls.append(0) or pairs()._build(
+    dict(b0=('sep_conv_3x3', 'sep_conv_5x5')[len(calls) % 5 == 0], b1='sep_conv_3x3')))
 '''
 
 
@@ -78,6 +81,7 @@ def test_a_space_or_a_function_in_a_file(file):
     ('{file}:needs_more', None, [], 'space: {file}: TypeError: .*missing 1 required positional argument'),
     ('{file}:misspelt', None, [], "space: {file}, line 27: KeyError: 'b'"),
     ('{file}:unknown', None, [], "space: {file}:unknown builds an invalid cell: .*unknown operation 'warp'"),
+    ('{file}:moody', None, [], 'space: {file}:moody builds another cell when it gets the same choices again'),
     ('{file}:empty', None, [], 'space: {file}:empty builds an invalid cell: '),
     ('nowhere.py:space', None, [], 'space: nowhere.py: there is no such file')])
 def test_what_is_refused(file, name, blocks, forbidden, message):

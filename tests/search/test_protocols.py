@@ -34,6 +34,7 @@ def test_a_small_data_set_is_neither_enlarged_nor_seen_less_often():
     seen = digits.recipe.epochs * 1212
     assert abs(seen - quick['limit_train'] * quick['recipe']['epochs']) < 1212
     assert PROTOCOLS['paper'].settings(8, 1212) == {}
+    assert (digits.recipe.batch_size, PROTOCOLS['quick'].settings(8, 27)['recipe']['batch_size']) == (128, 27)
 
 
 def test_options_override_the_protocol():

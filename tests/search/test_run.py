@@ -21,6 +21,7 @@ from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.files import write_utf8
+from nasnet_zoo.search.make_space import make_space
 from nasnet_zoo.search.objectives import OBJECTIVES, combined_reward
 from nasnet_zoo.search.pruning import PRUNERS
 from nasnet_zoo.search.samplers import SAMPLERS
@@ -173,6 +174,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
+    (['--out', f'{__file__}/new'], 'is or is in a file, not a folder; choose another --out'),
     pytest.param(['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer', marks=pytest.mark.skipif(
         find_spec('ray') is None, reason='Ray is an extra')),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),
@@ -245,6 +247,22 @@ def test_warm_start_is_the_first_child(tmp_path):
     assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
     journal = (tmp_path / 'new' / 'study.log').read_text(encoding='utf-8')
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
+
+
+def test_the_folder_is_unchanged_if_there_are_too_few_trials_for_the_known_cells(searched, tmp_path):
+    """The same cell given twice, or one of the children, counts once."""
+    out = tmp_path / 'copy'
+    shutil.copytree(searched[0], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    known = study_in(out).trials
+    cells, space = [], make_space('darts', 2)
+    for name, tokens in (('known', space.tokens(known[0].params)), ('new', (0,) * len(space.decisions))):
+        space.genotype(tokens, name).save(tmp_path / f'{name}.json')
+        cells += ['--warm-start', str(tmp_path / f'{name}.json')]
+    count = len({trial.user_attrs['architecture'] for trial in known})
+    result = command(out, '--seed', '5', '--resume', '--trials', str(count), *cells, *cells)
+    assert result.exit_code == 1 and f'use --trials {count + 1}, or more' in ' '.join(result.stderr.split())
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 def test_a_space_of_ones_own(tmp_path):

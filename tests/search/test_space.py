@@ -104,6 +104,9 @@ def test_a_space_of_ones_own():
     (lambda: darts_space().choices([0]), 'darts-4: .0. are not the indices of an option for each of the 22'),
     (lambda: darts_space().choices([7] * 22), 'are not the indices'),
     (lambda: darts_space().tokens({'normal.b0.left_op': 'sep_conv_9x9'}), "b0.left_op has no option 'sep_conv_9x9'"),
+    (lambda: darts_space().tokens({}), 'darts-4: there is no choice for normal.b0.left_op'),
+    (lambda: Space('numbers', [('a', (3, 5))], dict), 'must be strings, and 3 is an object of type int'),
+    (lambda: Space(4, [('a', 'xy')], dict), 'must be strings, and 4 is an object of type int'),
     (lambda: Space('twice', [('a', 'xy'), ('a', 'xy')], dict), 'decisions: a; each decision needs a unique name'),
     (lambda: Space('one', [('a', ('x',))], dict), 'at least two different options'),
     (lambda: Space('none', [], dict), 'there are none')])

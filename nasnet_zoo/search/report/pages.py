@@ -42,9 +42,12 @@ def search_page(
     """
     searches = [record, *([baseline] if baseline else [])]
     shown = [search for search in searches if search.children]
+    is_gone = record.baseline is not None and baseline is None
     return html.page(
         record.label,
-        [_progress(record, state, since, seconds_left), _unequal_settings(searches),
+        [_progress(record, state, since, seconds_left),
+         html.paragraph(f'Its baseline, {record.baseline}, is not there any more.') if is_gone else '',
+         _unequal_settings(searches),
          *(_winner(record) if record.children else [html.paragraph('No child has been trained yet.')]),
          *(_plots(shown) if record.children else []),
          _cells_of_good_children([
@@ -91,8 +94,10 @@ def write_report(
 
     Raises:
         SearchError: If a folder contains no search, or the cells of the children cannot be built.
-        ValueError: If there are several searches and `children`.
+        ValueError: If there are several searches and `children`, or `out` is not the name of an HTML page.
     """
+    if out.suffix not in ('.html', '.htm'):
+        raise ValueError(f'--out: {out} does not end in .html; the report is an HTML page')
     if children and len(folders) > 1:
         raise ValueError('--child: needs a single search; give one DIR')
     labels = [folder.resolve().name for folder in map(Path, folders)]

@@ -1,5 +1,6 @@
 """What a report needs to know about a search, from a running search or from its folder."""
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ...genotype.loader import load_genotype
 from ...genotype.schema import Genotype
 from ..errors import SearchError
-from ..finals import mean_results
-from ..folder import read_json, read_search
+from ..finals import mean_results, read_runs
+from ..folder import read_search
 from ..make_space import remake_space
 from ..objectives import OBJECTIVES, combined_reward
 from ..samplers.history import NOTES
 from ..space import SPACES, Space
-from ..study import is_evaluated, open_stored_study
+from ..study import is_evaluated, open_stored_study, rebuild_cell
 
 __all__ = ['Child', 'SearchRecord', 'parent_of', 'read_baseline', 'read_finals', 'read_record']
 
@@ -189,7 +190,7 @@ class SearchRecord:
             results: Results that take the place of those of the child.
 
         Raises:
-            SearchError: If the search has no such child, or its space is not known.
+            SearchError: If the search has no such child, or its space is not known or builds another cell now.
         """
         child = next((one for one in self.children if one.number == number), None)
         if child is None:
@@ -200,8 +201,9 @@ class SearchRecord:
                               'Python file, add --space FILE.py:NAME, which executes the file')
         settings, found = self.settings, child.measured
         described = {name: value for name, value in settings['child'].items() if name != 'recipe'}
+        rebuild_cell(child.trial, self.space, self.label, 'restore it')
         return self.space.genotype(
-            self.space.tokens(child.trial.params), f'{self.space.name}-{found["architecture"][:8]}',
+            self.space.tokens(child.trial.params), f'{_genotype_prefix(self.space.name)}-{found["architecture"][:8]}',
             source='found by nasnet-zoo search',
             search=dict(
                 space=self.space.name, sampler=settings['sampler'], ppo_preset=settings.get('ppo_preset'),
@@ -215,6 +217,11 @@ class SearchRecord:
     def seed(self) -> Optional[int]:
         """The seed of the sampler."""
         return self.settings.get('seed', self.settings.get('child', {}).get('recipe', {}).get('seed'))
+
+
+def _genotype_prefix(name: str) -> str:
+    """Return the name of a space as the beginning of a genotype's name, which allows fewer characters."""
+    return re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-_.')[:80] or 'space'
 
 
 def parent_of(trial: FrozenTrial) -> Optional[int]:
@@ -269,8 +276,7 @@ def read_finals(folder: Path, record: SearchRecord) -> List[Mapping[str, Any]]:
         folder: The folder of the search.
         record: What is known about the search.
     """
-    path = folder / 'finals.json'
-    rows = [row for row in read_json(path) if 'accuracy' in row] if path.exists() else []
+    rows = [row for row in read_runs(folder / 'finals.json') if 'accuracy' in row]
     results = record.winner.results if record.winner else None
     epochs = results.get('epochs') if isinstance(results, dict) else rows[-1]['epochs'] if rows else None
     seeds = results.get('seeds') if isinstance(results, dict) else None

@@ -58,7 +58,15 @@ def test_a_baseline_that_is_gone_is_left_out(folders, tmp_path):
         content['config']['baseline'] = str(baseline)
         (search / 'search.json').write_text(json.dumps(content), encoding='utf-8')
         write_report([search], tmp_path / 'page.html')
-        assert 'Differences' not in headings((tmp_path / 'page.html').read_text(encoding='utf-8'))
+        page = (tmp_path / 'page.html').read_text(encoding='utf-8')
+        assert 'Differences' not in headings(page) and f'Its baseline, {baseline}, is not there any more.' in page
+
+
+def test_a_report_is_an_html_page(folders):
+    before = (folders[0] / 'search.json').read_bytes()
+    with pytest.raises(ValueError, match=r'--out: .*search.json does not end in .html'):
+        write_report(folders[:1], folders[0] / 'search.json')
+    assert (folders[0] / 'search.json').read_bytes() == before
 
 
 def test_a_comparison(folders, records, tmp_path):

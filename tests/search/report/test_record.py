@@ -1,4 +1,5 @@
 """What reports know about a search."""
+import copy
 import json
 import math
 import shutil
@@ -65,15 +66,33 @@ def test_the_cells_of_a_child_say_where_they_are_from(records):
         record.documented_genotype(failed)
 
 
+@pytest.mark.parametrize('name, start', [('my first space', 'my-first-space'), ('größe', 'gr-e'), ('…', 'space'),
+                                         ('long' * 50, 'long' * 20)])
+def test_a_space_of_any_name_names_its_cells(records, name, start):
+    record = replace(records[0], space=copy.copy(records[0].space))
+    record.space.name = name
+    genotype = record.documented_genotype(record.best.number)
+    assert genotype.name == f'{start}-{genotype.architecture_digest[:8]}' and genotype.search['space'] == name
+
+
 def test_two_objectives_have_one_reward(records):
     record = type(records[0])('two', dict(objective='params', cost_target=100.), [], 1)
     assert record.reward([0.9, 200.]) == pytest.approx(0.9 * 2 ** -0.07) and record.reward_format == '.4f'
     assert 'number of parameters' in record.reward_name
 
 
+def edit(folder, **changes):
+    content = json.loads((folder / 'search.json').read_text(encoding='utf-8'))
+    (folder / 'search.json').write_text(json.dumps(content | changes), encoding='utf-8')
+
+
 @pytest.mark.parametrize('change, message', [
     (lambda folder: shutil.rmtree(folder), 'there is no search here'),
-    (lambda folder: (folder / 'search.json').write_text('[]', encoding='utf-8'), 'does not describe a search')])
+    (lambda folder: (folder / 'search.json').write_text('[]', encoding='utf-8'), 'does not describe a search'),
+    (lambda folder: edit(folder, config=None), 'search.json: config is not an object; restore the file'),
+    (lambda folder: (folder / 'finals.json').write_text('{}', encoding='utf-8'), 'finals.json: is not a list of train'),
+    (lambda folder: (folder / 'finals.json').write_text('[{"number": 1}]', encoding='utf-8'),
+     "finals.json: row 0 has no 'architecture'; restore it from a copy, or remove it")])
 def test_what_is_no_search(folders, tmp_path, change, message):
     shutil.copytree(folders[0], tmp_path / 'copy')
     change(tmp_path / 'copy')
@@ -91,9 +110,11 @@ def test_a_search_that_has_only_just_begun_and_an_unknown_space(folders, tmp_pat
 
 
 def test_finals_of_other_lengths_are_left_out(records, tmp_path):
-    rows = [dict(number=number, epochs=epochs, architecture=str(number), **result) for number, epochs, result in (
-        (1, 3, dict(accuracy=0.9, seconds=1.)), (2, 6, dict(accuracy=0.7, seconds=1.)), (3, 6, dict(reason='failed')),
-        (4, 6, dict(accuracy=0.8, seconds=1.)))]
+    measured = dict(params=1, macs=1, seconds=1.)
+    rows = [dict(number=number, epochs=epochs, architecture=str(number), child_value=0.5, **result)
+            for number, epochs, result in (
+                (1, 3, dict(measured, accuracy=0.9)), (2, 6, dict(measured, accuracy=0.7)),
+                (3, 6, dict(reason='failed')), (4, 6, dict(measured, accuracy=0.8)))]
     (tmp_path / 'finals.json').write_text(json.dumps(rows), encoding='utf-8')
     assert [row['number'] for row in read_finals(tmp_path, records[0])] == [4, 2]
     tokens = records[0].space.tokens(records[0].best.trial.params)

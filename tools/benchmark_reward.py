@@ -3,11 +3,11 @@
     python tools/benchmark_reward.py --cells CELLS.json --data DATA --protocol quick --protocol synflow --out FILE.json
 
 Each protocol of a search (nasnet_zoo/search/protocols.py) trains a child with each of the cells, and each score
-(nasnet_zoo/search/scores.py) rates the untrained network. PROTOCOL:REWARD is another reward (accuracy, val_loss, …)
-of the same training. The rewards are compared with the known accuracies by
-Spearman's and Kendall's rank correlation and, because the accuracy of many sets of cells mostly depends on their size
-and depth, by the partial Spearman correlation given the number of parameters and the longest chain of convolutions.
-NAME+NAME is the mean of two rewards' ranks. A measurement that was interrupted is continued by the same command.
+(nasnet_zoo/search/scores.py) rates the untrained network. PROTOCOL:REWARD is another reward (accuracy, val_loss, …) of
+the same training. The rewards are compared with the known accuracies by Spearman's and Kendall's rank correlation and,
+because the accuracy of many sets of cells mostly depends on their size and depth, by the partial Spearman correlation
+given the number of parameters and the longest chain of convolutions. NAME+NAME is the mean of two rewards' ranks. A
+measurement that was interrupted is continued by the same command.
 
 CELLS.json is {"cells": [{"genotype": {…}, "accuracy": 0.93}, …]}, or a list of cells of DARTS in which normal and
 reduction cell are equal, [{"cell": [[operation, state], …], "accuracy": 93.0}, …]. A file with the predictions of
@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from nasnet_zoo.checked import shorten
 from nasnet_zoo.cli.common import exit_on_interrupt
 from nasnet_zoo.data.datasets import ImageSet, data_name
 from nasnet_zoo.files import write_json
@@ -80,8 +81,8 @@ def read_cells(path: Path) -> List[Known]:
 
 def _accuracy(row: Dict[str, Any]) -> float:
     value = row.get('accuracy')
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float('inf'):
-        raise ValueError(f'accuracy: must be a number, not {value!r}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
+        raise ValueError(f'accuracy: must be a number, not {shorten(repr(value))}')
     return float(value)
 
 
@@ -268,14 +269,13 @@ def plot(summary: Dict[str, Dict[str, Any]], names: Sequence[str], path: Path) -
     """Plot the rank correlations of some rewards over the seconds for a cell."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 5), layout='constrained')
-    axes = figure.add_subplot(xlabel='CPU seconds for a cell', ylabel="Spearman's correlation with the accuracy",
-                              xscale='log')
+    axes = figure.add_subplot(
+        xlabel='CPU seconds for a cell', ylabel="Spearman's correlation with the accuracy", xscale='log')
     for name in names:
         seconds, correlation = summary['seconds'][name], summary['spearman'][name]
         if correlation is not None:
             axes.plot(seconds, correlation, 'o', color='tab:blue')
-            axes.annotate(name, (seconds, correlation), fontsize=8, xytext=(4, 4),
-                          textcoords='offset points')
+            axes.annotate(name, (seconds, correlation), fontsize=8, xytext=(4, 4), textcoords='offset points')
     for name in ('parameters', 'longest_chain', 'operation_counts'):
         if summary['spearman'][name] is not None:
             axes.axhline(summary['spearman'][name], linestyle=':', color='tab:gray')
@@ -288,6 +288,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--cells', type=Path, help='file of cells and their accuracies')
     parser.add_argument('--data', help='data set, folder or archive of small images, as for nasnet-zoo search')
     parser.add_argument('--data-root', type=Path, help="folder of torchvision's data sets")
+    parser.add_argument('--img-size', type=int, help='height and width in pixels to which images are resized first')
     parser.add_argument('--limit', type=int, help='number of cells to rate, from the first (default: all)')
     parser.add_argument('--half', choices=list(HALVES), default='all', help=(
         'rate every second cell only: tune on the first, third, … cell and report the second, fourth, …'))
@@ -298,8 +299,7 @@ def make_parser() -> argparse.ArgumentParser:
         'further protocols: {NAME: {settings of the child}}'))
     parser.add_argument('--match', choices=list(MATCHES), help='give all networks about the same cost')
     parser.add_argument('--match-below', action='store_true', help='never give a network more than that cost')
-    parser.add_argument('--cost-target', type=float, help=(
-        "cost for --match (default: that of a network with NASNet-A's cells)"))
+    parser.add_argument('--cost-target', type=float, help="cost for --match (default: that of NASNet-A's cells)")
     parser.add_argument('--nb301', type=Path, metavar='DIR', help='folder of the surrogate; writes a file of cells')
     parser.add_argument('--sample', type=int, default=300, help='number of random cells for --nb301 (default: 300)')
     parser.add_argument('--good', type=int, default=0, help='number of good cells for --nb301 (default: 0)')
@@ -318,6 +318,13 @@ def read_protocols(path: Optional[Path]) -> Dict[str, Any]:
         raise ValueError(f'{path}: cannot be read: {error}') from None
     if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
         raise ValueError(f'{path}: needs {{NAME: {{settings of the child}}}}')
+    for name, row in content.items():
+        if name in ('data', *SCORES, *PROTOCOLS) or {':', '+'} & set(name):
+            raise ValueError(f'{path}: {name}: has a meaning already; choose another name')
+        try:
+            ChildSettings(**row)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{path}: {name}: {error}') from None
     return content
 
 
@@ -340,13 +347,14 @@ def rate_cells(args: argparse.Namespace) -> None:
     further = read_protocols(args.protocols)
     match = {} if args.match is None else dict(
         match=args.match, match_below=args.match_below, match_target=args.cost_target)
-    data = DataSource(args.data, args.data_root).load()
+    data = DataSource(args.data, args.data_root, args.img_size).load()
+    name = data_name(args.data) + (f' at {args.img_size} pixels' if args.img_size else '')
     contestants = make_contestants(args.protocol, further, match, data)
     cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())
     cells = cells[HALVES[args.half]]
     if not cells:
         raise ValueError(f'{args.cells}: no cells are left; check --limit and --half')
-    settings, before = start_or_resume(args.out, dict(data=data_name(args.data), **{
+    settings, before = start_or_resume(args.out, dict(data=name, **{
         one.name: one.settings.model_dump(mode='json') for one in contestants}))
     rows = {row['architecture']: row for row in known_rows(cells, data, before)}
 
@@ -369,6 +377,12 @@ def main() -> None:
     rates = args.cells is not None and args.data is not None and bool(args.protocol)
     if rates == (args.nb301 is not None):
         parser.error('give either --cells, --data and --protocol, or --nb301')
+    for is_wrong, message in (
+            (min(args.limit or 1, args.sample, args.img_size or 1) < 1, '--limit, --sample, --img-size: at least 1'),
+            (not args.match and (args.match_below or args.cost_target), '--match-below, --cost-target: need --match'),
+            (args.plot and args.plot.suffix not in ('.png', '.svg', '.pdf'), '--plot: a .png, .svg or .pdf file')):
+        if is_wrong:
+            parser.error(message)
     torch.set_num_threads(1)
     try:
         if args.nb301:

@@ -220,14 +220,14 @@ def _fields(preprocessing: Preprocessing) -> Dict[str, Any]:
 def _held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
     """Return which images belong to the second part of a split, bool [N]."""
     if not 0. < share < 1.:
-        raise DataError(f'{share}: the fraction of held-out images must be between 0 and 1')
+        raise DataError(f'val_share: must be between 0 and 1, and is {share}')
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = order[labels[order] == label]
         held_out[members[:int(share * len(members))]] = True
     if not held_out.any():
-        raise DataError(f'{share}: the fraction of held-out images is so small that no image of any class is held out')
+        raise DataError(f'val_share: {share} is so small that no image of any class would be held out')
     return held_out
 
 
@@ -320,8 +320,8 @@ def _load_cifar(name: str, root: Root, download: bool) -> Tuple[ImageSet, ImageS
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; train and '
-                        'validate can read it elsewhere (--data-root) or download it (--download)') from None
+        raise DataError(f'{name.lower()}: {error} The folder {dataset.base_folder} is expected in {root}; name another '
+                        'place with --data-root, or have it downloaded with --download') from None
     return _pair(name.lower(), tuple(parts[0].classes), *(
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts))
 

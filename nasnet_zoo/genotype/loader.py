@@ -137,6 +137,9 @@ def _read_file(path: Path, label: str) -> str:
     except GenotypeError:
         raise
     except (OSError, ValueError) as error:
+        if path.is_dir():
+            raise GenotypeError(label, [('', 'is a folder, not a JSON file' + (
+                '; its genotype is cell.json' if (path / 'cell.json').exists() else ''))]) from None
         raise GenotypeError(label, [('', f'cannot be read: {getattr(error, "strerror", None) or error}')]) from None
 
 

@@ -225,7 +225,7 @@ class DataSource(NamedTuple):
     Attributes:
         source: What :func:`~nasnet_zoo.data.load_data` takes.
         root: The folder of torchvision's data sets.
-        img_size: Height and width in pixels to which images are resized; None to keep their size.
+        img_size: Height and width in pixels to which images are resized if they are large or of different sizes.
     """
     source: str
     root: Optional[Path] = None
@@ -237,6 +237,11 @@ class DataSource(NamedTuple):
         Raises:
             SearchError: If they are too large.
         """
+        try:
+            return load_small(self.source, self.root, None, download)[0]
+        except ValueError:  # these images are resized here; an Evaluator resizes those that have the same small size
+            if self.img_size is None:
+                raise
         return load_small(self.source, self.root, self.img_size, download)[0]
 
 

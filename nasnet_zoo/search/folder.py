@@ -12,6 +12,7 @@ from ..training.recipe import with_defaults
 from ..training.run import changes, versions
 from .config import SearchConfig
 from .errors import SearchError
+from .image_facts import ImageFacts
 from .space import Space
 
 __all__ = ['exclusive_lock', 'kept_defaults', 'mark_as_ended', 'rating_settings', 'read_json', 'read_known',
@@ -134,7 +135,7 @@ def read_search(path: Path) -> Dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get('settings'), dict) or 'study' not in content:
         raise SearchError(f'{path}: does not describe a search; it needs "settings" and "study"')
-    for name in ('config', 'forecast'):
+    for name in ('config', 'forecast', 'images'):
         if not isinstance(content.get(name, {}), dict):
             raise SearchError(f'{path}: {name} is not an object; restore the file from a copy')
     try:
@@ -143,7 +144,7 @@ def read_search(path: Path) -> Dict[str, Any]:
         raise SearchError(f'{path}: its settings cannot be read: {error!r}') from None
 
 
-def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) -> Optional[Dict[str, Any]]:
+def read_known(config: SearchConfig, settings: Dict[str, Any], images: ImageFacts) -> Optional[Dict[str, Any]]:
     """Return the content of ``search.json`` of a search that is to be resumed, or None for a new search.
 
     Raises:
@@ -159,10 +160,10 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], num_images: int) 
                 f'{config.out}: contains a search already; add --resume to continue it, or choose another --out')
         content = read_search(path)
         _check_settings(config.out, content['settings'], settings)
-        before = content.get('num_images', num_images)  # earlier versions did not store it
-        if before != num_images:
-            raise SearchError(f'{config.out}: the search was started with {before} training images, and {config.data} '
-                              f'has {num_images} now; restore the images, or choose another --out')
+        difference = images.difference(content)
+        if difference:
+            raise SearchError(f'{config.out}: the search was started with other images in {config.data}: {difference}; '
+                              'restore the images, or choose another --out')
         if content['is_old'] and config.child.img_size is not None:
             raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
                               'differently; choose another --out')
@@ -194,7 +195,7 @@ def _check_settings(out: Path, known: Dict[str, Any], asked: Dict[str, Any]) -> 
 
 
 def start_or_resume(
-        config: SearchConfig, settings: Dict[str, Any], num_images: int, forecast: Mapping[str, Any]) -> str:
+        config: SearchConfig, settings: Dict[str, Any], images: ImageFacts, forecast: Mapping[str, Any]) -> str:
     """Write ``search.json`` for a new search or, if the settings are the same, for a resumed one.
 
     Returns:
@@ -203,12 +204,12 @@ def start_or_resume(
     Raises:
         SearchError: As :func:`read_known`.
     """
-    content = read_known(config, settings, num_images)
+    content = read_known(config, settings, images)
     if content is None:
         content = dict(study=f'{config.out.resolve().name}-{uuid.uuid4().hex[:8]}', versions=versions())
     write_json(config.out / 'search.json', dict(
         config=config.stored(), settings=settings, study=content['study'], versions=content.get('versions'),
-        num_images=num_images, forecast=forecast, has_ended=False))
+        **images.stored(), forecast=forecast, has_ended=False))
     return content['study']
 
 

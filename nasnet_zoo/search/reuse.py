@@ -1,6 +1,6 @@
 """Takes over the children of other searches, so that they need not be trained again."""
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -8,6 +8,7 @@ from ..training.run import changes
 from .config import SearchConfig
 from .errors import SearchError
 from .folder import rating_settings, read_search, study_settings
+from .image_facts import ImageFacts
 from .make_space import remake_space
 from .objectives import combined_reward
 from .space import SPACES, Choices, Space, SpaceError
@@ -36,7 +37,7 @@ class _Child(NamedTuple):
 
 
 def read_reused(
-        config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
+        config: SearchConfig, space: Space, images: ImageFacts, log: Callable[[str], None],
 ) -> List[FrozenTrial]:
     """Return the children of the searches ``config.reuse`` as finished trials of a new one.
 
@@ -47,14 +48,14 @@ def read_reused(
     Args:
         config: The settings of the new search.
         space: The space of the new search. Children that it does not contain are left out.
-        num_images: Number of training images of the new search, those held out included.
+        images: The training images of the new search.
         log: Called with a line for each search about how many of its children the space contains.
 
     Raises:
         SearchError: If there is no search in a folder, if its children were trained or rated in another way, if its
             space is not known, or if none of its children is in the new space.
     """
-    found = [child for folder in config.reuse for child in _read_children(folder, config, space, num_images, log)]
+    found = [child for folder in config.reuse for child in _read_children(folder, config, space, images, log)]
     trials = []
     for trial, choices, origin in sorted(
             found, key=lambda child: combined_reward(child.trial.values, config.cost_target)):
@@ -67,7 +68,7 @@ def read_reused(
 
 
 def _read_children(
-        folder: Path, config: SearchConfig, space: Space, num_images: int, log: Callable[[str], None],
+        folder: Path, config: SearchConfig, space: Space, images: ImageFacts, log: Callable[[str], None],
 ) -> List[_Child]:
     """Return the children of the search in a folder that are in the new space, see :func:`read_reused`."""
     try:
@@ -79,7 +80,7 @@ def _read_children(
     trials = [trial for trial in evaluated_trials(study) if trial.state == TrialState.COMPLETE] if study else []
     if not trials:
         raise SearchError(f'--reuse: {folder}: no child of this search has a reward yet')
-    _check_settings(folder, content, config, space, num_images)
+    _check_settings(folder, content, config, space, images)
     old = _space_of(folder, content, config, space)
     found, reason = [], ''
     for trial in trials:
@@ -113,14 +114,13 @@ def _find(folder: Path, trial: FrozenTrial, old: Space, space: Space) -> Tuple[i
 
 
 def _check_settings(
-        folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space, num_images: int) -> None:
+        folder: Path, content: Mapping[str, Any], config: SearchConfig, space: Space, images: ImageFacts) -> None:
     """Raise a SearchError if rewards of the two searches cannot be compared."""
-    def compared(settings: Mapping[str, Any], images: Optional[int]) -> Dict[str, Any]:
-        chosen = {name: value for name, value in rating_settings(settings).items() if name not in _IGNORED}
-        return {'number of training images': images, **chosen}
+    def compared(settings: Mapping[str, Any]) -> Dict[str, Any]:
+        return {name: value for name, value in rating_settings(settings).items() if name not in _IGNORED}
 
-    differences = changes(compared(content['settings'], content.get('num_images', num_images)),
-                          compared(study_settings(config, space), num_images))
+    differences = changes(compared(content['settings']), compared(study_settings(config, space)))
+    differences = differences or images.difference(content)
     if content['is_old'] and config.child.img_size is not None:
         differences = 'an earlier version resized images differently'
     if differences:

@@ -38,6 +38,7 @@ from .folder import (
     study_settings,
 )
 from .forecast import Forecast, measure_children
+from .image_facts import ImageFacts
 from .loop import Progress, Search
 from .make_pool import make_pool
 from .make_space import make_space
@@ -74,7 +75,7 @@ class _Prepared(NamedTuple):
         config: The settings, with defaults that depend on the data or the space filled in.
         space: The search space.
         images: Where workers get the images.
-        num_images: Number of images, those held out for validation included.
+        facts: What tells these images from others of the same name.
         warm_start: The known cells that are evaluated first.
         reused: Children of other searches, as finished trials.
         baseline: The search to compare with, if there is one.
@@ -82,7 +83,7 @@ class _Prepared(NamedTuple):
     config: SearchConfig
     space: Space
     images: ImageSource
-    num_images: int
+    facts: ImageFacts
     warm_start: List[WarmStart]
     reused: List[FrozenTrial]
     baseline: Optional[SearchRecord]
@@ -229,7 +230,7 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
 def _check_folder(prepared: _Prepared) -> Optional[Dict[str, Any]]:
     """Check the folder. Return the content of ``search.json`` of a search that is resumed, or None for a new one."""
     config, space = prepared.config, prepared.space
-    known = read_known(config, study_settings(config, space), prepared.num_images)
+    known = read_known(config, study_settings(config, space), prepared.facts)
     study = None if known is None else open_stored_study(config.out, config.storage)
     if study is not None:
         check_cells(study, space, config.out)
@@ -264,11 +265,11 @@ def _prepare(config: SearchConfig, log: Callable[[str], None]) -> _Prepared:
     config = config.model_copy(update=dict(
         child=child.model_copy(update=dict(match_target=target if child.match else None)),
         data=data_name(config.data), cost_target=target))
-    num_images = len(loaded.images)
-    reused = read_reused(config, space, num_images, log)
+    facts = ImageFacts.of(loaded)
+    reused = read_reused(config, space, facts, log)
     if config.ray:
         images = StoredImages(connect_ray(config.ray).put(loaded))
-    return _Prepared(config, space, images, num_images, warm_start, reused, baseline)
+    return _Prepared(config, space, images, facts, warm_start, reused, baseline)
 
 
 def _cost_target(config: SearchConfig, evaluator: Evaluator) -> Optional[float]:
@@ -288,7 +289,7 @@ def _open_study(prepared: _Prepared, forecast: Forecast) -> optuna.Study:
     """Create or resume the study, and enqueue the known cells."""
     config, space = prepared.config, prepared.space
     settings = study_settings(config, space)
-    name = start_or_resume(config, settings, prepared.num_images, forecast.model_dump(mode='json'))
+    name = start_or_resume(config, settings, prepared.facts, forecast.model_dump(mode='json'))
 
     def reward(trial: FrozenTrial) -> float:
         return combined_reward(trial.values, config.cost_target)

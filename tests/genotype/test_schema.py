@@ -198,6 +198,9 @@ def test_bad_sources(tmp_path):
     (tmp_path / 'latin.json').write_bytes(b'{"name": "caf\xe9"}')
     assert 'not UTF-8' in problems(tmp_path / 'latin.json')
     assert 'cannot be read' in problems(str(tmp_path / '\0.json'))
+    assert problems(str(tmp_path)).endswith('is a folder, not a JSON file')
+    load_genotype('nasnet_a').save(tmp_path / 'cell.json')
+    assert problems(str(tmp_path)).endswith('is a folder, not a JSON file; its genotype is cell.json')
     with pytest.raises(GenotypeError, match='a path is not allowed'):
         load_genotype(tmp_path / 'latin.json', allow_path=False)
 

@@ -77,7 +77,7 @@ def test_a_search_of_other_images_is_refused(old):
     content = json.loads((old / 'search.json').read_text(encoding='utf-8'))
     (old / 'search.json').write_text(json.dumps(dict(content, num_images=7)), encoding='utf-8')
     result = resume(old, '--trials', '13')
-    assert result.exit_code == 1 and 'started with 7 training images' in result.stderr
+    assert result.exit_code == 1 and 'other images in digits: there were 7 training images' in result.stderr
     assert len(search_status(old)) == 4
 
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from nasnet_zoo import load_genotype
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.search.config import ChildSettings, SearchConfig
+from nasnet_zoo.search.errors import SearchError
+from nasnet_zoo.search.image_facts import ImageFacts
 from nasnet_zoo.search.make_space import make_space
 from nasnet_zoo.search.reuse import read_reused
 from nasnet_zoo.search.study import open_study
@@ -129,13 +131,17 @@ def test_only_results_are_taken_over(first, tmp_path):
     child = child.model_copy(update=dict(recipe=child.recipe.model_copy(update=dict(seed=7))))
     config = SearchConfig(out=tmp_path / 'new', space=f'{file}:small', child=child, reuse=(old, copied))
     lines: list = []
-    reused = read_reused(config, space, settings['num_images'], lines.append)
+    facts = ImageFacts(settings['num_images'], **{
+        name: tuple(values) for name, values in settings['images'].items()})
+    reused = read_reused(config, space, facts, lines.append)
     assert lines == [f'{folder}: {count} of {count} children are in the space darts-2'
                      for folder, count in ((old, 6), (copied, 7))]
     assert len(reused) == 13 and sorted(reused, key=lambda trial: trial.value) == reused
     assert sorted(reused, key=lambda trial: trial.datetime_complete) == reused, 'evolution keeps the newest'
     assert reused[0].user_attrs['architecture'] == architecture, 'the reward is the lowest'
     assert not [name for trial in reused for name in ('again_for', 'seconds') if name in trial.user_attrs]
+    with pytest.raises(SearchError, match='trained or rated in another way: the mean of their channels was'):
+        read_reused(config, space, facts._replace(mean=(0.9,)), lines.append)
 
 
 @pytest.mark.parametrize('space, options, message', [

@@ -65,12 +65,27 @@ def test_cells_are_rated_once(tmp_path, run):
     ('[{"accuracy": 1}]', [], 'cells[0]: needs "genotype"'),
     (json.dumps([dict(cell=DARTS, accuracy=None)]), [], 'cells[0]: accuracy: must be a number, not None'),
     (json.dumps([dict(cell=[['luck', 0]] * 4, accuracy=1)]), [], 'cells[0]:'),
+    (json.dumps([dict(cell=DARTS, accuracy=10 ** 400)]), [], 'cells[0]: accuracy: must be a number, not 1000'),
+    ('[]', ['--limit', '-1'], '--limit, --sample, --img-size: at least 1'),
+    ('[]', ['--cost-target', '9'], '--match-below, --cost-target: need --match'),
+    ('[]', ['--plot', 'plot.txt'], '--plot: a .png, .svg or .pdf file'),
     (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--protocol', 'luck'], "there is no 'luck'; known: quick"),
     (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--protocol', 'tiny:luck'], 'the rewards of a training are accuracy'),
     (json.dumps([dict(cell=DARTS, accuracy=1)]), ['--out', 'protocols.json'], 'is not a file of this tool')])
 def test_what_is_wrong_is_named(tmp_path, run, content, options, message):
     (tmp_path / 'cells.json').write_text(content, encoding='utf-8')
     _, stderr, failed = run('--protocol', 'tiny', *options)
+    assert failed and message in stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize('protocols, message', [
+    (dict(data={}), 'protocols.json: data: has a meaning already; choose another name'),
+    (dict(synflow={}), 'protocols.json: synflow: has a meaning already'),
+    ({'a+b': {}}, 'protocols.json: a+b: has a meaning already'),
+    (dict(mine=dict(num_cells=0)), 'protocols.json: mine: num_cells: ')])
+def test_wrong_protocols_are_named(tmp_path, run, protocols, message):
+    (tmp_path / 'protocols.json').write_text(json.dumps(protocols), encoding='utf-8')
+    _, stderr, failed = run('--protocol', 'quick')
     assert failed and message in stderr.splitlines()[-1]
 
 

@@ -94,13 +94,17 @@ def write_report(
 
     Raises:
         SearchError: If a folder contains no search, or the cells of the children cannot be built.
-        ValueError: If there are several searches and `children`, or `out` is not the name of an HTML page.
+        ValueError: If a folder is given twice, there are several searches and `children`, or `out` does not end in
+            .html.
     """
     if out.suffix not in ('.html', '.htm'):
         raise ValueError(f'--out: {out} does not end in .html; the report is an HTML page')
     if children and len(folders) > 1:
         raise ValueError('--child: needs a single search; give one DIR')
-    labels = [folder.resolve().name for folder in map(Path, folders)]
+    resolved = [Path(folder).resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError('DIR: a folder is given twice; give each search once')
+    labels = [folder.name for folder in resolved]
     if len(set(labels)) < len(labels):
         labels = [str(folder) for folder in folders]
     records = [read_record(Path(folder), storage, label, space) for folder, label in zip(folders, labels)]

@@ -62,6 +62,11 @@ def test_a_baseline_that_is_gone_is_left_out(folders, tmp_path):
         assert 'Differences' not in headings(page) and f'Its baseline, {baseline}, is not there any more.' in page
 
 
+def test_no_search_is_compared_with_itself(folders, tmp_path):
+    with pytest.raises(ValueError, match='a folder is given twice'):
+        write_report([folders[0], folders[0] / '..' / folders[0].name], tmp_path / 'page.html')
+
+
 def test_a_report_is_an_html_page(folders):
     before = (folders[0] / 'search.json').read_bytes()
     with pytest.raises(ValueError, match=r'--out: .*search.json does not end in .html'):

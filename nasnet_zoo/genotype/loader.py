@@ -113,7 +113,9 @@ def _read(source: Any, allow_path: bool) -> Tuple[str, str]:
         raise GenotypeError(shorten(name), [
             ('', 'a path is not allowed here; pass the name of a built-in genotype or load_genotype(path).to_dict()')])
     if not is_path and name not in list_genotypes():
-        hint = suggest(name[:100].lower(), list_genotypes())
+        cell = os.path.join(name, 'cell.json')
+        hint = (f'did you mean {cell}?' if allow_path and os.path.exists(cell) else  # which accepts any text
+                suggest(name[:100].lower(), list_genotypes()))
         raise GenotypeError(shorten(name), [
             ('', f'there is no built-in genotype of this name (a path must end in .json); {hint}')])
     if is_remote:

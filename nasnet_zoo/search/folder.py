@@ -102,7 +102,8 @@ def exclusive_lock(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise SearchError(f'{out}: is or is in a file, not a folder; choose another --out') from None
+        raise SearchError(f'{out}: cannot be a folder, since it or a part of its path is a file; choose another '
+                          '--out') from None
     try:
         with FileLock(out / '.lock', timeout=0):
             remove_partial_files(out)

@@ -5,6 +5,7 @@ import pickle
 import re
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -189,7 +190,7 @@ def test_bad_text(tmp_path, text, message):
     assert message in answer and 'cell.json' in answer
 
 
-def test_bad_sources(tmp_path):
+def test_bad_sources(tmp_path, monkeypatch):
     assert 'No such file' in problems('nowhere.json')
     assert "did you mean 'nasnet_c'" in problems('nasnet_cc')
     assert 'is a name, a path or a dict, not a int' in problems(3)
@@ -200,6 +201,8 @@ def test_bad_sources(tmp_path):
     assert 'cannot be read' in problems(str(tmp_path / '\0.json'))
     assert problems(str(tmp_path)).endswith('is a folder, not a JSON file')
     load_genotype('nasnet_a').save(tmp_path / 'cell.json')
+    monkeypatch.chdir(tmp_path.parent)
+    assert problems(tmp_path.name).endswith(f'did you mean {Path(tmp_path.name, "cell.json")}?')
     assert problems(str(tmp_path)).endswith('is a folder, not a JSON file; its genotype is cell.json')
     with pytest.raises(GenotypeError, match='a path is not allowed'):
         load_genotype(tmp_path / 'latin.json', allow_path=False)

@@ -174,7 +174,7 @@ def test_another_search_is_refused(searched, options, message):
     (['--objective', 'luck'], 'known: params, macs, latency'),
     (['--prune', 'median', '--objective', 'params'], 'Optuna prunes by a single objective only'),
     (['--baseline', 'nowhere'], 'nowhere: there is no search here'),
-    (['--out', f'{__file__}/new'], 'is or is in a file, not a folder; choose another --out'),
+    (['--out', f'{__file__}/new'], 'since it or a part of its path is a file; choose another --out'),
     pytest.param(['--ray', '127.0.0.1:1'], '--ray 127.0.0.1:1: the cluster does not answer', marks=pytest.mark.skipif(
         find_spec('ray') is None, reason='Ray is an extra')),
     (['--storage', 'nonsense'], 'nonsense: cannot be used as a storage'),

@@ -6,8 +6,9 @@ Each protocol of a search (nasnet_zoo/search/protocols.py) trains a child with e
 (nasnet_zoo/search/scores.py) rates the untrained network. PROTOCOL:REWARD is another reward (accuracy, val_loss, …) of
 the same training. The rewards are compared with the known accuracies by Spearman's and Kendall's rank correlation and,
 because the accuracy of many sets of cells mostly depends on their size and depth, by the partial Spearman correlation
-given the number of parameters and the longest chain of convolutions. NAME+NAME is the mean of two rewards' ranks. A
-measurement that was interrupted is continued by the same command.
+given the number of parameters and the longest chain of convolutions. NAME+NAME is the mean of two rewards' ranks;
+in NAME-NAME, the second one counts from the highest. A measurement that was interrupted is continued by the same
+command.
 
 CELLS.json is {"cells": [{"genotype": {…}, "accuracy": 0.93}, …]}, or a list of cells of DARTS in which normal and
 reduction cell are equal, [{"cell": [[operation, state], …], "accuracy": 93.0}, …]. A file with the predictions of
@@ -18,6 +19,7 @@ NAS-Bench-301 for random cells is written by
 import argparse
 import json
 import random
+import re
 import sys
 import time
 from functools import partial
@@ -48,6 +50,7 @@ from nasnet_zoo.search.timing import child_seconds
 
 # The networks of the scores, and those whose parameters and mult-adds are counted
 SMALL = dict(num_cells=1, cell_filters=8, img_size=16)
+JOINTS = {':', '+', '-'}  # between the parts of a name
 HALVES = {'all': slice(None), 'tune': slice(0, None, 2), 'report': slice(1, None, 2)}
 
 
@@ -144,7 +147,7 @@ def make_contestants(
     size = min(data.input_size[1:]), round(0.9 * data.size())  # as in a search, which holds out a tenth
     protocols = {**{name: row.settings(*size) for name, row in PROTOCOLS.items()}, **further}
     found: Dict[str, Contestant] = {}
-    for part in (part for whole in names for part in whole.split('+')):
+    for _, part in (part for whole in names for part in parts_of(whole)):
         name, _, kind = part.partition(':')
         if kind and (name in SCORES or kind not in REWARDS):
             raise ValueError(f'--protocol: there is no {part!r}; the rewards of a training are {", ".join(REWARDS)}')
@@ -162,10 +165,15 @@ def make_contestants(
     return list(found.values())
 
 
+def parts_of(name: str) -> List[Tuple[float, str]]:
+    """Return the parts of NAME+NAME or NAME-NAME, each with its sign."""
+    return [(-1. if sign == '-' else 1., part) for sign, part in re.findall('([+-]?)([^+-]+)', name)]
+
+
 def shown_names(names: Sequence[str]) -> List[str]:
     """Return the names, and after that of a protocol all rewards of its training."""
     return list(dict.fromkeys(shown for name in names for shown in [name, *(
-        f'{name}:{kind}' for kind in REWARDS if not {':', '+'} & set(name) and name not in SCORES)]))
+        f'{name}:{kind}' for kind in REWARDS if not JOINTS & set(name) and name not in SCORES)]))
 
 
 def _train(name: str, evaluator: Evaluator, genotype: Genotype) -> Dict[str, float]:
@@ -241,9 +249,11 @@ def summarise(rows: Sequence[Dict[str, Any]], names: Sequence[str]) -> Dict[str,
         'operation_counts': reward_statistics.ridge_predictions([row['counts'] for row in rows], accuracy)}
     seconds: Dict[str, float] = {}
     for name in names:
-        parts = name.split('+')
-        columns[name] = reward_statistics.mean_ranks([[row['rewards'].get(part) for row in rows] for part in parts])
-        spent = [sum(row['seconds'].get(one, 0.) for one in {part.split(':')[0] for part in parts}) for row in rows]
+        parts = parts_of(name)
+        columns[name] = reward_statistics.mean_ranks([
+            [None if (value := row['rewards'].get(part)) is None else sign * value for row in rows]
+            for sign, part in parts])
+        spent = [sum(row['seconds'].get(one, 0.) for one in {part.split(':')[0] for _, part in parts}) for row in rows]
         seconds[name] = sum(spent) / len(spent)
     controls = [columns['parameters'], columns['longest_chain']]
     return dict(
@@ -293,8 +303,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--half', choices=list(HALVES), default='all', help=(
         'rate every second cell only: tune on the first, third, … cell and report the second, fourth, …'))
     parser.add_argument('--protocol', action='append', default=[], metavar='NAME', help=(
-        f'a protocol ({", ".join(PROTOCOLS)} or of --protocols), a score ({", ".join(SCORES)}), or NAME+NAME; may be '
-        'given several times'))
+        f'a protocol ({", ".join(PROTOCOLS)} or of --protocols), a score ({", ".join(SCORES)}), NAME+NAME or '
+        'NAME-NAME; may be given several times'))
     parser.add_argument('--protocols', type=Path, metavar='FILE.json', help=(
         'further protocols: {NAME: {settings of the child}}'))
     parser.add_argument('--match', choices=list(MATCHES), help='give all networks about the same cost')
@@ -319,7 +329,7 @@ def read_protocols(path: Optional[Path]) -> Dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
         raise ValueError(f'{path}: needs {{NAME: {{settings of the child}}}}')
     for name, row in content.items():
-        if name in ('data', *SCORES, *PROTOCOLS) or {':', '+'} & set(name):
+        if name in ('data', *SCORES, *PROTOCOLS) or JOINTS & set(name):
             raise ValueError(f'{path}: {name}: has a meaning already; choose another name')
         try:
             ChildSettings(**row)

@@ -44,19 +44,32 @@ def test_cells_are_rated_once(tmp_path, run):
     assert not failed and 'tiny: 1 cells, about' in stderr
     before = json.loads(out.read_text(encoding='utf-8'))
     stdout, stderr, failed = run('--protocol', 'tiny', '--protocol', 'synflow', '--protocol', 'tiny+synflow',
-                                 '--plot', 'plot.png')
+                                 '--protocol', 'tiny:accuracy-synflow', '--protocol=-synflow', '--plot', 'plot.png')
     assert not failed and 'tiny: 1 cells, about' in stderr and 'synflow' in stdout
     found = json.loads(out.read_text(encoding='utf-8'))
     assert found['count'] == 2 and found['cells'][0]['rewards']['tiny'] == before['cells'][0]['rewards']['tiny']
     assert all(0 < row['rewards']['tiny'] < 1 and row['rewards']['synflow'] > 0 for row in found['cells'])
     assert set(found['spearman']) == {'parameters', 'mult_adds', 'longest_chain', 'operation_counts', 'tiny', 'synflow',
-                                      'tiny+synflow', *(f'tiny:{reward}' for reward in REWARDS)}
+                                      'tiny+synflow', 'tiny:accuracy-synflow', '-synflow',
+                                      *(f'tiny:{reward}' for reward in REWARDS)}
     assert all(row['rewards']['tiny:val_loss'] == row['rewards']['tiny'] for row in found['cells'])
     assert found['seconds']['tiny'] > found['seconds']['synflow'] > 0
     assert (tmp_path / 'plot.png').stat().st_size > 5000
     _, stderr, failed = run('--protocol', 'tiny', '--half', 'report')
     half = json.loads(out.read_text(encoding='utf-8'))
     assert not failed and 'about' not in stderr and half['count'] == 1 and len(half['cells']) == 2
+
+
+def test_a_reward_may_count_from_the_highest():
+    tool = import_tool('benchmark_reward')
+    assert tool.parts_of('-a+b:c-d') == [(-1., 'a'), (1., 'b:c'), (-1., 'd')]
+    rows = [dict(accuracy=i, parameters=i % 3, mult_adds=i % 4, longest_chain=i % 5, counts={'x': i % 2},
+                 rewards=dict(a=float(i), b=float(i * 7 % 5), c=None), seconds=dict(a=1., b=2.)) for i in range(8)]
+    found = tool.summarise(rows, ['a', '-a', 'a-b', '-c'])
+    assert found['spearman']['a'] == pytest.approx(1) and found['spearman']['-a'] == pytest.approx(-1)
+    assert found['spearman']['a-b'] == pytest.approx(
+        stats.spearmanr([i - stats.rankdata([i * 7 % 5 for i in range(8)])[i] for i in range(8)], range(8))[0])
+    assert found['spearman']['-c'] is None and found['seconds']['a-b'] == 3
 
 
 @pytest.mark.parametrize('content, options, message', [
@@ -81,7 +94,7 @@ def test_what_is_wrong_is_named(tmp_path, run, content, options, message):
 @pytest.mark.parametrize('protocols, message', [
     (dict(data={}), 'protocols.json: data: has a meaning already; choose another name'),
     (dict(synflow={}), 'protocols.json: synflow: has a meaning already'),
-    ({'a+b': {}}, 'protocols.json: a+b: has a meaning already'),
+    ({'a+b': {}}, 'protocols.json: a+b: has a meaning already'), ({'a-b': {}}, 'protocols.json: a-b: has a meaning'),
     (dict(mine=dict(num_cells=0)), 'protocols.json: mine: num_cells: ')])
 def test_wrong_protocols_are_named(tmp_path, run, protocols, message):
     (tmp_path / 'protocols.json').write_text(json.dumps(protocols), encoding='utf-8')

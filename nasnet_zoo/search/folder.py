@@ -168,11 +168,6 @@ def read_known(config: SearchConfig, settings: Dict[str, Any], images: ImageFact
         if content['is_old'] and config.child.img_size is not None:
             raise SearchError(f'{config.out}: these children were trained by an earlier version, which resized images '
                               'differently; choose another --out')
-        journal = config.out / 'study.log'
-        is_lost = config.storage is None and not (journal.exists() and journal.stat().st_size)
-        if is_lost and (content.get('has_ended') or (config.out / 'finals.json').exists()):
-            raise SearchError(f'{journal}: is missing or empty, so the children of this search are lost; restore the '
-                              'file from a copy, or choose another --out')
         return content
     left = [name for name in _RESULTS if (config.out / name).exists()]
     if left:

@@ -230,10 +230,16 @@ def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
 def _check_folder(prepared: _Prepared) -> Optional[Dict[str, Any]]:
     """Check the folder. Return the content of ``search.json`` of a search that is resumed, or None for a new one."""
     config, space = prepared.config, prepared.space
-    known = read_known(config, study_settings(config, space), prepared.facts)
-    study = None if known is None else open_stored_study(config.out, config.storage)
-    if study is not None:
-        check_cells(study, space, config.out)
+    known, study = read_known(config, study_settings(config, space), prepared.facts), None
+    if known is not None:
+        if config.storage is None or known['study'] in optuna.get_all_study_names(config.storage):
+            study = open_stored_study(config.out, config.storage)
+        if study is not None:
+            check_cells(study, space, config.out)
+        elif known.get('has_ended') or (config.out / 'finals.json').exists():  # otherwise it had only just begun
+            place = 'study.log is missing or empty' if config.storage is None else 'the storage does not contain them'
+            raise SearchError(f'{config.out}: the children of this search are lost: {place}; restore them from a copy, '
+                              'or choose another --out')
     _check_trials(prepared, study)
     return known
 

@@ -49,7 +49,7 @@ def test_a_search_whose_journal_is_lost_does_not_start_anew(old, damage):
     damage(old / 'study.log')
     before = sorted((path.name, path.read_bytes()) for path in old.iterdir() if path.name != '.lock')
     result = resume(old)
-    assert result.exit_code == 1 and 'study.log: is missing or empty' in result.stderr
+    assert result.exit_code == 1 and 'are lost: study.log is missing or empty' in result.stderr
     assert sorted((path.name, path.read_bytes()) for path in old.iterdir() if path.name != '.lock') == before
 
 

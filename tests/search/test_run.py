@@ -265,6 +265,23 @@ def test_the_folder_is_unchanged_if_there_are_too_few_trials_for_the_known_cells
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
+def test_children_in_another_storage(tmp_path):
+    out, database = tmp_path / 'new', tmp_path / 'study.db'
+    options = ['--sampler', 'random', '--top', '1', '--storage', f'sqlite:///{database}']
+    assert command(out, '--trials', '1', *options).exit_code == 0
+    assert command(out, '--trials', '2', '--resume', *options).exit_code == 0
+    assert not (out / 'study.log').exists()
+    assert len(json.loads(command(out, '--status', '--json', *options[-2:]).stdout)) == 2
+    database.unlink()
+    result = command(out, '--trials', '3', '--resume', *options)
+    assert result.exit_code == 1 and 'are lost: the storage does not contain them; restore' in result.stderr
+    content = json.loads((out / 'search.json').read_text(encoding='utf-8'))
+    (out / 'search.json').write_text(json.dumps(content | dict(has_ended=False)), encoding='utf-8')
+    (out / 'finals.json').unlink()
+    result = command(out, '--trials', '1', '--resume', *options)
+    assert result.exit_code == 0, 'the first process was stopped before it created the study'
+
+
 def test_a_space_of_ones_own(tmp_path):
     """Workers do not import its file, and the search is resumed by the space, not by the file."""
     block = next(code for code in CODE if 'def chain(' in code)

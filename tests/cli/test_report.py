@@ -1,5 +1,6 @@
 """The command that writes reports of searches."""
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -30,10 +31,11 @@ def test_one_search(folder):
 
 def test_several_searches(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = report(folder, folder, '--json')
+    other = shutil.copytree(folder, tmp_path / 'other')
+    result = report(folder, other, '--json')
     assert result.exit_code == 0 and json.loads(result.stdout)['page'] == 'comparison.html'
     assert 'Comparison of 2 searches' in (tmp_path / 'comparison.html').read_text(encoding='utf-8')
-    assert report(folder, folder, '--out', tmp_path / 'other.html').exit_code == 0
+    assert report(folder, other, '--out', tmp_path / 'other.html').exit_code == 0
     assert (tmp_path / 'other.html').exists()
 
 

@@ -9,6 +9,7 @@ from nasnet_zoo.search import EvolutionSampler, SearchConfig
 from nasnet_zoo.search.errors import ChildError
 from nasnet_zoo.search.evaluator import Evaluation
 from nasnet_zoo.search.folder import start_or_resume, study_settings, upgrade_settings
+from nasnet_zoo.search.image_facts import ImageFacts
 from nasnet_zoo.search.loop import Search
 from nasnet_zoo.search.pool_local import LocalPool
 from nasnet_zoo.search.report.record import SearchRecord
@@ -20,6 +21,7 @@ __all__ = ['MadeUpPool', 'SPACE', 'finished_children', 'make_up_search', 'search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = darts_space(2)
+FACTS = ImageFacts(1000, ('cat', 'dog'), (.5,), (.2,))  # of the images of made-up searches
 
 
 def search(folder, make, trials, sampler=None, workers=2, space=SPACE, on_progress=None):
@@ -67,7 +69,7 @@ def make_up_search(folder, sampler='evolution', trials=40, space='darts', seed=0
     config.out.mkdir(parents=True)
     made = SPACES[space]()
     settings = study_settings(config, made)
-    study = open_study(config.out, start_or_resume(config, settings, 1000, {}), create=StudySettings(
+    study = open_study(config.out, start_or_resume(config, settings, FACTS, {}), create=StudySettings(
         lambda trials: SAMPLERS[sampler].resolve()(made, seed, config.ppo_preset, trials, None), settings))
     Search(study, made, MadeUpPool()).run(trials)
     return study

@@ -73,10 +73,10 @@ class Space:
         self.name, self.decisions = name, tuple(Decision(n, tuple(options)) for n, options in decisions)
         self._build, self._parse = build, parse
         texts = [name, *(text for decision in self.decisions for text in (decision.name, *decision.options))]
-        if any(not isinstance(text, str) for text in texts):
-            other = next(text for text in texts if not isinstance(text, str))
+        others = [text for text in texts if not isinstance(text, str)]
+        if others:
             raise ValueError('the name of the space, the names of its decisions and their options must be strings, '
-                             f'and {other!r} is an object of type {type(other).__name__}')
+                             f'and {others[0]!r} is an object of type {type(others[0]).__name__}')
         names = Counter(decision.name for decision in self.decisions)
         wrong = [d.name for d in self.decisions if names[d.name] > 1 or len(set(d.options)) < max(2, len(d.options))]
         if wrong or not names:

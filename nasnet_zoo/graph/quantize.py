@@ -17,10 +17,11 @@ _TYPES = {'uint8': QuantType.QUInt8, 'int8': QuantType.QInt8}
 
 
 def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], settings: Quantization) -> onnx.ModelProto:
-    """The model with weights and features in 8 bits.
+    """The model with features in 8 bits and weights in 7.
 
     Weights have a scale for each output channel, features one scale for each feature map: it covers the range of values
-    that occur for `feeds`.
+    that occur for `feeds`. Weights use 7 of the 8 bits, so that the sum of two products fits into 16 bits: processors
+    with AVX2 or AVX-512 but without VNNI cut off larger sums, which costs several points of accuracy.
 
     Args:
         proto: A model in float32 with one input.
@@ -35,7 +36,8 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], settings: Quan
             path = Path(folder) / 'model.onnx'
             quantize_static(
                 _with_own_biases(proto), path, _Reader(proto.graph.input[0].name, feeds), quant_format=QuantFormat.QDQ,
-                per_channel=True, activation_type=_TYPES[settings.activations], weight_type=QuantType.QInt8,
+                per_channel=True, reduce_range=True, activation_type=_TYPES[settings.activations],
+                weight_type=QuantType.QInt8,
                 nodes_to_exclude=_float_nodes(proto, settings),
                 extra_options=dict(ActivationSymmetric=settings.symmetric))
             quantized = onnx.load(path)

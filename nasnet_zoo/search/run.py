@@ -318,12 +318,15 @@ def _check_trials(prepared: _Prepared, study: Optional[optuna.Study]) -> None:
         study: The study of a resumed search that has begun.
     """
     config, space = prepared.config, prepared.space
+    if not prepared.warm_start:
+        return
     waiting = [trial.system_attrs['fixed_params'] for trial in study.get_trials(deepcopy=False)
                if trial.state == TrialState.WAITING] if study else []
-    cells = [*waiting, *(trial.params for trial in prepared.reused), *(cell.choices for cell in prepared.warm_start)]
-    known = {trial.user_attrs['architecture'] for trial in evaluated_trials(study)} if study else set()
-    wanted = len(known | {space.genotype(space.tokens(choices)).architecture_digest for choices in cells})
-    if prepared.warm_start and wanted > config.trials:
+    cells = [*waiting, *(cell.choices for cell in prepared.warm_start)]
+    evaluated = [*prepared.reused, *(evaluated_trials(study) if study else [])]
+    wanted = len({trial.user_attrs['architecture'] for trial in evaluated}
+                 | {space.genotype(space.tokens(choices)).architecture_digest for choices in cells})
+    if wanted > config.trials:
         raise SearchError(f'--warm-start: --trials is too small to evaluate all of these cells; use --trials {wanted}, '
                           'or more')
 

@@ -47,6 +47,8 @@ def test_settings(settings, kinds):
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
     zeros = [tensors[node.input[2]] for node in quantized.graph.node if node.op_type == 'QuantizeLinear']
     assert {str(zero.dtype) for zero in zeros} == kinds
+    weights = [tensor for tensor in tensors.values() if tensor.dtype == np.int8 and tensor.ndim > 1]
+    assert weights and max(np.abs(weight.astype(int)).max() for weight in weights) == 64
     if settings.get('symmetric'):
         assert {int(zero) for zero in zeros} == {0 if kinds == {'int8'} else 128}
     dequantized = {name for node in quantized.graph.node if node.op_type == 'DequantizeLinear' for name in node.output}

@@ -73,10 +73,14 @@ def read_cells(path: Path) -> List[Known]:
     rows = content.get('cells') if isinstance(content, dict) else content
     if not isinstance(rows, list) or not rows:
         raise ValueError(f'{path}: needs {{"cells": […]}} or a list of cells of DARTS, with at least one cell')
-    known = []
+    known: List[Known] = []
+    places: Dict[str, int] = {}
     for i, row in enumerate(rows):
         try:
             known.append(Known(_genotype(row, i), _accuracy(row)))
+            first = places.setdefault(known[-1].genotype.architecture_digest, i)
+            if first != i:
+                raise ValueError(f'is the same cell as cells[{first}]; list each cell once, with its mean accuracy')
         except ValueError as error:
             raise ValueError(f'{path}: cells[{i}]: {error}') from None
     return known
@@ -360,8 +364,7 @@ def rate_cells(args: argparse.Namespace) -> None:
     data = DataSource(args.data, args.data_root, args.img_size).load()
     name = data_name(args.data) + (f' at {args.img_size} pixels' if args.img_size else '')
     contestants = make_contestants(args.protocol, further, match, data)
-    cells = list({cell.genotype.architecture_digest: cell for cell in read_cells(args.cells)[:args.limit]}.values())
-    cells = cells[HALVES[args.half]]
+    cells = read_cells(args.cells)[:args.limit][HALVES[args.half]]
     if not cells:
         raise ValueError(f'{args.cells}: no cells are left; check --limit and --half')
     settings, before = start_or_resume(args.out, dict(data=name, **{

@@ -4,6 +4,7 @@
     compare.svg       a plot of the accuracies
     runs/CELL-SEED/   the folder of each training run, from which it is resumed, with the trained model
 """
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -152,14 +153,15 @@ def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[fl
         if config.match is not None and target is not None:
             filters = matched_filters(genotype, config.match, target, config.match_below, **args)
         cost = describe(genotype, **dict(args, cell_filters=filters))
-        digest, name = genotype.architecture_digest, genotype.name
+        digest = genotype.architecture_digest
         if digest in cells:
             raise SearchError(f'{source}: has the same architecture as {cells[digest].name}; list each cell once')
-        if any(job.name == name for job in cells.values()):
-            name = f'{name}-{digest[:8]}'
-        cells[digest] = Job(name, genotype, config.first_seed, filters, cost['params'], cost['macs'])
+        cells[digest] = Job(genotype.name, genotype, config.first_seed, filters, cost['params'], cost['macs'])
+    counts = Counter(job.name for job in cells.values())
+    named = [job._replace(name=f'{job.name}-{digest[:8]}') if counts[job.name] > 1 else job
+             for digest, job in cells.items()]
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    return [job._replace(seed=seed) for seed in seeds for job in cells.values()], target
+    return [job._replace(seed=seed) for seed in seeds for job in named], target
 
 
 def _keep_names(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> List[Job]:

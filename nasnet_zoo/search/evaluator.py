@@ -1,11 +1,14 @@
 """Evaluation of a genotype: a small network with its cells is trained and validated."""
 import copy
+import hashlib
+import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -98,27 +101,33 @@ class Evaluator:
             model.reset_classifier(network_args['num_classes'], 'avg')
         return model
 
-    def __call__(self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
+    def __call__(
+            self, genotype: Genotype, should_prune: Optional[ShouldPrune] = None, checkpoints: Optional[Path] = None,
+    ) -> Evaluation:
         """Train a child and validate it.
 
         Args:
             genotype: The cells.
             should_prune: Called after each epoch but the last with the reward at that time; the training stops if it
                 returns True.
+            checkpoints: A folder in which a checkpoint is written after each epoch, and from which a training of the
+                same child with the same settings continues. If it does not exist, none is written.
 
         Raises:
             ChildError: If the child cannot be built, is too large, runs out of memory or time, diverges or is pruned.
+                Also if its checkpoint cannot be written or read.
         """
         try:
-            return self._evaluate(genotype, should_prune)
-        except (ValueError, FloatingPointError) as error:
+            return self._evaluate(genotype, should_prune, checkpoints)
+        except (ValueError, FloatingPointError, OSError, SafetensorError) as error:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
                 raise ChildError(f'out of memory: {first_line(error)}') from None
             raise
 
-    def _evaluate(self, genotype: Genotype, should_prune: Optional[ShouldPrune]) -> Evaluation:
+    def _evaluate(
+            self, genotype: Genotype, should_prune: Optional[ShouldPrune], checkpoints: Optional[Path]) -> Evaluation:
         limit, started = self.settings.time_limit, time.perf_counter()
 
         train_losses: List[float] = []
@@ -130,8 +139,15 @@ class Evaluator:
                                  f'{step["step"]} of {step["steps"]}')
         filters, params, macs = self.checked_cost(genotype)
         trainer = self.trainer(genotype)
+        checkpoint = checkpoints / self._checkpoint_name(genotype) if checkpoints and checkpoints.is_dir() else None
+        if checkpoint and checkpoint.exists():
+            before = trainer.load(checkpoint)
+            train_losses += before['train_losses']
+            started -= before['seconds']
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(follow)
+            if checkpoint:
+                trainer.save(checkpoint, train_losses=train_losses, seconds=time.perf_counter() - started)
             if should_prune and trainer.epoch < trainer.recipe.epochs:
                 rewards = self._rate(trainer.result, train_losses)
                 if should_prune(trainer.epoch, rewards[self.settings.reward]):
@@ -142,6 +158,11 @@ class Evaluator:
         latency = self._measure_latency(trainer.result) if self.settings.latency else None
         return Evaluation(rewards[self.settings.reward], rewards['accuracy'], params, macs, seconds, latency, filters,
                           rewards)
+
+    def _checkpoint_name(self, genotype: Genotype) -> str:
+        """Return a file name that is another one for other cells or settings."""
+        key = json.dumps([genotype.architecture_digest, self.settings.model_dump(mode='json')], sort_keys=True)
+        return f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors'
 
     @torch.inference_mode()
     def _rate(self, model: nn.Module, train_losses: List[float]) -> Dict[str, float]:

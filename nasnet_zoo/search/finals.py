@@ -1,10 +1,11 @@
 """The last stage of a search, in which its best children are trained again, for longer."""
+import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from ..files import write_json
+from ..files import remove_partial_files, write_json
 from ..genotype.schema import Genotype
 from .config import ChildSettings
 from .errors import ChildError, SearchError
@@ -43,12 +44,13 @@ class FinalRun(NamedTuple):
     seed: int
 
 
-def make_final_evaluator(source: ImageSource, settings: ChildSettings) -> Evaluate:
-    """Return the function of a worker that trains finalists. It takes a :class:`FinalRun`."""
+def make_final_evaluator(source: ImageSource, settings: ChildSettings, path: Path) -> Evaluate:
+    """Return the function of a worker that trains finalists. It takes a :class:`FinalRun`, and continues the run if it
+    was interrupted before, see :func:`train_finalists`."""
     evaluator = make_evaluator(source, settings)
 
     def evaluate(run: FinalRun, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
-        return evaluator.with_seed(run.seed)(run.genotype, should_prune)
+        return evaluator.with_seed(run.seed)(run.genotype, should_prune, _checkpoints(path))
     return evaluate
 
 
@@ -60,7 +62,8 @@ def train_finalists(
 
     Args:
         path: ``finals.json`` of the search, with a row for each training run. Runs that it lists with the same number
-            of epochs are not repeated. Rows that were measured on other held-out images are left out.
+            of epochs are not repeated. Rows that were measured on other held-out images are left out. Checkpoints of
+            unfinished runs are in the folder ``finals`` beside it.
         finalists: The children.
         pool: Workers that train for `epochs`, made by :func:`make_final_evaluator`. They are closed at the end.
         epochs: Number of epochs.
@@ -84,6 +87,9 @@ def train_finalists(
     known = {(row['architecture'], row['seed']) for row in rows if row['epochs'] == epochs}
     todo = [(one, seed) for seed in seeds for one in finalists
             if (one.genotype.architecture_digest, seed) not in known]
+    checkpoints = _checkpoints(path)
+    checkpoints.mkdir(exist_ok=True)  # on another machine, a worker that does not find it writes no checkpoints
+    remove_partial_files(checkpoints)
     try:
         for (one, seed), future in completed(
                 lambda run: pool.submit(FinalRun(run[0].genotype, run[1])), pool.size, todo):
@@ -92,8 +98,14 @@ def train_finalists(
             write_json(path, rows)
     finally:
         pool.close()
+    shutil.rmtree(checkpoints)
     return mean_results([row for row in rows if row['architecture'] in current and row['epochs'] == epochs
                          and row['seed'] in seeds and 'accuracy' in row])
+
+
+def _checkpoints(path: Path) -> Path:
+    """Return the folder of the checkpoints, given the path of ``finals.json``."""
+    return path.with_suffix('')
 
 
 def read_runs(path: Path) -> List[Dict[str, Any]]:

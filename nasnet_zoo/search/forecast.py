@@ -1,7 +1,7 @@
 """How long a search will take, from a few steps of some children at first, and then from those that have finished."""
 import random
 import statistics
-from typing import Annotated, List, Optional, Sequence
+from typing import Annotated, Callable, List, Optional, Sequence
 
 from pydantic import Field
 
@@ -90,20 +90,28 @@ class Forecast(Checked):
         return child * self.final_epochs / self.epochs * -(-finals // self.workers)  # rounded up
 
 
-def measure_children(pool: WorkerPool, space: Space) -> Optional[float]:
+def measure_children(pool: WorkerPool, space: Space, log: Callable[[str], None]) -> Optional[float]:
     """Let all workers measure a few steps of random children, at the same time.
 
+    Args:
+        pool: The workers.
+        space: Where the children are drawn from.
+        log: Called with the reason if none of them can be trained.
+
     Returns:
-        The mean duration of a child in seconds. None if none of them could be trained.
+        The mean duration of a child in seconds. None if none of them can be trained.
     """
     rng, count = random.Random(0), min(max(MEASURED, pool.size), MAX_MEASURED)
     todo = [space.genotype([rng.randrange(size) for size in space.sizes]) for _ in range(count)]
     seconds: List[float] = []
+    reason = ''
     for _, future in completed(pool.estimate, pool.size, todo):
         try:
             seconds.append(pool.result(future))
-        except ChildError:  # it counts as failed in the search, too
-            pass
+        except ChildError as error:  # it counts as failed in the search, too
+            reason = str(error)
+    if not seconds:
+        log(f'none of {count} random children can be trained; the reason for the last one: {reason}')
     return statistics.mean(seconds) if seconds else None
 
 

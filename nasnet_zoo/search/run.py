@@ -2,7 +2,7 @@
 
     search.json              the settings, and the versions of the packages
     study.log                every trial (Optuna's journal), unless another storage is used
-    finals.json              the best children, trained again for longer
+    finals.json              the best children, trained again for longer; finals/ has checkpoints until then
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
@@ -119,7 +119,7 @@ def run_search(
     with closing(make_pool(make, config, config.workers)) as pool:
         if config.storage is not None:
             check_storage(config.storage)
-        forecast = _forecast(prepared, pool)
+        forecast = _forecast(prepared, pool, log)
         with exclusive_lock(config.out):
             study = _open_study(prepared, forecast)
             search = Search(study, space, pool, config.objective, config.cost_target)
@@ -217,10 +217,10 @@ def _durations(trials: List[optuna.trial.FrozenTrial]) -> List[float]:
     return [trial.user_attrs['seconds'] for trial in trials if 'seconds' in trial.user_attrs]
 
 
-def _forecast(prepared: _Prepared, pool: WorkerPool) -> Forecast:
+def _forecast(prepared: _Prepared, pool: WorkerPool, log: Callable[[str], None]) -> Forecast:
     """Measure how long children take, unless the search has been begun already."""
     config, known = prepared.config, _check_folder(prepared)
-    seconds = measure_children(pool, prepared.space) if known is None else known.get(
+    seconds = measure_children(pool, prepared.space, log) if known is None else known.get(
         'forecast', {}).get('child_seconds')
     return Forecast(
         trials=config.trials, workers=pool.size, child_seconds=seconds, epochs=config.child.recipe.epochs,
@@ -349,10 +349,10 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs'
         + (f' with {len(seeds)} seeds each' if len(seeds) > 1 else ''))
     runs = len(finalists) * len(seeds)
-    pool = make_pool(partial(make_final_evaluator, prepared.images, child), config,
+    path = config.out / 'finals.json'
+    pool = make_pool(partial(make_final_evaluator, prepared.images, child, path.resolve()), config,
                      min(runs, config.workers or (runs if config.ray else 1)))
-    rows = train_finalists(
-        config.out / 'finals.json', finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
+    rows = train_finalists(path, finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
     return record.sorted_finals(rows)

@@ -18,14 +18,13 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from timm import list_models
 from timm.models import get_pretrained_cfg
 from torch import distributed
 
 from ..data.datasets import DATA_SETS, AnySet, FileSet, data_name, load_data
 from ..data.preprocessing import make_preprocessing
-from ..files import atomic_write, check_purpose, flattened, read_safetensors, remove_partial_files, write_json
+from ..files import atomic_write, check_purpose, flattened, remove_partial_files, write_json
 from ..hub.folder import WEIGHTS, write_folder
 from ..loggers import Loggers
 from ..network.nasnet import NASNet
@@ -151,12 +150,9 @@ class Run:
             RunError: If it cannot be written. The previous checkpoint is kept.
         """
         self.rows.append(row)
-        tensors, rest = trainer.state()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         kept = row['epoch'] - 1
         try:
-            with atomic_write(self.checkpoint) as part:
-                save_file(tensors, part, metadata=dict(state=json.dumps(rest), rows=json.dumps(self.rows)))
+            trainer.save(self.checkpoint, rows=self.rows)
             kept = row['epoch']
             self.loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
         except (OSError, SafetensorError) as error:
@@ -172,11 +168,12 @@ class Run:
         if not self.checkpoint.exists():
             return False
         try:
-            tensors, facts = read_safetensors(self.checkpoint)
-            self.rows = json.loads(facts['rows'])
-            trainer.load_state(tensors, json.loads(facts['state']))
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(f'{self.checkpoint}: the run cannot be resumed from this file: {error}') from None
+            facts = trainer.load(self.checkpoint)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if 'rows' not in facts:
+            raise RunError(f'{self.checkpoint}: is not the checkpoint of a training run; it contains no log')
+        self.rows = facts['rows']
         return True
 
     def draw_curve(self) -> Optional[Path]:

@@ -4,6 +4,7 @@ import http.server
 import re
 import threading
 import time
+from contextlib import suppress
 
 __all__ = ['FileServer']
 
@@ -60,11 +61,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header('ETag', f'"{hashlib.sha256(body or b"").hexdigest()}"')
         self.send_header('X-Repo-Commit', '0' * 40)
         self.end_headers()
-        if self.command == 'GET':
-            self.wfile.write(part[:len(part) // 2] if fault in ('cut', 'slow') else part)
-        if fault == 'slow':
-            self.wfile.flush()
-            time.sleep(1)
+        with suppress(ConnectionError):  # a client may have enough
+            if self.command == 'GET':
+                self.wfile.write(part[:len(part) // 2] if fault in ('cut', 'slow') else part)
+            if fault == 'slow':
+                self.wfile.flush()
+                time.sleep(1)
 
     do_HEAD = do_GET
 

@@ -491,7 +491,9 @@ def test_groups_of_parameters():
 
 # --- the compilers of PyTorch
 
-@each_genotype
+@pytest.mark.parametrize('genotype', [
+    name if name in ('nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b') else pytest.param(name, marks=pytest.mark.slow)
+    for name in GENOTYPES])
 def test_torchscript(genotype):
     model = build(genotype)
     scripted = torch.jit.script(model)

@@ -156,6 +156,16 @@ def test_another_cell_of_the_same_name_gets_a_name_of_its_own(done, tmp_path):
     assert load_genotype(out / 'runs' / 'nasnet_a-0' / 'cell.json') == load_genotype('nasnet_a')
 
 
+def test_names_of_cells_do_not_depend_on_their_order(tmp_path):
+    cells = [load_genotype(name) for name in ('nasnet_a', 'pnasnet5')]
+    for i, cell in enumerate(cells):
+        load_genotype(dict(cell.to_dict(), name='found')).save(tmp_path / f'{i}.json')
+    result = compare(tmp_path / 'out', str(tmp_path / '0.json'), str(tmp_path / '1.json'), '--seeds', '1', '--json')
+    assert result.exit_code == 0, result.output
+    names = [f'found-{cell.architecture_digest[:8]}' for cell in cells]
+    assert [row['cell'] for row in json.loads(result.stdout)['rows']] == names
+
+
 def test_an_auxiliary_head_does_not_count(tmp_path):
     result = compare(tmp_path / 'out', 'nasnet_a', 'pnasnet5', '--seeds', '1', '--aux-head', '--json')
     assert result.exit_code == 0, result.output

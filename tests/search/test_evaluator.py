@@ -42,6 +42,39 @@ def test_a_child_is_pruned():
     assert evaluator(limit_train=300)(CELLS, lambda epoch, accuracy: False)[:3] == whole[:3], 'watching changes nothing'
 
 
+def test_an_interrupted_training_continues_from_its_last_epoch(tmp_path):
+    recipe, seen = dict(epochs=3), []
+
+    def interrupt(epoch, accuracy):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def follow(epoch, accuracy):
+        seen.append(epoch)
+    evaluate = evaluator(recipe, limit_train=300, drop_path_rate=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(CELLS, interrupt, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    again = evaluate(CELLS, follow, tmp_path)
+    assert not seen, 'the third epoch is the last one'
+    whole = evaluate(CELLS, follow)
+    assert again.rewards == whole.rewards and again.seconds > 0
+    seen.clear()
+    evaluate.with_seed(1)(CELLS, follow, tmp_path)
+    assert seen == [1, 2] and len(list(tmp_path.iterdir())) == 2, 'another training has a checkpoint of its own'
+    evaluate(CELLS, checkpoints=tmp_path / 'missing')
+    assert not (tmp_path / 'missing').exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    evaluate = evaluator(dict(epochs=1), limit_train=300)
+    evaluate(CELLS, checkpoints=tmp_path)
+    checkpoint, = tmp_path.iterdir()
+    checkpoint.write_bytes(b'x' * 100)
+    with pytest.raises(ChildError, match=f'{checkpoint.name}: the run cannot be resumed from this file'):
+        evaluate(CELLS, checkpoints=tmp_path)
+
+
 def test_latency_and_the_size_of_images():
     evaluate = evaluator(latency=True, img_size=16)
     costs = evaluate.costs(CELLS)

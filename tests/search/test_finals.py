@@ -63,6 +63,19 @@ def test_the_mean_over_the_seeds_decides(tmp_path):
     assert [(row['number'], row['seed']) for row in stored] == [(10 + child, seed) for child, seed in runs]
 
 
+def test_checkpoints_are_kept_until_all_runs_have_finished(tmp_path, monkeypatch):
+    def interrupt(self, future):
+        (tmp_path / 'finals' / 'checkpoint.safetensors').touch()
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, 'result', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finish(tmp_path / 'finals.json', range(1))
+    assert (tmp_path / 'finals' / 'checkpoint.safetensors').exists()
+    finish(tmp_path / 'finals.json', range(1))
+    assert not (tmp_path / 'finals').exists()
+
+
 def test_no_run_is_repeated(tmp_path):
     path = tmp_path / 'finals.json'
     finish(path, range(2), FINALISTS[:2])

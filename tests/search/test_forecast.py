@@ -64,5 +64,8 @@ class Timed:
     (1, [1., 2., 6.], 3.), (2, [1., None, 6.], 3.5), (1, [None] * 3, None), (5, [1., 2., 3., 4., 5.], 3.)])
 def test_children_are_measured(size, seconds, expected):
     pool = Timed(size, seconds)
-    assert measure_children(pool, darts_space()) == expected
+    said = []
+    assert measure_children(pool, darts_space(), said.append) == expected
+    assert said == ([] if expected else ['none of 3 random children can be trained; the reason for the last one: has '
+                                         'too many parameters'])
     assert not pool.seconds and pool.most == min(size, len(seconds))

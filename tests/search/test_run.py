@@ -245,6 +245,7 @@ def test_warm_start_is_the_first_child(tmp_path):
     result = command(tmp_path / 'new', '--trials', '1', '--warm-start', str(tmp_path / 'given.json'), '--sampler',
                      'evolution', '--max-params', '1')
     assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
+    assert 'none of 3 random children can be trained; the reason for the last one: the child has' in result.output
     journal = (tmp_path / 'new' / 'study.log').read_text(encoding='utf-8')
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
 

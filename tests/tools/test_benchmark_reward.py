@@ -77,6 +77,7 @@ def test_a_reward_may_count_from_the_highest():
     ('{"cells": []}', [], 'with at least one cell'),
     ('[{"accuracy": 1}]', [], 'cells[0]: needs "genotype"'),
     (json.dumps([dict(cell=DARTS, accuracy=None)]), [], 'cells[0]: accuracy: must be a number, not None'),
+    (json.dumps([dict(cell=DARTS, accuracy=1)] * 2), [], 'cells[1]: is the same cell as cells[0]; list each cell once'),
     (json.dumps([dict(cell=[['luck', 0]] * 4, accuracy=1)]), [], 'cells[0]:'),
     (json.dumps([dict(cell=DARTS, accuracy=10 ** 400)]), [], 'cells[0]: accuracy: must be a number, not 1000'),
     ('[]', ['--limit', '-1'], '--limit, --sample, --img-size: at least 1'),

@@ -492,7 +492,7 @@ def test_groups_of_parameters():
 # --- the compilers of PyTorch
 
 @pytest.mark.parametrize('genotype', [
-    name if name in ('nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b') else pytest.param(name, marks=pytest.mark.slow)
+    pytest.param(name, marks=() if name in ('nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b') else pytest.mark.slow)
     for name in GENOTYPES])
 def test_torchscript(genotype):
     model = build(genotype)

@@ -492,8 +492,8 @@ def test_groups_of_parameters():
 # --- the compilers of PyTorch
 
 @pytest.mark.parametrize('genotype', [
-    pytest.param(name, marks=() if name in ('nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b') else pytest.mark.slow)
-    for name in GENOTYPES])
+    *(names := ['nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b']),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in GENOTYPES if name not in names)])
 def test_torchscript(genotype):
     model = build(genotype)
     scripted = torch.jit.script(model)

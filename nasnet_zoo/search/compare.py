@@ -1,10 +1,9 @@
 """Compares cells: each is trained with several seeds, in networks of equal cost, and tested for differences.
 
-    compare.json      the settings, one row for each training, and the summary
+    compare.json      the settings, the names of the cells, one row for each training, and the summary
     compare.svg       a plot of the accuracies
     runs/CELL-SEED/   the folder of each training run, from which it is resumed, with the trained model
 """
-from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -104,13 +103,14 @@ def run_comparison(
     data, num_images = _load(config)
     jobs, target = _plan(config, data)
     with exclusive_lock(config.out, 'another process is running this comparison; wait until it has finished'):
-        rows = _start_or_resume(config, path, num_images)
-        jobs = _keep_names(jobs, rows)
+        rows, names = _start_or_resume(config, path, num_images)
+        jobs = _keep_names(jobs, names)
+        names.update((job.genotype.architecture_digest, job.name) for job in jobs)
         known = {(row['architecture'], row['seed']): row for row in rows if 'accuracy' in row}
         todo = [job for job in jobs if job.key not in known]
 
         def write(rows: Sequence[Dict[str, Any]], **result: Any) -> None:
-            write_json(path, dict(settings=config.stored(), num_images=num_images, rows=rows, **result))
+            write_json(path, dict(settings=config.stored(), num_images=num_images, names=names, rows=rows, **result))
 
         def save(row: Dict[str, Any]) -> None:
             known[row['architecture'], row['seed']] = row
@@ -153,37 +153,36 @@ def _plan(config: CompareConfig, data: ImageSet) -> Tuple[List[Job], Optional[fl
         if config.match is not None and target is not None:
             filters = matched_filters(genotype, config.match, target, config.match_below, **args)
         cost = describe(genotype, **dict(args, cell_filters=filters))
-        digest = genotype.architecture_digest
+        digest, name = genotype.architecture_digest, genotype.name
         if digest in cells:
             raise SearchError(f'{source}: has the same architecture as {cells[digest].name}; list each cell once')
-        cells[digest] = Job(genotype.name, genotype, config.first_seed, filters, cost['params'], cost['macs'])
-    counts = Counter(job.name for job in cells.values())
-    named = [job._replace(name=f'{job.name}-{digest[:8]}') if counts[job.name] > 1 else job
-             for digest, job in cells.items()]
+        if any(job.name == name for job in cells.values()):
+            name = f'{name}-{digest[:8]}'
+        cells[digest] = Job(name, genotype, config.first_seed, filters, cost['params'], cost['macs'])
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    return [job._replace(seed=seed) for seed in seeds for job in named], target
+    return [job._replace(seed=seed) for seed in seeds for job in cells.values()], target
 
 
-def _keep_names(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> List[Job]:
+def _keep_names(jobs: Sequence[Job], known: Mapping[str, str]) -> List[Job]:
     """Let cells keep the names that they have in a comparison that is resumed, and no other cell take one."""
-    known = {row['architecture']: row['cell'] for row in rows}
-
     def name(job: Job) -> str:
         digest = job.genotype.architecture_digest
         return known.get(digest, f'{job.name}-{digest[:8]}' if job.name in known.values() else job.name)
     return [job._replace(name=name(job)) for job in jobs]
 
 
-def _start_or_resume(config: CompareConfig, path: Path, num_images: Dict[str, int]) -> List[Dict[str, Any]]:
-    """Return the rows of a comparison that is resumed, or none."""
+def _start_or_resume(
+        config: CompareConfig, path: Path, num_images: Dict[str, int],
+) -> Tuple[List[Dict[str, Any]], Dict[str, str]]:
+    """Return the rows of a comparison that is resumed, and the names of its cells by architecture; or none."""
     if not path.exists():
-        return []
+        return [], {}
     if not config.resume:
         raise SearchError(f'{config.out}: contains a comparison already; add --resume to continue it, or choose '
                           'another --out')
     content = read_json(path)
     if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)
-            and isinstance(content.get('rows'), list)):
+            and isinstance(content.get('rows'), list) and isinstance(content.get('names', {}), dict)):
         raise SearchError(f'{path}: does not describe a comparison; it needs "settings" and "rows"')
     settings = {'val_seed': 0, **content['settings'],
                 'recipe': with_defaults(content['settings'].get('recipe', {}))}
@@ -192,7 +191,8 @@ def _start_or_resume(config: CompareConfig, path: Path, num_images: Dict[str, in
     if changed:
         raise SearchError(f'{config.out}: the comparison was started with other settings: {changed}; use those, '
                           'or choose another --out')
-    return content['rows']
+    rows = content['rows']  # earlier versions stored names there only
+    return rows, {**content.get('names', {}), **{row['architecture']: row['cell'] for row in rows}}
 
 
 def _make_trainer(config: CompareConfig) -> Callable[..., Dict[str, Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple, Union
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -111,15 +110,16 @@ class Evaluator:
             should_prune: Called after each epoch but the last with the reward at that time; the training stops if it
                 returns True.
             checkpoints: A folder in which a checkpoint is written after each epoch, and from which a training of the
-                same child with the same settings continues. If it does not exist, none is written.
+                same child with the same settings continues. If the folder does not exist, none is written. A folder
+                must not be used with other images.
 
         Raises:
             ChildError: If the child cannot be built, is too large, runs out of memory or time, diverges or is pruned.
-                Also if its checkpoint cannot be written or read.
+            OSError: If a checkpoint cannot be written.
         """
         try:
             return self._evaluate(genotype, should_prune, checkpoints)
-        except (ValueError, FloatingPointError, OSError, SafetensorError) as error:
+        except (ValueError, FloatingPointError) as error:
             raise ChildError(str(error)) from None
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
@@ -129,21 +129,16 @@ class Evaluator:
     def _evaluate(
             self, genotype: Genotype, should_prune: Optional[ShouldPrune], checkpoints: Optional[Path]) -> Evaluation:
         limit, started = self.settings.time_limit, time.perf_counter()
-
-        train_losses: List[float] = []
+        filters, params, macs = self.checked_cost(genotype)
+        checkpoint = checkpoints / self._checkpoint_name(genotype) if checkpoints and checkpoints.is_dir() else None
+        trainer, train_losses, seconds = self._start(genotype, checkpoint)
+        started -= seconds
 
         def follow(step: Dict[str, Any]) -> None:
             train_losses.append(step['loss'])
             if limit and time.perf_counter() - started > limit:
                 raise ChildError(f'the training takes longer than {limit:g} s; it was stopped after step '
                                  f'{step["step"]} of {step["steps"]}')
-        filters, params, macs = self.checked_cost(genotype)
-        trainer = self.trainer(genotype)
-        checkpoint = checkpoints / self._checkpoint_name(genotype) if checkpoints and checkpoints.is_dir() else None
-        if checkpoint and checkpoint.exists():
-            before = trainer.load(checkpoint)
-            train_losses += before['train_losses']
-            started -= before['seconds']
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(follow)
             if checkpoint:
@@ -159,9 +154,23 @@ class Evaluator:
         return Evaluation(rewards[self.settings.reward], rewards['accuracy'], params, macs, seconds, latency, filters,
                           rewards)
 
+    def _start(self, genotype: Genotype, checkpoint: Optional[Path]) -> Tuple[Trainer, List[float], float]:
+        """Return the trainer of a child, and the training losses and the duration of the epochs that it has finished.
+
+        A checkpoint that cannot be read is ignored.
+        """
+        if checkpoint and checkpoint.exists():
+            trainer = self.trainer(genotype)
+            try:
+                before = trainer.load(checkpoint)
+                return trainer, before['train_losses'], before['seconds']
+            except (ValueError, KeyError):
+                pass
+        return self.trainer(genotype), [], 0.
+
     def _checkpoint_name(self, genotype: Genotype) -> str:
         """Return a file name that is another one for other cells or settings."""
-        key = json.dumps([genotype.architecture_digest, self.settings.model_dump(mode='json')], sort_keys=True)
+        key = json.dumps([genotype.layout_digest, self.settings.model_dump(mode='json')], sort_keys=True)
         return f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors'
 
     @torch.inference_mode()

@@ -44,26 +44,32 @@ class FinalRun(NamedTuple):
     seed: int
 
 
-def make_final_evaluator(source: ImageSource, settings: ChildSettings, path: Path) -> Evaluate:
-    """Return the function of a worker that trains finalists. It takes a :class:`FinalRun`, and continues the run if it
-    was interrupted before, see :func:`train_finalists`."""
+def make_final_evaluator(source: ImageSource, settings: ChildSettings, checkpoints: str) -> Evaluate:
+    """Return the function of a worker that trains finalists. It takes a :class:`FinalRun`.
+
+    Args:
+        source: The images.
+        settings: How the finalists are built and trained.
+        checkpoints: The folder with the checkpoints of runs that were interrupted. On a machine that does not have it,
+            no checkpoints are written. (A Path of Windows could not be sent to a cluster.)
+    """
     evaluator = make_evaluator(source, settings)
 
     def evaluate(run: FinalRun, should_prune: Optional[ShouldPrune] = None) -> Evaluation:
-        return evaluator.with_seed(run.seed)(run.genotype, should_prune, _checkpoints(path))
+        return evaluator.with_seed(run.seed)(run.genotype, should_prune, Path(checkpoints))
     return evaluate
 
 
 def train_finalists(
-        path: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int, seeds: Sequence[int], val_seed: int,
-        log: Callable[[str], None],
+        path: Path, checkpoints: Path, finalists: Sequence[Finalist], pool: ChildPool, epochs: int,
+        seeds: Sequence[int], val_seed: int, log: Callable[[str], None],
 ) -> List[Dict[str, Any]]:
     """Train the best children again, and keep the results in a file from which the training is resumed.
 
     Args:
         path: ``finals.json`` of the search, with a row for each training run. Runs that it lists with the same number
-            of epochs are not repeated. Rows that were measured on other held-out images are left out. Checkpoints of
-            unfinished runs are in the folder ``finals`` beside it.
+            of epochs are not repeated. Rows that were measured on other held-out images are left out.
+        checkpoints: The folder for checkpoints of this search. It is created, and removed when no run is left to do.
         finalists: The children.
         pool: Workers that train for `epochs`, made by :func:`make_final_evaluator`. They are closed at the end.
         epochs: Number of epochs.
@@ -73,6 +79,9 @@ def train_finalists(
 
     Returns:
         A row for each child that has an accuracy, as :func:`mean_results` returns it.
+
+    Raises:
+        SearchError: If a checkpoint cannot be written.
     """
     rows = read_runs(path)
     rows = [dict(row, seed=row.get('seed', seeds[0]))  # earlier versions had a single one
@@ -87,10 +96,9 @@ def train_finalists(
     known = {(row['architecture'], row['seed']) for row in rows if row['epochs'] == epochs}
     todo = [(one, seed) for seed in seeds for one in finalists
             if (one.genotype.architecture_digest, seed) not in known]
-    checkpoints = _checkpoints(path)
-    checkpoints.mkdir(exist_ok=True)  # on another machine, a worker that does not find it writes no checkpoints
-    remove_partial_files(checkpoints)
     try:
+        checkpoints.mkdir(exist_ok=True)
+        remove_partial_files(checkpoints)
         for (one, seed), future in completed(
                 lambda run: pool.submit(FinalRun(run[0].genotype, run[1])), pool.size, todo):
             name = f'child {one.number}' + (f' with seed {seed}' if len(seeds) > 1 else '')
@@ -98,14 +106,10 @@ def train_finalists(
             write_json(path, rows)
     finally:
         pool.close()
-    shutil.rmtree(checkpoints)
+    if all('accuracy' in row for row in rows):  # those that failed are tried again
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return mean_results([row for row in rows if row['architecture'] in current and row['epochs'] == epochs
                          and row['seed'] in seeds and 'accuracy' in row])
-
-
-def _checkpoints(path: Path) -> Path:
-    """Return the folder of the checkpoints, given the path of ``finals.json``."""
-    return path.with_suffix('')
 
 
 def read_runs(path: Path) -> List[Dict[str, Any]]:
@@ -153,4 +157,7 @@ def _row(
     except ChildError as error:
         row.update(reason=str(error))
         log(f'{name}: {error}')
+    except OSError as error:
+        raise SearchError(f'{name}: a checkpoint cannot be written: {error}; free some space and continue with '
+                          '--resume') from None
     return row

@@ -96,10 +96,10 @@ def measure_children(pool: WorkerPool, space: Space, log: Callable[[str], None])
     Args:
         pool: The workers.
         space: Where the children are drawn from.
-        log: Called with the reason if none of them can be trained.
+        log: Called with the reason if none of them could be trained.
 
     Returns:
-        The mean duration of a child in seconds. None if none of them can be trained.
+        The mean duration of a child in seconds. None if none of them could be trained.
     """
     rng, count = random.Random(0), min(max(MEASURED, pool.size), MAX_MEASURED)
     todo = [space.genotype([rng.randrange(size) for size in space.sizes]) for _ in range(count)]
@@ -111,8 +111,9 @@ def measure_children(pool: WorkerPool, space: Space, log: Callable[[str], None])
         except ChildError as error:  # it counts as failed in the search, too
             reason = str(error)
     if not seconds:
-        log(f'none of {count} random children can be trained; the reason for the last one: {reason}')
-    return statistics.mean(seconds) if seconds else None
+        log(f'none of {count} random children could be trained; the last one failed because: {reason}')
+        return None
+    return statistics.mean(seconds)
 
 
 def show_duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
     search.json              the settings, and the versions of the packages
     study.log                every trial (Optuna's journal), unless another storage is used
-    finals.json              the best children, trained again for longer; finals/ has checkpoints until then
+    finals.json              the best children, trained again for longer
+    .finals-STUDY/           checkpoints of this training, until all runs have finished
     cell.json                the winner: its genotype, how it was found and its accuracy
     cells.svg, report.html   a drawing of the winner, and a report
 """
@@ -349,10 +350,12 @@ def _run_final(prepared: _Prepared, study: optuna.Study, log: Callable[[str], No
     log(f'training the best {len(finalists)} children again, for {child.recipe.epochs} epochs'
         + (f' with {len(seeds)} seeds each' if len(seeds) > 1 else ''))
     runs = len(finalists) * len(seeds)
-    path = config.out / 'finals.json'
-    pool = make_pool(partial(make_final_evaluator, prepared.images, child, path.resolve()), config,
+    # A search that takes this one's place may have other images.
+    checkpoints = config.out.resolve() / f'.finals-{study.study_name}'
+    pool = make_pool(partial(make_final_evaluator, prepared.images, child, str(checkpoints)), config,
                      min(runs, config.workers or (runs if config.ray else 1)))
-    rows = train_finalists(path, finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
+    rows = train_finalists(
+        config.out / 'finals.json', checkpoints, finalists, pool, child.recipe.epochs, seeds, child.val_seed, log)
     if not rows:
         raise SearchError(f'{config.out}: none of the best children could be trained again')
     return record.sorted_finals(rows)

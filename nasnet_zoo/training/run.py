@@ -155,7 +155,7 @@ class Run:
             trainer.save(self.checkpoint, rows=self.rows)
             kept = row['epoch']
             self.loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
                            f'{kept} is kept; free some space and continue with --resume') from None
 
@@ -168,12 +168,11 @@ class Run:
         if not self.checkpoint.exists():
             return False
         try:
-            facts = trainer.load(self.checkpoint)
+            self.rows = trainer.load(self.checkpoint)['rows']
+        except KeyError:
+            raise RunError(f'{self.checkpoint}: the run cannot be resumed from this file: it contains no log') from None
         except ValueError as error:
             raise RunError(str(error)) from None
-        if 'rows' not in facts:
-            raise RunError(f'{self.checkpoint}: is not the checkpoint of a training run; it contains no log')
-        self.rows = facts['rows']
         return True
 
     def draw_curve(self) -> Optional[Path]:

@@ -231,23 +231,30 @@ class Trainer:
         """Write a checkpoint: the state, and facts about the run as JSON data. The file is replaced in one step.
 
         Raises:
-            OSError: If it cannot be written. A SafetensorError may be raised, too.
+            OSError: If it cannot be written.
         """
         tensors, rest = self.state()
-        with atomic_write(path) as part:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part,
-                      metadata={name: json.dumps(value) for name, value in dict(facts, state=rest).items()})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {name: json.dumps(value) for name, value in dict(facts, state=rest).items()}
+        try:
+            with atomic_write(path) as part:
+                save_file(tensors, part, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f'{path}: {error}') from None
 
     def load(self, path: Path) -> Dict[str, Any]:
         """Continue from a checkpoint, and return the facts about the run.
 
         Raises:
-            ValueError: If the file is damaged, or is from another network or recipe.
+            ValueError: If the file is damaged, or does not fit the network or the optimiser. Whether it is of the same
+                recipe is for the caller to check.
         """
         try:
             tensors, metadata = read_safetensors(path)
             facts = {name: json.loads(text) for name, text in metadata.items()}
             self.load_state(tensors, facts.pop('state'))
+        except torch.OutOfMemoryError:
+            raise
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f'{path}: the run cannot be resumed from this file: {error}') from None
         return facts

@@ -27,6 +27,7 @@ REDUCTIONS = dict(  # of the features
     imagenet=[2, 4, 8, 16, 32], cifar=[1, 2, 4], darts_cifar=[1, 2, 4], darts_imagenet=[4, 8, 16, 32])
 NETWORKS = [(genotype, stem) for genotype in GENOTYPES for stem in STEMS
             if not stem.startswith('darts') or genotype in ('nasnet_a', 'darts_v2', 'fair_darts_b')]
+SCRIPTED = ['nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b']
 SMALL = dict(num_cells=1, cell_filters=4, num_classes=5)
 each_genotype = pytest.mark.parametrize('genotype', GENOTYPES)
 each_stem = pytest.mark.parametrize('stem', STEMS)
@@ -492,8 +493,7 @@ def test_groups_of_parameters():
 # --- the compilers of PyTorch
 
 @pytest.mark.parametrize('genotype', [
-    *(names := ['nasnet_a', 'nasnet_c', 'amoebanet_a', 'fair_darts_b']),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in GENOTYPES if name not in names)])
+    *SCRIPTED, *(pytest.param(name, marks=pytest.mark.slow) for name in GENOTYPES if name not in SCRIPTED)])
 def test_torchscript(genotype):
     model = build(genotype)
     scripted = torch.jit.script(model)

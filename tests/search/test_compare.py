@@ -156,14 +156,23 @@ def test_another_cell_of_the_same_name_gets_a_name_of_its_own(done, tmp_path):
     assert load_genotype(out / 'runs' / 'nasnet_a-0' / 'cell.json') == load_genotype('nasnet_a')
 
 
-def test_names_of_cells_do_not_depend_on_their_order(tmp_path):
-    cells = [load_genotype(name) for name in ('nasnet_a', 'pnasnet5')]
-    for i, cell in enumerate(cells):
-        load_genotype(dict(cell.to_dict(), name='found')).save(tmp_path / f'{i}.json')
-    result = compare(tmp_path / 'out', str(tmp_path / '0.json'), str(tmp_path / '1.json'), '--seeds', '1', '--json')
-    assert result.exit_code == 0, result.output
-    names = [f'found-{cell.architecture_digest[:8]}' for cell in cells]
-    assert [row['cell'] for row in json.loads(result.stdout)['rows']] == names
+def test_cells_of_one_name_keep_their_names(tmp_path):
+    """Also if the comparison was interrupted before the first row, and is resumed with the cells in another order."""
+    cells, out = [load_genotype(name) for name in ('nasnet_a', 'pnasnet5')], tmp_path / 'out'
+    files = [str(tmp_path / f'{i}.json') for i in range(2)]
+    for file, cell in zip(files, cells):
+        load_genotype(dict(cell.to_dict(), name='found')).save(file)
+    first = compare(out, *files, '--seeds', '1', '--json')
+    assert first.exit_code == 0, first.output
+    rows = json.loads(first.stdout)['rows']
+    assert [row['cell'] for row in rows] == ['found', f'found-{cells[1].architecture_digest[:8]}']
+    stored = json.loads((out / 'compare.json').read_text(encoding='utf-8'))
+    (out / 'compare.json').write_text(json.dumps(stored | dict(rows=[])), encoding='utf-8')
+    again = compare(out, *files[::-1], '--seeds', '1', '--json', '--resume')
+    assert again.exit_code == 0, again.output
+    results = [[(row['cell'], row['architecture'], row['loss']) for row in found]
+               for found in (rows, json.loads(again.stdout)['rows'])]
+    assert results[0] == results[1][::-1]
 
 
 def test_an_auxiliary_head_does_not_count(tmp_path):

@@ -4,12 +4,14 @@ from concurrent.futures import Future
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nasnet_zoo.data.datasets import ImageSet
+from nasnet_zoo.files import read_safetensors
 from nasnet_zoo.search.config import ChildSettings, SearchConfig
-from nasnet_zoo.search.errors import ChildError
-from nasnet_zoo.search.evaluator import Evaluation, Evaluator
-from nasnet_zoo.search.finals import Finalist, mean_results, train_finalists
+from nasnet_zoo.search.errors import ChildError, SearchError
+from nasnet_zoo.search.evaluator import DataSource, Evaluation, Evaluator
+from nasnet_zoo.search.finals import Finalist, FinalRun, make_final_evaluator, mean_results, train_finalists
 from nasnet_zoo.search.run import _final_settings
 from nasnet_zoo.search.space import darts_space
 
@@ -47,7 +49,7 @@ class Pool:
 def finish(path, seeds, finalists=FINALISTS, **options):
     """Train the finalists. Return the rows by number, and what the workers trained."""
     pool = Pool(**options)
-    rows = train_finalists(path, finalists, pool, 10, seeds, 1, lambda line: None)
+    rows = train_finalists(path, path.with_name('checkpoints'), finalists, pool, 10, seeds, 1, lambda line: None)
     assert pool.runs.pop() == 'closed'
     return {row['number']: row for row in rows}, pool.runs
 
@@ -64,16 +66,34 @@ def test_the_mean_over_the_seeds_decides(tmp_path):
 
 
 def test_checkpoints_are_kept_until_all_runs_have_finished(tmp_path, monkeypatch):
-    def interrupt(self, future):
-        (tmp_path / 'finals' / 'checkpoint.safetensors').touch()
-        raise KeyboardInterrupt
+    path, checkpoints = tmp_path / 'finals.json', tmp_path / 'checkpoints'
+
+    def fill_the_disk(self, future):
+        raise OSError('checkpoint: No space left on device')
     with monkeypatch.context() as patch:
-        patch.setattr(Pool, 'result', interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            finish(tmp_path / 'finals.json', range(1))
-    assert (tmp_path / 'finals' / 'checkpoint.safetensors').exists()
-    finish(tmp_path / 'finals.json', range(1))
-    assert not (tmp_path / 'finals').exists()
+        patch.setattr(Pool, 'result', fill_the_disk)
+        with pytest.raises(SearchError, match='No space left on device; free some space and continue with --resume'):
+            finish(path, range(1))
+    assert checkpoints.exists() and not path.exists()
+    finish(path, range(1), fails=[(2, 0)])
+    assert checkpoints.exists(), 'a run that has failed is tried again'
+    finish(path, range(1))
+    assert not checkpoints.exists()
+
+
+def test_workers_continue_from_checkpoints(tmp_path):
+    pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
+    source, folder = DataSource('digits'), tmp_path / 'checkpoints'
+    settings = ChildSettings(num_cells=1, cell_filters=2, limit_train=200, recipe=dict(epochs=1, batch_size=100, pad=1))
+    evaluate = make_final_evaluator(source, settings, str(folder))
+    found = evaluate(FinalRun(CELLS[0], 3))
+    assert not folder.exists(), 'as on another machine'
+    folder.mkdir()
+    assert evaluate(FinalRun(CELLS[0], 3)).rewards == found.rewards
+    checkpoint, = folder.iterdir()
+    tensors, metadata = read_safetensors(checkpoint)
+    save_file(tensors, checkpoint, dict(metadata, seconds='1000.0'))
+    assert evaluate(FinalRun(CELLS[0], 3)).seconds > 1000 > evaluate(FinalRun(CELLS[0], 4)).seconds
 
 
 def test_no_run_is_repeated(tmp_path):

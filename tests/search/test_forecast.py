@@ -66,6 +66,6 @@ def test_children_are_measured(size, seconds, expected):
     pool = Timed(size, seconds)
     said = []
     assert measure_children(pool, darts_space(), said.append) == expected
-    assert said == ([] if expected else ['none of 3 random children can be trained; the reason for the last one: has '
-                                         'too many parameters'])
+    assert said == ([] if expected else ['none of 3 random children could be trained; the last one failed because: '
+                                         'has too many parameters'])
     assert not pool.seconds and pool.most == min(size, len(seconds))

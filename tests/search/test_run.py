@@ -20,7 +20,7 @@ from helpers.darts import PC_DARTS_CIFAR
 from helpers.paths import ROOT
 from nasnet_zoo import compile_genotype, load_genotype
 from nasnet_zoo.cli.main import app
-from nasnet_zoo.files import write_utf8
+from nasnet_zoo.files import read_safetensors, write_utf8
 from nasnet_zoo.search.make_space import make_space
 from nasnet_zoo.search.objectives import OBJECTIVES, combined_reward
 from nasnet_zoo.search.pruning import PRUNERS
@@ -245,7 +245,7 @@ def test_warm_start_is_the_first_child(tmp_path):
     result = command(tmp_path / 'new', '--trials', '1', '--warm-start', str(tmp_path / 'given.json'), '--sampler',
                      'evolution', '--max-params', '1')
     assert result.exit_code == 1 and 'none of the 1 children has an accuracy' in result.stderr
-    assert 'none of 3 random children can be trained; the reason for the last one: the child has' in result.output
+    assert 'none of 3 random children could be trained; the last one failed because: the child has' in result.output
     journal = (tmp_path / 'new' / 'study.log').read_text(encoding='utf-8')
     assert load_genotype(given).architecture_digest in journal and 'more than --max-params 1' in journal
 
@@ -264,6 +264,15 @@ def test_the_folder_is_unchanged_if_there_are_too_few_trials_for_the_known_cells
     result = command(out, '--seed', '5', '--resume', '--trials', str(count), *cells, *cells)
     assert result.exit_code == 1 and f'use --trials {count + 1}, or more' in ' '.join(result.stderr.split())
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_finalists_have_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'rmtree', lambda *args, **kwargs: None)
+    assert command(tmp_path / 'new', '--trials', '1', '--sampler', 'random').exit_code == 0
+    name = json.loads((tmp_path / 'new' / 'search.json').read_text(encoding='utf-8'))['study']
+    checkpoint, = (tmp_path / 'new' / f'.finals-{name}').iterdir()
+    row, = json.loads((tmp_path / 'new' / 'finals.json').read_text(encoding='utf-8'))
+    assert json.loads(read_safetensors(checkpoint)[1]['state'])['epoch'] == row['epochs']
 
 
 def test_children_in_another_storage(tmp_path):

@@ -13,13 +13,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import nasnet_zoo  # noqa: F401  (for timm)
 from helpers.paths import ROOT, TESTS
 from nasnet_zoo.cli.main import app
 from nasnet_zoo.data import load_digits
+from nasnet_zoo.files import read_safetensors
 from nasnet_zoo.hub.folder import read_accuracy, record_accuracy
 from nasnet_zoo.training import run as runs
 from nasnet_zoo.training.config import TrainConfig
@@ -199,6 +200,11 @@ def test_a_broken_checkpoint(run, tmp_path):
     assert train(folder, recipe=dict(epochs=1, batch_size=512), resume=True), 'it is finished, and needs none'
     (folder / 'report.json').unlink()
     with pytest.raises(RunError, match='cannot be resumed from'):
+        train(folder, recipe=dict(epochs=1, batch_size=512), resume=True)
+    shutil.copy(run[0] / 'checkpoint.safetensors', folder)
+    tensors, metadata = read_safetensors(folder / 'checkpoint.safetensors')
+    save_file(tensors, folder / 'checkpoint.safetensors', dict(state=metadata['state']))
+    with pytest.raises(RunError, match='cannot be resumed from this file: it contains no log'):
         train(folder, recipe=dict(epochs=1, batch_size=512), resume=True)
 
 

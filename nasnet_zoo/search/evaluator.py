@@ -17,6 +17,7 @@ from ..description import describe
 from ..genotype.schema import Genotype
 from ..network.nasnet import NASNet, compile_genotype
 from ..network.skeleton import NUM_STAGES
+from ..training.checkpoint import read_checkpoint, write_checkpoint
 from ..training.trainer import Trainer
 from .config import ChildSettings
 from .errors import ChildError, Pruned, SearchError
@@ -142,7 +143,8 @@ class Evaluator:
         while trainer.epoch < trainer.recipe.epochs:
             trainer.run_epoch(follow)
             if checkpoint:
-                trainer.save(checkpoint, train_losses=train_losses, seconds=time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                write_checkpoint(checkpoint, trainer, train_losses=train_losses, seconds=seconds)
             if should_prune and trainer.epoch < trainer.recipe.epochs:
                 rewards = self._rate(trainer.result, train_losses)
                 if should_prune(trainer.epoch, rewards[self.settings.reward]):
@@ -162,7 +164,7 @@ class Evaluator:
         if checkpoint and checkpoint.exists():
             trainer = self.trainer(genotype)
             try:
-                before = trainer.load(checkpoint)
+                before = read_checkpoint(checkpoint, trainer)
                 return trainer, before['train_losses'], before['seconds']
             except (ValueError, KeyError):
                 pass

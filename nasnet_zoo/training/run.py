@@ -31,6 +31,7 @@ from ..network.nasnet import NASNet
 from ..network.skeleton import Skeleton
 from ..version import __version__
 from ..zoo import build, forget_origin
+from .checkpoint import HasState, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .device import choose_device
 from .metrics import evaluate
@@ -139,7 +140,7 @@ class Run:
         """The file with everything that the next epoch needs."""
         return self.folder / 'checkpoint.safetensors'
 
-    def save(self, trainer: Trainer, row: Dict[str, Any]) -> None:
+    def save(self, trainer: HasState, row: Dict[str, Any]) -> None:
         """Write the checkpoint, which includes all rows of the log, and the logs.
 
         Args:
@@ -152,14 +153,14 @@ class Run:
         self.rows.append(row)
         kept = row['epoch'] - 1
         try:
-            trainer.save(self.checkpoint, rows=self.rows)
+            write_checkpoint(self.checkpoint, trainer, rows=self.rows)
             kept = row['epoch']
             self.loggers.write([{name: row.get(name) for name in _COLUMNS} for row in self.rows])
         except OSError as error:
             raise RunError(f'{self.folder}: epoch {row["epoch"]} cannot be written: {error}. The checkpoint of epoch '
                            f'{kept} is kept; free some space and continue with --resume') from None
 
-    def load(self, trainer: Trainer) -> bool:
+    def load(self, trainer: HasState) -> bool:
         """Load the last checkpoint into a trainer. Return False if there is none.
 
         Raises:
@@ -168,7 +169,7 @@ class Run:
         if not self.checkpoint.exists():
             return False
         try:
-            self.rows = trainer.load(self.checkpoint)['rows']
+            self.rows = read_checkpoint(self.checkpoint, trainer)['rows']
         except KeyError:
             raise RunError(f'{self.checkpoint}: the run cannot be resumed from this file: it contains no log') from None
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Training of a network, epoch by epoch, with checkpoints. :mod:`nasnet_zoo.training.run` adds folders and logs."""
+"""Training of a network, epoch by epoch, in memory. :mod:`nasnet_zoo.training.run` adds checkpoints and logs."""
 import ctypes
 import json
 import math
@@ -6,13 +6,10 @@ import random
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -22,7 +19,6 @@ from torch.nn import functional as F
 
 from ..data.augment import augmented_batches
 from ..data.datasets import AnySet, FileSet, ImageSet
-from ..files import atomic_write, read_safetensors
 from ..network.nasnet import NASNet
 from .recipe import Recipe
 from .sync_norm import synchronised
@@ -226,38 +222,6 @@ class Trainer:
                 facts[name], torch.Tensor))
             groups.append(facts)
         return tensors, dict(epoch=self.epoch, optimizer=numbers, groups=groups)
-
-    def save(self, path: Path, **facts: Any) -> None:
-        """Write a checkpoint: the state, and facts about the run as JSON data. The file is replaced in one step.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        tensors, rest = self.state()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {name: json.dumps(value) for name, value in dict(facts, state=rest).items()}
-        try:
-            with atomic_write(path) as part:
-                save_file(tensors, part, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(f'{path}: {error}') from None
-
-    def load(self, path: Path) -> Dict[str, Any]:
-        """Continue from a checkpoint, and return the facts about the run.
-
-        Raises:
-            ValueError: If the file is damaged, or does not fit the network or the optimiser. Whether it is of the same
-                recipe is for the caller to check.
-        """
-        try:
-            tensors, metadata = read_safetensors(path)
-            facts = {name: json.loads(text) for name, text in metadata.items()}
-            self.load_state(tensors, facts.pop('state'))
-        except torch.OutOfMemoryError:
-            raise
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f'{path}: the run cannot be resumed from this file: {error}') from None
-        return facts
 
     def load_state(self, tensors: Dict[str, torch.Tensor], rest: Dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned, in this process or in another."""

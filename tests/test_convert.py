@@ -27,6 +27,10 @@ def test_a_checkpoint_of_google_becomes_a_folder(tmp_path):
     assert said == ('loaded ExponentialMovingAverage, which are averaged weights; other weights of this network: '
                     'variables; ignored: aux_head')
     model = timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True)
+    weights = source.state_dict()
+    for name, tensor in model.state_dict().items():
+        if not name.endswith('num_batches_tracked'):  # TensorFlow does not count them
+            assert torch.equal(tensor, weights[name][1:] if name.startswith('head.fc.') else weights[name]), name
     # 1,000 and 1,001 columns can be added up in different orders.
     torch.testing.assert_close(logits(model, 65), logits(source, 65)[:, 1:], rtol=1e-5, atol=1e-5)
     assert model.config == compile_genotype(**network).config

@@ -15,8 +15,8 @@ from typing import Any, Dict, Iterator, Mapping, Tuple, Union
 import torch
 from safetensors import safe_open
 
-__all__ = ['atomic_folder', 'atomic_write', 'check_purpose', 'flattened', 'read_safetensors', 'remove_partial_files',
-           'sha256', 'sort_safetensors_metadata', 'write_json', 'write_utf8']
+__all__ = ['atomic_folder', 'atomic_write', 'check_purpose', 'flattened', 'json_sha256', 'read_safetensors',
+           'remove_partial_files', 'sha256', 'sort_safetensors_metadata', 'write_json', 'write_utf8']
 
 
 # The files by which the folders of commands are known
@@ -159,6 +159,11 @@ def sha256(path: Union[str, os.PathLike]) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def json_sha256(data: Any) -> str:
+    """Return the SHA-256 of JSON data as hexadecimal digits. The order of entries does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = '') -> Dict[str, Any]:

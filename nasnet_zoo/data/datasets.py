@@ -3,7 +3,6 @@
 Small images are decoded once and kept in memory as uint8 tensors (:class:`ImageSet`). Large images stay in their files
 and are read by timm's loader (:class:`FileSet`).
 """
-import hashlib
 import json
 import os
 from functools import partial
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from timm.data import create_loader
 
 from ..extras import how_to_install
-from ..files import read_safetensors
+from ..files import json_sha256, read_safetensors
 from .pictures import DataError, PictureDataset, PictureFolder, cache_folder
 from .preprocessing import Preprocessing
 from .timm_sets import open_timm, timm_class_names
@@ -385,7 +384,7 @@ def _cache_key(preprocessing: Optional[Preprocessing]) -> str:
         return 'own'
     facts = preprocessing.model_dump(
         mode='json', include={'input_size', 'color_order', 'interpolation', 'crop_pct', 'crop_mode'})
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_sha256(facts)[:8]
     return '-'.join(map(str, (*preprocessing.input_size[1:], digest)))
 
 

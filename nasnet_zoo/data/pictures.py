@@ -1,5 +1,4 @@
 """Images in folders and archives: they are found, read, and decoded once."""
-import hashlib
 import io
 import json
 import os
@@ -18,7 +17,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from ..checked import printable
-from ..files import atomic_write
+from ..files import atomic_write, json_sha256
 from .archive import ArchiveTree
 from .tree import (
     ARCHIVE_ENDINGS,
@@ -92,8 +91,7 @@ class PictureFolder:
         self.path = path
         self._tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
         facts = self._listing.stamps if path.is_dir() else [(path.name, *_stamp(path))]
-        self.digest = hashlib.sha256(json.dumps(
-            [_CACHE_FORMAT, sorted(image_endings()), *facts]).encode()).hexdigest()[:16]
+        self.digest = json_sha256([_CACHE_FORMAT, sorted(image_endings()), *facts])[:16]
 
     @cached_property
     def _listing(self) -> Listing:

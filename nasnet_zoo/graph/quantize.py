@@ -37,8 +37,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[np.ndarray], settings: Quan
             quantize_static(
                 _with_own_biases(proto), path, _Reader(proto.graph.input[0].name, feeds), quant_format=QuantFormat.QDQ,
                 per_channel=True, reduce_range=True, activation_type=_TYPES[settings.activations],
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=_float_nodes(proto, settings),
+                weight_type=QuantType.QInt8, nodes_to_exclude=_float_nodes(proto, settings),
                 extra_options=dict(ActivationSymmetric=settings.symmetric))
             quantized = onnx.load(path)
     finally:

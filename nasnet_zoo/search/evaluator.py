@@ -1,7 +1,5 @@
 """Evaluation of a genotype: a small network with its cells is trained and validated."""
 import copy
-import hashlib
-import json
 import statistics
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 from ..checked import first_line
 from ..data.datasets import SMALL, ImageSet, load_data
 from ..description import describe
+from ..files import json_sha256
 from ..genotype.schema import Genotype
 from ..network.nasnet import NASNet, compile_genotype
 from ..network.skeleton import NUM_STAGES
@@ -172,8 +171,8 @@ class Evaluator:
 
     def _checkpoint_name(self, genotype: Genotype) -> str:
         """Return a file name that is another one for other cells or settings."""
-        key = json.dumps([genotype.layout_digest, self.settings.model_dump(mode='json')], sort_keys=True)
-        return f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors'
+        key = json_sha256([genotype.layout_digest, self.settings.model_dump(mode='json')])
+        return f'{key[:32]}.safetensors'
 
     @torch.inference_mode()
     def _rate(self, model: nn.Module, train_losses: List[float]) -> Dict[str, float]:
